@@ -1,0 +1,153 @@
+"""Resolved configuration: frozen dataclasses that every layer above may read. Flags and defaults live in `engine_args.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+SchedulingPolicy = Literal["fcfs", "priority"]
+PreemptionMode = Literal["recompute", "swap"]
+
+
+@dataclass(frozen=True)
+class HFConfig:
+    """A checkpoint's config.json with the field's many spellings resolved once; models read only this."""
+
+    architecture: str
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float = 1e-6
+    hidden_act: str = "silu"
+    rope_theta: float = 10000.0
+    rope_scaling: dict[str, Any] | None = None
+    """None or a dict with `rope_type` (and that type's own keys)."""
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    """Bias on q, k and v."""
+    attention_out_bias: bool = False
+    """Bias on the attention's output projection."""
+    mlp_bias: bool = False
+    sliding_window: int | None = None
+    sliding_window_layers: tuple[bool, ...] | None = None
+    """Per layer, whether the window applies; None: to every layer (when sliding_window is set)."""
+    dtype: str = "float32"
+    """The checkpoint's own dtype."""
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The file as read."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model, where its files are, and how it is computed."""
+
+    model: str
+    """As the user gave it: a folder, a hub id, or `folio`."""
+    path: str
+    """Local folder with config.json and weights."""
+    tokenizer_path: str
+    hf: HFConfig
+    dtype: str
+    """`float32`, `bfloat16` or `float16`: weights and activations."""
+    max_model_len: int
+    served_model_names: tuple[str, ...]
+    seed: int = 0
+    tokenizer_mode: str = "auto"
+    skip_tokenizer_init: bool = False
+    trust_remote_code: bool = False
+    quantization: str | None = None
+    max_logprobs: int = 20
+    logprobs_mode: str = "raw_logprobs"
+    default_sampling_params: dict[str, Any] = field(default_factory=dict)
+    """SamplingParams fields taken from generation_config.json (unless told otherwise)."""
+    chat_template: str | None = None
+    """Template text given by the user instead of the tokenizer's."""
+
+
+@dataclass(frozen=True)
+class LoadConfig:
+    """How weights are read."""
+
+    load_format: str = "auto"
+    """`auto`, `safetensors`, `pt` or `dummy`."""
+    download_dir: str | None = None
+    revision: str | None = None
+    tokenizer_revision: str | None = None
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """KV cache: block size, sizes of the device and host pools, prefix caching."""
+
+    block_size: int = 16
+    """Tokens per block."""
+    kv_cache_dtype: str = "auto"
+    """`auto`: the model's dtype."""
+    gpu_memory_utilization: float = 0.9
+    kv_cache_memory_bytes: int | None = None
+    """Exact size of the device pool; None: from free memory."""
+    num_blocks_override: int | None = None
+    swap_space_bytes: int = 0
+    """Host pool for preempted requests' blocks."""
+    enable_prefix_caching: bool = True
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Budgets and order of a step."""
+
+    max_num_batched_tokens: int = 2048
+    max_num_seqs: int = 256
+    max_model_len: int = 2048
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0
+    """0: no cap on one request's share of a step."""
+    policy: SchedulingPolicy = "fcfs"
+    preemption_mode: PreemptionMode = "recompute"
+    """`swap` needs a host pool; a request whose blocks do not fit there is recomputed."""
+    max_num_queued_requests: int | None = None
+    """Admission control: more waiting requests than this are refused."""
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How many ranks and what runs them."""
+
+    tensor_parallel_size: int = 1
+    pipeline_parallel_size: int = 1
+    executor: str = "local"
+    """`local` or `simulated`."""
+    num_threads: int | None = None
+    """Threads of a worker; None: the CPUs it may use."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Everything an engine needs, resolved and checked."""
+
+    model: ModelConfig
+    load: LoadConfig = LoadConfig()
+    cache: CacheConfig = CacheConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    disable_log_stats: bool = False
+
+
+@dataclass(frozen=True)
+class KVCacheSpec:
+    """What the executor reserved: the pools that the block manager hands out."""
+
+    num_blocks: int
+    num_host_blocks: int
+    block_size: int
+    bytes_per_block: int

@@ -1,0 +1,1 @@
+"""The core: requests, blocks and the scheduler. Pure Python; imports no torch."""

@@ -1,0 +1,44 @@
+"""Every environment variable Quire reads: name, type, default, meaning. Nothing else calls `os.environ`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EnvVar:
+    """One environment variable; `read()` returns the parsed value or the default."""
+
+    name: str
+    parse: Callable[[str], Any]
+    default: Any
+    meaning: str
+
+    def read(self) -> Any:
+        """The value now; raises ValueError that names the variable when it cannot be parsed."""
+        text = os.environ.get(self.name)
+        if text is None or text == "":
+            return self.default
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            raise ValueError(f"environment variable {self.name}={text!r}: {error}") from error
+
+
+LOG_LEVEL = EnvVar("QUIRE_LOG_LEVEL", str, "INFO", "Level of Quire's own log: DEBUG, INFO, WARNING, ERROR.")
+CPU_ISA = EnvVar("QUIRE_CPU_ISA", str, None, "Force a lower CPU instruction level: generic, avx2, avx512.")
+NUM_THREADS = EnvVar("QUIRE_NUM_THREADS", int, None, "Threads of one worker; default: the CPUs it may use.")
+IPC_DIR = EnvVar("QUIRE_IPC_DIR", str, None, "Folder for private sockets; default: a new 0700 folder.")
+HF_TOKEN = EnvVar("HF_TOKEN", str, None, "Hugging Face access token.")
+HF_HUB_TOKEN = EnvVar("HUGGING_FACE_HUB_TOKEN", str, None, "Older name of HF_TOKEN.")
+HF_HUB_TOKEN_ALIAS = EnvVar("HUGGINGFACE_HUB_TOKEN", str, None, "Another older name of HF_TOKEN.")
+
+ALL: tuple[EnvVar, ...] = tuple(value for value in list(globals().values()) if isinstance(value, EnvVar))
+
+
+def hf_token() -> str | None:
+    """The hub token from any of the names in use, or None."""
+    return HF_TOKEN.read() or HF_HUB_TOKEN.read() or HF_HUB_TOKEN_ALIAS.read()

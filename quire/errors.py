@@ -1,0 +1,71 @@
+"""The exception tree: every error that a user can cause, or that a server must report, is one of these.
+
+Servers map this tree to status codes in one place (`server/errors.py`); nothing else decides what an error means.
+"""
+
+from __future__ import annotations
+
+_MAX_SHOWN_VALUE = 80
+
+
+def describe(value: object) -> str:
+    """`repr(value)` cut to a length that is safe to echo in an error message."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN_VALUE else text[: _MAX_SHOWN_VALUE - 3] + "..."
+
+
+class QuireError(Exception):
+    """Root of all errors that Quire raises on purpose."""
+
+
+class ConfigError(QuireError, ValueError):
+    """A start-up option is wrong; raised before any memory is touched."""
+
+
+class ModelLoadError(QuireError):
+    """A checkpoint cannot be found, read or matched with its architecture."""
+
+
+class UnsupportedModelError(ModelLoadError):
+    """The checkpoint's architecture (or its format) is not one that Quire runs."""
+
+
+class HubError(ModelLoadError):
+    """The Hugging Face hub could not be reached or refused the model."""
+
+
+class InvalidRequestError(QuireError, ValueError):
+    """A request breaks a rule. `parameter` names the field, the message gives the value and what is allowed."""
+
+    def __init__(self, message: str, *, parameter: str | None = None, value: object = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+        self.value = value
+
+
+class PromptTooLongError(InvalidRequestError):
+    """The prompt does not fit the model's context, or could never fit the KV cache."""
+
+
+class NotSupportedError(InvalidRequestError):
+    """The request or option asks for something that exists elsewhere but not in Quire yet."""
+
+
+class UnknownModelError(InvalidRequestError):
+    """The request names a model that this server does not serve."""
+
+
+class QueueFullError(QuireError):
+    """Admission control refused the request: try again later."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class RequestFailedError(QuireError):
+    """One accepted request failed inside the engine; the engine and the other requests go on."""
+
+
+class EngineDeadError(QuireError):
+    """The engine process is gone and the request cannot be served."""
