@@ -41,4 +41,5 @@ ALL: tuple[EnvVar, ...] = tuple(value for value in list(globals().values()) if i
 
 def hf_token() -> str | None:
     """The hub token from any of the names in use, or None."""
-    return HF_TOKEN.read() or HF_HUB_TOKEN.read() or HF_HUB_TOKEN_ALIAS.read()
+    token: str | None = HF_TOKEN.read() or HF_HUB_TOKEN.read() or HF_HUB_TOKEN_ALIAS.read()
+    return token
