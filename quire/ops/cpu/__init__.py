@@ -64,7 +64,9 @@ def choose_level(available: list[str], forced: str | None) -> str:
     if forced is None:
         return available[-1]
     if forced not in available:
-        raise ConfigError(f"QUIRE_CPU_ISA must be one of {', '.join(available)} on this machine, got {forced!r}")
+        raise ConfigError(
+            f"QUIRE_CPU_ISA must be one of {', '.join(available)} on this machine, got {forced!r}"
+        )
     return forced
 
 
