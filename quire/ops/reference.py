@@ -105,7 +105,13 @@ def paged_attention(
         tables = block_tables[index, : min(num_blocks, block_tables.shape[1])]
         tables = F.pad(tables, (0, num_blocks - tables.shape[1]))
         at = query_start[index].long()
-        out[at] = _attend_decode(q[at], k_cache, v_cache, tables, seq_lens[index], scale, sliding_window)
+        found = _attend_decode(q[at], k_cache, v_cache, tables, seq_lens[index], scale, sliding_window)
+        if not found.isfinite().all():  # an unused slot may hold a NaN of a request long gone: look again, unpadded
+            for i, row in enumerate(rows):
+                table = block_tables[row, : -(-lengths[row] // block_size)]
+                query = q[at[i]].unsqueeze(0)
+                found[i] = _attend_chunk(query, k_cache, v_cache, table, lengths[row], scale, sliding_window)[0]
+        out[at] = found
     return out
 
 

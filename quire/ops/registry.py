@@ -11,9 +11,11 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 PRIORITY = ("cpu", "triton", "reference")
 """Backends from first choice to last."""
@@ -25,7 +27,7 @@ _overrides: list[tuple[str | None, str]] = []
 _loaded = False
 
 
-def register[F: Callable[..., Any]](
+def register(
     op_name: str, backend: str, supports: Callable[[torch.device], bool] = lambda device: True
 ) -> Callable[[F], F]:
     """Decorator: this function is `backend`'s implementation of `op_name` on the devices that `supports` accepts."""
