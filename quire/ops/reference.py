@@ -1,4 +1,4 @@
-"""Plain torch: the definition of correct for every op, on any device. Key and value pools are [blocks, B, KH, D]."""
+"""Plain torch: the definition of correct for every op, on any device. Pools are [blocks, B, KH, D]."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from quire.ops.registry import register
 
 
 @register("rms_norm", "reference")
-def rms_norm(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
     """See `quire.ops.rms_norm`."""
     if residual is not None:
         x = x + residual
@@ -87,7 +89,7 @@ def paged_attention(
     sliding_window: int | None = None,
     block_size: int = 16,
 ) -> Tensor:
-    """See `quire.ops.paged_attention`. Rows of one token go in batches of like length, longer ones request by request."""
+    """See `quire.ops.paged_attention`. Rows of one token go in batches of like length, chunks one by one."""
     out = torch.empty_like(q)
     starts, lengths = query_start.tolist(), seq_lens.tolist()
     buckets: dict[int, list[int]] = {}
@@ -100,13 +102,13 @@ def paged_attention(
             table = block_tables[row, : -(-length // block_size)]
             out[queries] = _attend_chunk(q[queries], k_cache, v_cache, table, length, scale, sliding_window)
     for num_blocks, rows in buckets.items():
-        # The padded length is a function of the request's own length, so its numbers do not depend on its neighbours.
+        # The padded length is a function of the request's own length: its numbers do not depend on neighbours.
         index = torch.tensor(rows, device=q.device)
         tables = block_tables[index, : min(num_blocks, block_tables.shape[1])]
         tables = F.pad(tables, (0, num_blocks - tables.shape[1]))
         at = query_start[index].long()
         found = _attend_decode(q[at], k_cache, v_cache, tables, seq_lens[index], scale, sliding_window)
-        if not found.isfinite().all():  # an unused slot may hold a NaN of a request long gone: look again, unpadded
+        if not found.isfinite().all():  # an unused slot may hold a NaN of a request long gone: redo unpadded
             for i, row in enumerate(rows):
                 table = block_tables[row, : -(-lengths[row] // block_size)]
                 query = q[at[i]].unsqueeze(0)
@@ -124,7 +126,7 @@ def _bucket(num_blocks: int) -> int:
 def _attend_chunk(
     q: Tensor, k_cache: Tensor, v_cache: Tensor, table: Tensor, length: int, scale: float, window: int | None
 ) -> Tensor:
-    """One request's queries [n, H, D] over its `length` tokens."""
+    """A request's queries [n, H, D] over its `length` tokens."""
     num_queries, num_heads, head_dim = q.shape
     k = k_cache.index_select(0, table).flatten(0, 1)[:length].to(q.dtype)
     v = v_cache.index_select(0, table).flatten(0, 1)[:length].to(q.dtype)

@@ -1,8 +1,8 @@
 """Which backend runs an op: implementations register here, one is chosen per op and device type and then kept.
 
-A backend is a module that registers its functions when imported. `reference` (plain torch) has every op; `cpu` and `triton`
-come first where their `supports` says yes. There is no choice by data type: a backend that lacks one hands that call to
-`implementation(op_name, "reference")` itself.
+A backend is a module that registers its functions when imported. `reference` (plain torch) has every op; `cpu`
+and `triton` come first where their `supports` says yes. There is no choice by data type: a backend that lacks
+one hands that call to `implementation(op_name, "reference")` itself.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def table(device: torch.device) -> dict[str, str]:
 
 @contextmanager
 def override(op_name: str | None = None, backend: str = "reference") -> Iterator[None]:
-    """Within the context one op (None: every op that `backend` has) runs on `backend`. Not thread-safe: for tests.
+    """Within the context one op (None: every op that `backend` has) runs on `backend`. For tests: not thread-safe.
 
-    `kv_cache_shape`, `write_kv`, `copy_blocks` and `paged_attention` share a memory layout: switch them together.
+    `kv_cache_shape`, `write_kv`, `copy_blocks` and `paged_attention` share a memory layout: switch all or none.
     """
     _overrides.append((op_name, backend))
     _chosen.clear()
@@ -113,4 +113,6 @@ def _load_backends() -> None:
 
 def _can_import(backend: str) -> bool:
     """Whether the packages that a backend is written in are here."""
-    return backend != "triton" or (torch.cuda.is_available() and importlib.util.find_spec("triton") is not None)
+    if backend != "triton":
+        return True
+    return torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
