@@ -42,7 +42,7 @@ test-all: $(VENV)/.extra-test
 lint: $(VENV)/.extra-test $(VENV)/.extra-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.installed
 	$(BIN)/quire bench $(ARGS)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -229,6 +232,28 @@ def test_choose_level():
         ConfigError, match="QUIRE_CPU_ISA must be one of generic, avx2 on this machine, got 'amx'"
     ):
         cpu.choose_level(["generic", "avx2"], "amx")
+
+
+@needs_extension
+@at_every_level
+def test_the_environment_forces_a_level(level):
+    script = "from quire.ops import cpu; print(cpu.level())"
+    environment = os.environ | {"QUIRE_CPU_ISA": level}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == level, done.stderr
+
+
+def test_the_reason_that_the_build_wrote_is_given(tmp_path, monkeypatch):
+    (tmp_path / "build_info.json").write_text('{"built": false, "reason": "no headers"}')
+    monkeypatch.setattr(cpu, "__path__", [str(tmp_path)])
+    assert cpu._why_not_built() == "no headers"
+
+
+@pytest.mark.parametrize("installed, words", [(True, "compilation failed"), (False, "is not installed")])
+def test_a_build_that_wrote_nothing_is_explained(tmp_path, monkeypatch, installed, words):
+    monkeypatch.setattr(cpu, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(cpu, "_is_installed", lambda: installed)
+    assert words in cpu._why_not_built()
 
 
 def test_an_absent_extension_is_said_once(monkeypatch):
