@@ -29,8 +29,8 @@ help:
 
 serve: $(VENV)/.installed
 	@echo 'Once it is up, try:'
-	@echo "  curl -s http://$(HOST):$(PORT)/v1/completions -H 'Content-Type: application/json' \\"
-	@echo "    -d '{\"prompt\": \"Once upon a time\", \"max_tokens\": 40}'"
+	@echo "  curl -s http://$(HOST):$(PORT)/v1/chat/completions -H 'Content-Type: application/json' \\"
+	@echo "    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"What is 12 + 30?\"}]}'"
 	$(BIN)/quire serve --host $(HOST) --port $(PORT) $(ARGS)
 
 test: $(VENV)/.extra-test
