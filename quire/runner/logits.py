@@ -17,7 +17,7 @@ Row = NDArray[np.float32]
 TokenIds = NDArray[np.int64]
 
 _FIRST_CANDIDATES = 64
-_CANDIDATE_GROWTH = 8
+_CANDIDATE_GROWTH = 16
 
 # -- edits ---------------------------------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ def keep_typical_p(row: Row, typical_p: float) -> TokenIds:
     logprobs = shifted - np.log(total)
     probs = weights / total
     entropy = -np.multiply(probs, logprobs, where=weights > 0, out=np.zeros_like(probs)).sum()
-    return _fewest_with_mass(-np.abs(logprobs + entropy), weights, typical_p)
+    return _fewest_with_mass(-np.abs(logprobs + entropy).astype(np.float32), weights, typical_p)
 
 
 def keep_likely(row: Row, *, min_p: float, typical_p: float, top_k: int, top_p: float) -> TokenIds | None:
@@ -111,7 +111,7 @@ def keep_likely(row: Row, *, min_p: float, typical_p: float, top_k: int, top_p: 
     return ids
 
 
-def top_ids(row: NDArray[np.floating], k: int) -> TokenIds:
+def top_ids(row: Row, k: int) -> TokenIds:
     """Ids of the k largest values, largest first, lowest id first among equals; values of -inf are left out.
 
     Selects the k-th largest value (linear time) and sorts only what reaches it.
@@ -121,11 +121,19 @@ def top_ids(row: NDArray[np.floating], k: int) -> TokenIds:
         candidates = np.flatnonzero((row >= border) & (row > -np.inf))
     else:
         candidates = np.flatnonzero(row > -np.inf)
-    order = np.argsort(-row[candidates], kind="stable")
-    return candidates[order[:k]]
+    return candidates[_falling_order(row[candidates])[:k]]
 
 
-def _fewest_with_mass(preference: NDArray[np.floating], weights: Row, mass: float) -> TokenIds:
+def _falling_order(values: Row) -> TokenIds:
+    """Stable argsort by falling value, by sorting integers (value, index) packed in 64 bits: several times faster."""
+    bits = (np.float32(0) - values).view(np.int32)
+    rising = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))  # as integers, in the order of the floats
+    packed = (rising.astype(np.int64) << 32) | np.arange(len(values))
+    packed.sort()
+    return packed & 0xFFFFFFFF
+
+
+def _fewest_with_mass(preference: Row, weights: Row, mass: float) -> TokenIds:
     """Fewest tokens, by falling preference, with at least `mass` of the sum of weights; at least one. Ascending ids.
 
     Looks at a candidate set that grows until it covers the mass. Running sums are float64 in order of preference, so the
