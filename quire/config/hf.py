@@ -13,7 +13,13 @@ from typing import Any
 from quire.config.types import HFConfig
 from quire.errors import ModelLoadError, UnsupportedModelError, describe
 
-_DTYPES = {"float32": "float32", "float": "float32", "bfloat16": "bfloat16", "float16": "float16", "half": "float16"}
+_DTYPES = {
+    "float32": "float32",
+    "float": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "half": "float16",
+}
 _ROPE_TYPES = ("default", "linear", "dynamic", "llama3", "yarn")
 _ACTIVATIONS = {"silu": "silu", "swish": "silu"}
 _TIED_BY_DEFAULT = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "opt", "falcon"})
@@ -75,7 +81,9 @@ def load_hf_config(path: str | Path) -> HFConfig:
     hidden_size = fields.positive("hidden_size", "n_embd", "d_model")
     num_layers = fields.positive("num_hidden_layers", "n_layer", "num_layers")
     num_heads = fields.positive("num_attention_heads", "n_head", "num_heads")
-    max_position = fields.positive("max_position_embeddings", "n_positions", "max_sequence_length", default=2048)
+    max_position = fields.positive(
+        "max_position_embeddings", "n_positions", "max_sequence_length", default=2048
+    )
     window, window_layers = _sliding_window(fields, model_type, num_layers)
     rope_theta, rope_scaling = _rope(fields, max_position)
     attention_bias = fields.flag("attention_bias", model_type in _QKV_BIAS_BY_DEFAULT)
