@@ -56,12 +56,14 @@ class Request:
         "host_block_ids",
         "is_known_to_worker",
         "max_num_tokens",
+        "next_register_at",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_preemptions",
         "num_prompt_logprobs",
         "num_prompt_tokens",
         "num_registered_blocks",
+        "num_slots",
         "num_tokens",
         "params",
         "parent",
@@ -116,12 +118,16 @@ class Request:
         """Tokens [0, num_computed_tokens) have their KV in `block_ids` (or, while swapped out, in `host_block_ids`)."""
 
         self.block_ids: list[int] = []
+        self.num_slots = 0
+        """Tokens that `block_ids` has room for."""
         self.host_block_ids: list[int] = []
         """Not empty exactly while the request is swapped out."""
         self.block_hashes: list[bytes] = []
         """Hash chain of the full blocks of `token_ids`, as far as it was needed."""
         self.num_registered_blocks = 0
         """Leading blocks of the table that the prefix cache knows."""
+        self.next_register_at = 0
+        """With so many computed tokens there is one more block to register."""
 
         self.status = RequestStatus.WAITING
         self.stop_reason: int | None = None
@@ -175,11 +181,6 @@ class Request:
     def finish_reason(self) -> FinishReason | None:
         """Why the request is over; None while it lives."""
         return _FINISH_REASONS.get(self.status)
-
-    def append_token(self, token_id: int) -> None:
-        """Add one verified output token."""
-        self.token_ids.append(token_id)
-        self.num_tokens += 1
 
 
 def _stop_ids(params: SamplingParams) -> frozenset[int]:
