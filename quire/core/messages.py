@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quire.batch import NewRequest, RequestResult, TokenLogprobs
+from quire.batch import NewRequest, RequestResult, ScheduledRequest, TokenLogprobs
 from quire.core.request import Request, RequestUpdate
 
 
@@ -23,18 +23,15 @@ def make_new_request(request: Request) -> NewRequest:
 def make_update(
     request: Request,
     new_token_ids: list[int],
-    outcome: RequestResult | None = None,
+    logprobs: list[TokenLogprobs] | None = None,
     prompt_logprobs: list[TokenLogprobs] | None = None,
     error: str | None = None,
 ) -> RequestUpdate:
-    """What a step did: the tokens that count (a stop may cut the worker's), and the request's state after it."""
-    logprobs = outcome.logprobs if outcome is not None else None
-    if logprobs is not None:
-        logprobs = logprobs[: len(new_token_ids)]
+    """What a step did: what it added, and the request's state after it."""
     return RequestUpdate(
         request.request_id,
         new_token_ids,
-        request.finish_reason if request.is_finished else None,
+        request.finish_reason,
         request.stop_reason,
         logprobs,
         prompt_logprobs,
@@ -46,9 +43,11 @@ def make_update(
 
 
 def take_unreported(
-    request: Request, start: int, prompt_logprobs: list[TokenLogprobs]
-) -> list[TokenLogprobs]:
-    """Prompt logprobs from position `start` on, without those that a run before a preemption has already reported."""
-    unreported = prompt_logprobs[max(0, request.num_prompt_logprobs - start) :]
+    request: Request, entry: ScheduledRequest, outcome: RequestResult
+) -> list[TokenLogprobs] | None:
+    """The step's prompt logprobs, without positions that a run before a preemption has already reported."""
+    if outcome.prompt_logprobs is None:
+        return None
+    unreported = outcome.prompt_logprobs[max(0, request.num_prompt_logprobs - entry.num_computed_tokens) :]
     request.num_prompt_logprobs += len(unreported)
     return unreported

@@ -28,6 +28,11 @@ class RequestStatus(enum.IntEnum):
         """Whether the request is over."""
         return self >= RequestStatus.FINISHED_STOPPED
 
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the request is over; None while it lives."""
+        return _FINISH_REASONS.get(self)
+
 
 _FINISH_REASONS: dict[RequestStatus, FinishReason] = {
     RequestStatus.FINISHED_STOPPED: "stop",
@@ -51,6 +56,7 @@ class Request:
         "cache_salt",
         "draft_token_ids",
         "extra_keys",
+        "finish_reason",
         "first_scheduled_time",
         "fork_of",
         "host_block_ids",
@@ -130,7 +136,9 @@ class Request:
         """With so many computed tokens there is one more block to register."""
 
         self.status = RequestStatus.WAITING
+        self.finish_reason: FinishReason | None = None
         self.stop_reason: int | None = None
+        """The stop token id that ended the request; None for end-of-sequence and length."""
         self.stop_ids = _stop_ids(params)
         self.max_num_tokens = 0
         """The request finishes when num_tokens reaches this; set at admission."""
@@ -176,11 +184,6 @@ class Request:
     def is_finished(self) -> bool:
         """Whether the request is over."""
         return self.status.is_finished
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """Why the request is over; None while it lives."""
-        return _FINISH_REASONS.get(self.status)
 
 
 def _stop_ids(params: SamplingParams) -> frozenset[int]:

@@ -145,14 +145,32 @@ class Scheduler:
         if not batch.step_id == result.step_id == self._step_id or len(result.results) != len(batch.requests):
             raise RuntimeError(f"the result of step {result.step_id} is not one of step {self._step_id}")
         requests, self._in_flight = self._in_flight, []
-        updates = []
+        updates: list[RequestUpdate] = []
+        add_update = updates.append
         for request, entry, outcome in zip(requests, batch.requests, result.results, strict=True):
             if outcome.request_id != entry.request_id:
                 raise RuntimeError(f"result of {outcome.request_id!r} in place of {entry.request_id!r}")
-            if request.status is _RUNNING:
-                update = self._update_request(request, entry, outcome)
-                if update is not None:
-                    updates.append(update)
+            if request.status is not _RUNNING:
+                continue
+            token_ids, num_tokens = outcome.token_ids, request.num_tokens + 1
+            if (
+                len(token_ids) == entry.num_tokens == 1
+                and request.num_prompt_tokens <= entry.num_computed_tokens
+                and num_tokens < request.max_num_tokens
+                and num_tokens <= request.next_register_at
+                and token_ids[0] not in request.stop_ids
+                and not request.draft_token_ids
+                and outcome.error is None
+            ):
+                # Most requests in most steps: one more token and nothing else. Same as below, in half the time.
+                request.token_ids.append(token_ids[0])
+                request.num_computed_tokens = request.num_tokens
+                request.num_tokens = num_tokens
+                add_update(make_update(request, token_ids, outcome.logprobs))
+                continue
+            update = self._update_request(request, entry, outcome)
+            if update is not None:
+                add_update(update)
         if result.draft_token_ids is not None:
             self._set_drafts(result.draft_token_ids)
         return updates
@@ -160,14 +178,15 @@ class Scheduler:
     # -- planning --------------------------------------------------------------------------------------------
 
     def _schedule_running(self, step: _Step) -> None:
+        add_request, add_entry = step.requests.append, step.entries.append
         for request in self.running.requests:  # shrinks from its end when something is preempted
             if step.budget == 0:
                 return
             start, num_tokens = request.num_computed_tokens, request.num_tokens
             if num_tokens - start == 1 and num_tokens <= request.num_slots and not request.draft_token_ids:
                 # Most requests in most steps: one token, in a block that is there. Same as below, in a third of the time.
-                step.requests.append(request)
-                step.entries.append(ScheduledRequest(request.request_id, start, 1, [], True, [], []))
+                add_request(request)
+                add_entry(ScheduledRequest(request.request_id, start, 1, [], True, [], []))
                 step.budget -= 1
                 continue
             num_new = min(num_tokens + len(request.draft_token_ids) - start, self._chunk_limit(step.budget))
@@ -270,38 +289,35 @@ class Scheduler:
     def _update_request(
         self, request: Request, entry: ScheduledRequest, outcome: RequestResult
     ) -> RequestUpdate | None:
-        new_token_ids = outcome.token_ids
-        error = outcome.error
-        if error is None and bool(new_token_ids) != entry.samples:
-            error = (
-                f"the worker returned {len(new_token_ids)} tokens for a step that samples: {entry.samples}"
-            )
-        if error is not None:
-            return self._finish(request, RequestStatus.FINISHED_ERROR, error=error)
-        status = None
-        if entry.samples:
-            num_known = request.num_tokens
-            status = append_tokens(request, new_token_ids)
-            num_computed = num_known + len(new_token_ids) - 1  # what rejected drafts wrote does not count
-            request.draft_token_ids = []
-            if status is not None:
-                new_token_ids = new_token_ids[: request.num_tokens - num_known]
-                num_computed = min(num_computed, request.num_tokens)
-        else:
-            num_computed = entry.num_computed_tokens + entry.num_tokens
-        request.num_computed_tokens = num_computed
-        if num_computed >= request.next_register_at:
+        token_ids = outcome.token_ids
+        if outcome.error is not None:
+            return self._finish(request, RequestStatus.FINISHED_ERROR, error=outcome.error)
+        if not entry.samples:
+            self._set_computed(request, entry.num_computed_tokens + entry.num_tokens)
+            prompt_logprobs = take_unreported(request, entry, outcome)
+            return make_update(request, [], None, prompt_logprobs) if prompt_logprobs else None
+        if not token_ids:
+            return self._finish(request, RequestStatus.FINISHED_ERROR, error="the worker sampled no token")
+        num_known = request.num_tokens
+        status = append_tokens(request, token_ids)
+        num_new = request.num_tokens - num_known
+        # The last token has no KV yet, unless a stop cut the tokens after it. What rejected drafts wrote does not count.
+        self._set_computed(request, min(num_known + len(token_ids) - 1, request.num_tokens))
+        request.draft_token_ids = []
+        prompt_logprobs = take_unreported(request, entry, outcome)
+        if status is None:
+            return make_update(request, token_ids, outcome.logprobs, prompt_logprobs)
+        logprobs = outcome.logprobs[:num_new] if outcome.logprobs is not None else None
+        return self._finish(request, status, token_ids[:num_new], logprobs, prompt_logprobs)
+
+    def _set_computed(self, request: Request, num_computed_tokens: int) -> None:
+        """Tokens [0, num_computed_tokens) are verified and in blocks: cache those, and let forks of the prompt go."""
+        was_computed = is_prompt_computed(request)
+        request.num_computed_tokens = num_computed_tokens
+        if num_computed_tokens >= request.next_register_at:
             self.blocks.register_full_blocks(request)
-        if self.forks and is_prompt_computed(request):
+        if not was_computed and is_prompt_computed(request):
             self._release_forks(request)
-        prompt_logprobs = outcome.prompt_logprobs
-        if prompt_logprobs is not None:
-            prompt_logprobs = take_unreported(request, entry.num_computed_tokens, prompt_logprobs)
-        if status is not None:
-            return self._finish(request, status, new_token_ids, outcome, prompt_logprobs)
-        if not new_token_ids and not prompt_logprobs:
-            return None
-        return make_update(request, new_token_ids, outcome, prompt_logprobs)
 
     def _set_drafts(self, draft_token_ids: dict[str, list[int]]) -> None:
         """Keep what the requests that go on could still accept: one more token always follows the drafts."""
@@ -317,7 +333,7 @@ class Scheduler:
         request: Request,
         status: RequestStatus,
         new_token_ids: list[int] | None = None,
-        outcome: RequestResult | None = None,
+        logprobs: list[TokenLogprobs] | None = None,
         prompt_logprobs: list[TokenLogprobs] | None = None,
         error: str | None = None,
     ) -> RequestUpdate:
@@ -326,12 +342,13 @@ class Scheduler:
         elif not self.forks.discard(request):
             self.waiting.remove(request)
         request.status = status
+        request.finish_reason = status.finish_reason
         request.parent = None
         self.blocks.free(request)
         del self._requests[request.request_id]
         self._forget_in_worker(request)
         self._release_forks(request)
-        return make_update(request, new_token_ids or [], outcome, prompt_logprobs, error)
+        return make_update(request, new_token_ids or [], logprobs, prompt_logprobs, error)
 
     def _forget_in_worker(self, request: Request) -> None:
         if request.is_known_to_worker:
