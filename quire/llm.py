@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -70,7 +71,6 @@ class LLM:
         streams = stream or any(each.stream for each in params)
         kind = None if streams else RequestOutputKind.FINAL_ONLY
         requests = self._prepare(batch, params, _per_prompt("priority", priority, 0, len(batch)), kind=kind)
-        self._submit(requests)
         return self._stream(requests) if streams else self._run(requests, use_tqdm)
 
     def chat(
@@ -120,9 +120,7 @@ class LLM:
         starts = self._prepare(_batch_of_prompts(prompts, None), default)
 
         def run(batch: list[list[int]], step_params: SamplingParams) -> list[RequestOutput]:
-            requests = self._prepare(batch, step_params, limit_logprobs=False)
-            self._submit(requests)
-            return self._run(requests, use_tqdm)
+            return self._run(self._prepare(batch, step_params, limit_logprobs=False), use_tqdm)
 
         return search_beams(
             [request.prompt_token_ids for request in starts],
@@ -198,20 +196,18 @@ class LLM:
             )
         return requests
 
-    def _submit(self, requests: list[PreparedRequest]) -> None:
-        for request in requests:
-            self.llm_engine.submit(request)
-
     def _step(self) -> None:
         """One step, never torn apart by Ctrl-C; its outputs wait for those who asked."""
         with defer_interrupt():
             for output in self.llm_engine.step():
                 self._arrived.setdefault(output.request_id, []).append(output)
 
-    def _stream(self, requests: list[PreparedRequest]) -> Iterator[RequestOutput]:
-        """Outputs of these requests as they come; aborts what is left when the iterator is closed."""
+    def _stream(self, requests: list[PreparedRequest]) -> Generator[RequestOutput, None, None]:
+        """Start requests, yield their outputs as they come; abort what is left when the iterator is closed."""
         live = dict.fromkeys(request.request_id for request in requests)
         try:
+            for request in requests:
+                self.llm_engine.submit(request)
             while live:
                 if not any(request_id in self._arrived for request_id in live):
                     self._step()
@@ -227,8 +223,9 @@ class LLM:
 
     def _run(self, requests: list[PreparedRequest], use_tqdm: bool) -> list[RequestOutput]:
         final: dict[str, RequestOutput] = {}
-        with Progress(len(requests), enabled=use_tqdm) as progress:
-            for output in self._stream(requests):
+        stream = self._stream(requests)
+        with Progress(len(requests), enabled=use_tqdm) as progress, contextlib.closing(stream):
+            for output in stream:
                 if output.finished:
                     final[output.request_id] = output
                     progress.add(output)

@@ -111,6 +111,11 @@ class LLMEngine:
         """What a request without sampling parameters gets."""
         return self._inputs.default_params()
 
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """The model's end-of-sequence tokens."""
+        return self._inputs.eos_token_ids
+
     def reset_prefix_cache(self) -> bool:
         """Forget cached prompts; False while a request holds blocks."""
         return self.core.reset_prefix_cache()

@@ -9,7 +9,8 @@ import msgspec
 
 from quire.batch import RequestResult, ScheduledBatch, StepResult
 from quire.config.types import EngineConfig
-from quire.core import Request, RequestUpdate, Scheduler
+from quire.core.request import Request, RequestUpdate
+from quire.core.scheduler import Scheduler
 from quire.engine.messages import AddRequest, EngineReady
 from quire.engine.stats import EngineStats
 from quire.errors import EngineDeadError, QuireError

@@ -54,7 +54,7 @@ class InputProcessor:
         self._counter = itertools.count()
         tokenizer_eos = tokenizer.eos_token_id if tokenizer is not None else None
         eos = [*config.hf.eos_token_ids, *([] if tokenizer_eos is None else [tokenizer_eos])]
-        self._eos_token_ids = list(dict.fromkeys(eos))
+        self.eos_token_ids = list(dict.fromkeys(eos))
 
     def prepare(
         self,
@@ -190,7 +190,7 @@ class InputProcessor:
         return params.clone(
             max_tokens=max_tokens,
             min_tokens=min(params.min_tokens, max_tokens),
-            eos_token_ids=[] if params.ignore_eos else self._eos_token_ids,
+            eos_token_ids=[] if params.ignore_eos else self.eos_token_ids,
             bad_words_token_ids=self._bad_words_token_ids(params.bad_words),
             detokenize=params.detokenize and self._tokenizer is not None,
         )

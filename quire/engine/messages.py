@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from quire.core import RequestUpdate
+from quire.core.request import RequestUpdate
 from quire.engine.stats import EngineStats
 from quire.sampling_params import SamplingParams
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from quire.core import RequestUpdate
+from quire.core.request import RequestUpdate
 from quire.engine.inputs import PreparedRequest
 from quire.engine.logprobs import LogprobsCollector
 from quire.errors import InvalidRequestError
