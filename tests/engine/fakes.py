@@ -78,7 +78,7 @@ class FakeExecutor:
     """Log-probabilities of the next token after these tokens; replaces the script."""
 
     def __post_init__(self) -> None:
-        self.kv_cache_spec = KVCacheSpec(self.num_blocks, 0, BLOCK_SIZE, 1)
+        self.kv = KVCacheSpec(self.num_blocks, 0, BLOCK_SIZE, 1)
         self.known: dict[str, NewRequest] = {}
         self.num_outputs: dict[str, int] = {}
         self.batches: list[ScheduledBatch] = []
