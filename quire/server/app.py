@@ -88,7 +88,7 @@ def build_app(engine: Engine, args: ServerArgs | None = None) -> Starlette:
     context = ServerContext(
         engine=engine,
         args=args or ServerArgs(),
-        metrics=ServerMetrics(model.served_model_names[0], model.max_model_len, engine.stats),
+        metrics=ServerMetrics(model.served_model_names[0], engine.max_model_len, engine.stats),
     )
     routes = [
         Route(path, Endpoint(context, handler, is_counted=method == "POST"), methods=[method])

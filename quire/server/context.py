@@ -22,6 +22,8 @@ class Engine(Protocol):
 
     config: EngineConfig
     tokenizer: Any
+    max_model_len: int
+    """What the model and the KV cache allow."""
 
     def generate(
         self,
@@ -31,6 +33,7 @@ class Engine(Protocol):
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        add_special_tokens: bool = True,
     ) -> AsyncIterator[RequestOutput]:
         """Outputs of one request; closing the iterator aborts it."""
         ...
@@ -90,10 +93,10 @@ class ServerContext:
 
     def encode(self, text: str, *, add_special_tokens: bool, parameter: str = "prompt") -> list[int]:
         """Token ids of a text; one that cannot fit the context is refused before it costs time."""
-        limit = self.config.model.max_model_len * self.tokenizer.max_chars_per_token
+        limit = self.engine.max_model_len * self.tokenizer.max_chars_per_token
         if len(text) > limit:
             raise PromptTooLongError(
-                f"This model's maximum context length is {self.config.model.max_model_len} tokens. "
+                f"This model's maximum context length is {self.engine.max_model_len} tokens. "
                 f"However, your prompt contains {len(text)} characters, more than that many tokens can hold.",
                 parameter=parameter,
             )
@@ -112,9 +115,17 @@ class ServerContext:
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        add_special_tokens: bool = True,
     ) -> AsyncGenerator[RequestOutput]:
         """The engine's outputs, observed by the metrics on their way."""
         unique_id = f"{request_id}-{next(self._counter)}"  # clients may repeat an X-Request-Id
-        outputs = self.engine.generate(prompt, params, unique_id, priority=priority, cache_salt=cache_salt)
+        outputs = self.engine.generate(
+            prompt,
+            params,
+            unique_id,
+            priority=priority,
+            cache_salt=cache_salt,
+            add_special_tokens=add_special_tokens,
+        )
         async for output in self.metrics.observe(outputs, params):
             yield output

@@ -21,7 +21,7 @@ async def tokenize(context: ServerContext, request: Request) -> Response:
     context.resolve_model(body.model)
     tokens = await _token_ids(context, body)
     strings = [context.tokenizer.id_to_token(token) for token in tokens] if body.return_token_strs else None
-    max_model_len = context.config.model.max_model_len
+    max_model_len = context.engine.max_model_len
     return json_response(
         {"count": len(tokens), "max_model_len": max_model_len, "tokens": tokens, "token_strs": strings}
     )

@@ -27,6 +27,7 @@ class MockTokenizer:
     max_chars_per_token = 1
     special_tokens: dict[str, str] = {}
     chat_template = TEMPLATE
+    chat_templates = {"default": TEMPLATE}
 
     def encode(self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt") -> list[int]:
         """Bytes, after a 1 for the beginning of text."""
@@ -66,6 +67,7 @@ class MockEngine:
     def __init__(self, step_s: float = 0.0, **config: Any) -> None:
         self.config = make_config(**config)
         self.tokenizer = MockTokenizer()
+        self.max_model_len = MAX_MODEL_LEN
         self.step_s = step_s
         self.is_dead = False
         self.fail_after: int | None = None
@@ -81,12 +83,13 @@ class MockEngine:
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        add_special_tokens: bool = True,
     ) -> AsyncIterator[RequestOutput]:
         """Echo the prompt's bytes, again and again, until max_tokens."""
         if self.is_dead:
             raise EngineDeadError("the engine process is gone")
         self.seen.append((prompt, sampling_params, priority, cache_salt))
-        ids = self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+        ids = self.tokenizer.encode(prompt, add_special_tokens) if isinstance(prompt, str) else prompt
         self._check(ids, sampling_params)
         self.running.add(request_id)
         finished = False

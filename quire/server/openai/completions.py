@@ -97,21 +97,12 @@ class _CompletionJob:
 
     def _outputs(self) -> AsyncGenerator[list[tuple[int, RequestOutput]]]:
         body, context = self._body, self._context
-        prompts = [self._encode(prompt) for prompt in self._prompts]
-        return merge_outputs(
-            [
-                context.generate(
-                    prompt, self._params, self._id, priority=body.priority or 0, cache_salt=body.cache_salt
-                )
-                for prompt in prompts
-            ]
-        )
-
-    def _encode(self, prompt: Prompt) -> Prompt:
-        """Text goes to the engine as it is, unless the tokenizer is to add nothing to it."""
-        if isinstance(prompt, str) and self._body.add_special_tokens is False:
-            return self._context.encode(prompt, add_special_tokens=False)
-        return prompt
+        options = {
+            "priority": body.priority or 0,
+            "cache_salt": body.cache_salt,
+            "add_special_tokens": body.add_special_tokens is not False,
+        }
+        return merge_outputs([context.generate(prompt, self._params, self._id, **options) for prompt in self._prompts])
 
     # -- whole -----------------------------------------------------------------------------------------------
 

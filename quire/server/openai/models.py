@@ -31,6 +31,6 @@ def _card(context: ServerContext, name: str) -> dict[str, Any]:
         "owned_by": "quire",
         "root": model.model,
         "parent": None,
-        "max_model_len": model.max_model_len,
+        "max_model_len": context.engine.max_model_len,
         "permission": [],
     }
