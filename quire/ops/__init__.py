@@ -19,15 +19,15 @@ def rms_norm(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Root-mean-square norm over the last dimension (Zhang & Sennrich 2019, 1910.07467).
 
-    x, residual [..., N]; weight [N]. Returns `x / sqrt(mean(x^2) + eps) * weight`, normalised in float32 and
-    rounded to x's type before the weight is applied. With `residual` returns (norm of x + residual,
+    x, residual [..., N]; weight [N]. Returns `x / sqrt(mean(x^2) + eps) * weight`, all in float32, rounded
+    once. With `residual` returns (norm of x + residual,
     x + residual), the sum rounded to x's type before it is normalised. Inputs are not changed.
     """
     return select("rms_norm", x.device)(x, weight, eps, residual)
 
 
 def silu_and_mul(x: Tensor) -> Tensor:
-    """SwiGLU's gate (2002.05202): x [..., 2I] is gate then up; returns silu(gate) * up [..., I], in float32."""
+    """SwiGLU's gate (2002.05202): x [..., 2I] is gate then up; returns silu(gate) * up [..., I]."""
     return select("silu_and_mul", x.device)(x)
 
 
@@ -80,11 +80,11 @@ def paged_attention(
     sliding_window: int | None = None,
     block_size: int = 16,
 ) -> Tensor:
-    """Causal attention of new tokens over each request's blocks: prompt chunks, decode rows, drafts in one call.
+    """Causal attention of new tokens over each request's blocks: prompt chunks, decode rows, drafts alike.
 
-    q [T, H, D]: request r owns rows query_start[r] to query_start[r + 1] (query_start [R + 1]), the last of its
-    seq_lens[r] tokens; keys and values of all of them are in the pools already. block_tables [R, max_blocks]:
-    entries past a request's length are ignored. Query head h reads key/value head h // (H / KH). With
+    q [T, H, D]: request r owns rows query_start[r] to query_start[r + 1] (query_start [R + 1]), the last of
+    its seq_lens[r] tokens; keys and values of all of them are in the pools. block_tables [R, max_blocks]: entries
+    past a request's length are ignored. Query head h reads key/value head h // (H / KH). With
     `sliding_window` = w a token at position p sees positions p - w + 1 to p. Returns [T, H, D]:
     softmax(scale * q k^T) v, softmax in float32.
     """

@@ -18,7 +18,7 @@ def rms_norm(
         x = x + residual
     wide = x.float()
     normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    out = normed.to(x.dtype) * weight
+    out = (normed * weight.float()).to(x.dtype)
     return out if residual is None else (out, x)
 
 

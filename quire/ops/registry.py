@@ -1,8 +1,8 @@
-"""Which backend runs an op: implementations register here, one is chosen per op and device type and then kept.
+"""Which backend runs an op: implementations register here, one is chosen per op and device type, and kept.
 
-A backend is a module that registers its functions when imported. `reference` (plain torch) has every op; `cpu`
-and `triton` come first where their `supports` says yes. There is no choice by data type: a backend that lacks
-one hands that call to `implementation(op_name, "reference")` itself.
+A backend is a module that registers its functions when imported. `reference` (plain torch) has every op;
+`cpu` and `triton` come first where their `supports` says yes. There is no choice by data type: a backend that
+lacks one hands that call to `implementation(op_name, "reference")` itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _loaded = False
 def register(
     op_name: str, backend: str, supports: Callable[[torch.device], bool] = lambda device: True
 ) -> Callable[[F], F]:
-    """Decorator: this function is `backend`'s implementation of `op_name` on the devices that `supports` accepts."""
+    """Decorator: this function is `backend`'s `op_name` on the devices that `supports` accepts."""
     if backend not in PRIORITY:
         raise ValueError(f"backend must be one of {', '.join(PRIORITY)}, got {backend!r}")
 
@@ -76,9 +76,9 @@ def table(device: torch.device) -> dict[str, str]:
 
 @contextmanager
 def override(op_name: str | None = None, backend: str = "reference") -> Iterator[None]:
-    """Within the context one op (None: every op that `backend` has) runs on `backend`. For tests: not thread-safe.
+    """Within the context one op (None: all that `backend` has) runs on `backend`. For tests: not thread-safe.
 
-    `kv_cache_shape`, `write_kv`, `copy_blocks` and `paged_attention` share a memory layout: switch all or none.
+    `kv_cache_shape`, `write_kv`, `copy_blocks` and `paged_attention` share a layout: switch all or none.
     """
     _overrides.append((op_name, backend))
     _chosen.clear()
