@@ -34,18 +34,25 @@ class LLM:
         """
         engine_args.setdefault("disable_log_stats", True)
         args = EngineArgs.from_kwargs(model=model, tokenizer=tokenizer, **engine_args)
-        self.llm_engine = LLMEngine.from_engine_args(args, offline=True)
-        self._request_ids = itertools.count()
-        self._arrived: dict[str, list[RequestOutput]] = {}
-        """Outputs that a step gave to requests of another stream than the one that made the step."""
+        self._start(LLMEngine.from_engine_args(args, offline=True))
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs) -> LLM:
         """Like the constructor, from ready-made options."""
+        return cls.from_engine(LLMEngine.from_engine_args(args, offline=True))
+
+    @classmethod
+    def from_engine(cls, engine: LLMEngine) -> LLM:
+        """An `LLM` over an engine that is loaded already, and that nobody else steps."""
         llm = cls.__new__(cls)
-        llm.llm_engine = LLMEngine.from_engine_args(args, offline=True)
-        llm._request_ids, llm._arrived = itertools.count(), {}
+        llm._start(engine)
         return llm
+
+    def _start(self, engine: LLMEngine) -> None:
+        self.llm_engine = engine
+        self._request_ids = itertools.count()
+        self._arrived: dict[str, list[RequestOutput]] = {}
+        """Outputs that a step gave to requests of another stream than the one that made the step."""
 
     # -- text ------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ class EngineArgs:
     quantization: str | None = option(None, "Quantization method of the weights.", later_choices=_QUANTIZATIONS)
     seed: int = option(0, "Seed from which requests without their own get theirs.")
     max_model_len: int | None = option(None, "Longest prompt plus output, tokens (4096, 4k, 4K); default: the model's.", low=1)
-    hf_overrides: dict[str, Any] | None = option(None, "Fields that replace those of config.json, as JSON.")
+    hf_overrides: dict[str, Any] | None = option(None, "Fields that replace those of config.json, as JSON.", state=State.LATER)
     max_logprobs: int = option(20, "Most log-probabilities per position that a request may ask for; -1: no limit.", low=-1)
     logprobs_mode: str = option("raw_logprobs", "Log-probabilities before or after the sampling parameters.",
                                 choices=("raw_logprobs", "processed_logprobs"), later_choices=("raw_logits", "processed_logits"))

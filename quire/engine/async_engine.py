@@ -42,7 +42,7 @@ class AsyncLLMEngine:
     def __init__(self, config: EngineConfig, client: CoreClient, tokenizer: Tokenizer | None = None) -> None:
         """`client` leads to a loaded core. The tokenizer is loaded unless one is given."""
         self.config = config
-        self.tokenizer = load_text_side(config.model) if tokenizer is None else tokenizer
+        self.tokenizer = load_text_side(config) if tokenizer is None else tokenizer
         self.max_model_len = client.ready.max_model_len
         self._client = client
         self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len)

@@ -27,7 +27,7 @@ class LLMEngine:
     def __init__(self, config: EngineConfig, core: EngineCore | None = None) -> None:
         """Load tokenizer and model. Raises ConfigError or ModelLoadError."""
         self.config = config
-        self.tokenizer = load_text_side(config.model)
+        self.tokenizer = load_text_side(config)
         self.core = EngineCore(config) if core is None else core
         self.max_model_len = self.core.ready.max_model_len
         self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len)

@@ -30,7 +30,7 @@ class EngineCore:
         """Load the model (unless an executor is given). Raises ConfigError, ModelLoadError or what the executor raises."""
         self.config = config
         self.executor = make_executor(config) if executor is None else executor
-        self.kv = self.executor.kv_cache_spec
+        self.kv = self.executor.kv
         self.scheduler = Scheduler(config.scheduler, config.cache, self.kv)
         self._refused: list[RequestUpdate] = []
         self._unsent_removals: list[str] = []

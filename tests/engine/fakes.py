@@ -74,9 +74,11 @@ class FakeExecutor:
     step_s: float = 0.0
     fail_steps: list[Exception] = field(default_factory=list)
     fail_requests: dict[str, str] = field(default_factory=dict)
+    distribution: Callable[[list[int]], list[float]] | None = None
+    """Log-probabilities of the next token after these tokens; replaces the script."""
 
     def __post_init__(self) -> None:
-        self.kv_cache_spec = KVCacheSpec(self.num_blocks, 0, BLOCK_SIZE, 1)
+        self.kv = KVCacheSpec(self.num_blocks, 0, BLOCK_SIZE, 1)
         self.known: dict[str, NewRequest] = {}
         self.num_outputs: dict[str, int] = {}
         self.batches: list[ScheduledBatch] = []
@@ -106,6 +108,10 @@ class FakeExecutor:
         if entry.samples:
             index = self.num_outputs[entry.request_id]
             self.num_outputs[entry.request_id] += 1
+            if self.distribution is not None:
+                entries = rank(self.distribution(request.token_ids), request.params.logprobs or 1)
+                result.token_ids, result.logprobs = entries.token_ids[:1], [entries]
+                return result
             result.token_ids = [self.script(request, index)]
             if request.params.logprobs is not None:
                 result.logprobs = [make_logprobs(result.token_ids[0], request.params.logprobs)]
@@ -119,6 +125,12 @@ def make_logprobs(token_id: int, num: int) -> TokenLogprobs:
     """The token itself with probability one half, then its neighbours."""
     ids = [token_id, *((token_id + offset) % 256 for offset in range(1, num))]
     return TokenLogprobs(ids, [-0.5 * (i + 1) for i in range(len(ids))], list(range(1, len(ids) + 1)))
+
+
+def rank(logprobs: list[float], num: int) -> TokenLogprobs:
+    """The `num` likeliest tokens of a distribution."""
+    best = sorted(range(len(logprobs)), key=lambda token_id: -logprobs[token_id])[:num]
+    return TokenLogprobs(best, [logprobs[token_id] for token_id in best], list(range(1, num + 1)))
 
 
 def greedy(**changes: object) -> SamplingParams:
