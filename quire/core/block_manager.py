@@ -29,10 +29,10 @@ class Prefix:
     """(index in block_ids, host block)."""
     num_tokens: int = 0
     """Tokens whose KV the prefix holds."""
-    num_copies: int = 0
-    """Blocks among block_ids that the request will write to and must copy first."""
-    shared_hashes: list[bytes] | None = None
-    """Set when the blocks are a live request's (a fork) rather than the cache's: the hashes of its full ones."""
+    is_fork: bool = False
+    """The blocks are a live request's rather than the cache's, and the last one must be copied before it is written."""
+    hashes: list[bytes] = field(default_factory=list)
+    """Of a fork's full blocks."""
 
 
 @dataclass(slots=True)
@@ -71,19 +71,14 @@ class BlockManager:
         return -(-num_tokens // self.block_size)
 
     def num_missing(self, request: Request, num_tokens: int) -> int:
-        """Free blocks that `grow` and `make_writable` take before tokens [num_computed_tokens, num_tokens) can be written."""
-        table = request.block_ids
-        index = request.num_computed_tokens // self.block_size
-        missing = max(0, -(-num_tokens // self.block_size) - len(table))
-        if index < len(table) and self.device.ref_counts[table[index]] > 1:
-            missing += 1
-        return missing
+        """Free blocks that `grow` takes until the request's table holds `num_tokens`."""
+        return max(0, self.num_blocks_for(num_tokens) - len(request.block_ids))
 
     def num_required(self, prefix: Prefix, num_tokens: int) -> int:
         """Free blocks that a request which enters with `prefix` takes until its table holds `num_tokens`."""
         ref_counts = self.device.ref_counts
         num_live = sum(1 for block in prefix.block_ids if block != NULL_BLOCK and ref_counts[block] > 0)
-        return self.num_blocks_for(num_tokens) - num_live + prefix.num_copies
+        return self.num_blocks_for(num_tokens) - num_live + prefix.is_fork
 
     def find_prefix(self, request: Request) -> Prefix:
         """The longest run of leading blocks in the cache, but never the last token; or all blocks of a swapped request."""
@@ -101,7 +96,7 @@ class BlockManager:
         num_tokens = parent.num_prompt_tokens - 1
         shared = parent.block_ids[: self.num_blocks_for(num_tokens + 1)]
         hashes = parent.block_hashes[: num_tokens // self.block_size]
-        return Prefix(shared, num_tokens=num_tokens, num_copies=1, shared_hashes=hashes)
+        return Prefix(shared, num_tokens=num_tokens, is_fork=True, hashes=hashes)
 
     # -- blocks of a request ---------------------------------------------------------------------------------
 
@@ -113,11 +108,12 @@ class BlockManager:
         for _, host_block in prefix.from_host:
             self.host.touch(host_block)
             self._pinned.append(host_block)
-        if prefix.shared_hashes is not None:
-            request.block_hashes = prefix.shared_hashes
+        if prefix.is_fork:
+            request.block_hashes = prefix.hashes
         request.block_ids = prefix.block_ids
+        request.num_slots = len(prefix.block_ids) * self.block_size
         request.num_computed_tokens = prefix.num_tokens
-        request.num_registered_blocks = prefix.num_tokens // self.block_size
+        self._set_registered(request, prefix.num_tokens // self.block_size)
         for index, host_block in prefix.from_host:
             block = self._take_block()
             request.block_ids[index] = block
@@ -126,37 +122,24 @@ class BlockManager:
                 self.device.register(block, request.block_hashes[index])
         self._pinned.extend(request.host_block_ids)
         request.host_block_ids = []
-
-    def make_writable(self, request: Request) -> list[tuple[int, int]]:
-        """Copy-on-write: a private block in place of a shared one where the request writes next; (index, new block)."""
-        index = request.num_computed_tokens // self.block_size
-        table = request.block_ids
-        if index >= len(table) or self.device.ref_counts[table[index]] == 1:
-            return []
-        source, copy = table[index], self._take_block()
-        first_source = self._copied_from.get(source, source)
-        self._copied_from[copy] = first_source
-        self._copies.append((first_source, copy))
-        self.device.release(source)
-        table[index] = copy
-        return [(index, copy)]
+        if prefix.is_fork:
+            self._copy_on_write(request, prefix.num_tokens // self.block_size)
 
     def grow(self, request: Request, num_tokens: int) -> list[int]:
         """Append blocks until the table holds `num_tokens`; the caller checked `num_missing`. Gives the new blocks."""
-        num_new = self.num_blocks_for(num_tokens) - len(request.block_ids)
-        new_block_ids = [self._take_block() for _ in range(num_new)]
+        new_block_ids = [self._take_block() for _ in range(self.num_missing(request, num_tokens))]
         request.block_ids += new_block_ids
+        request.num_slots += len(new_block_ids) * self.block_size
         return new_block_ids
 
     def register_full_blocks(self, request: Request) -> None:
         """Let the cache know the blocks that were filled with verified tokens [0, num_computed_tokens)."""
         num_full = request.num_computed_tokens // self.block_size
-        if num_full <= request.num_registered_blocks or not self.is_caching:
-            return
-        self._extend_hashes(request, num_full)
-        for index in range(request.num_registered_blocks, num_full):
-            self.device.register(request.block_ids[index], request.block_hashes[index])
-        request.num_registered_blocks = num_full
+        if self.is_caching:
+            self._extend_hashes(request, num_full)
+            for index in range(request.num_registered_blocks, num_full):
+                self.device.register(request.block_ids[index], request.block_hashes[index])
+        self._set_registered(request, num_full)
 
     def free(self, request: Request) -> None:
         """Take back every block, tail first, on both tiers. Its content stays findable until the blocks are reused."""
@@ -165,8 +148,9 @@ class BlockManager:
         for host_block in reversed(request.host_block_ids):
             self.host.release(host_block)
         request.block_ids = []
+        request.num_slots = 0
         request.host_block_ids = []
-        request.num_registered_blocks = 0
+        self._set_registered(request, 0)
 
     def swap_out(self, request: Request) -> bool:
         """Move the computed tokens to the host and free the device blocks; False, changing nothing, when they do not fit."""
@@ -230,12 +214,34 @@ class BlockManager:
             for block in request.host_block_ids:
                 host_counts[block] = host_counts.get(block, 0) + 1
             assert len(request.block_ids) == len(set(request.block_ids)), f"{request} owns a block twice"
+            assert request.num_slots == len(request.block_ids) * self.block_size
+            for block in request.block_ids[request.num_computed_tokens // self.block_size :]:
+                assert self.device.ref_counts[block] == 1, f"{request} would write to shared block {block}"
         assert NULL_BLOCK not in device_counts
         assert not self._pinned
         self.device.check_integrity(device_counts)
         self.host.check_integrity(host_counts)
 
+    def count_prefix(self, request: Request, prefix: Prefix, *, is_first: bool) -> None:
+        """Count one admission's lookup in the cache; forks, swapped requests and those that do not read it made none."""
+        if (
+            prefix.is_fork
+            or request.host_block_ids
+            or not (self.is_caching and request.params.reads_prefix_cache)
+        ):
+            return
+        if is_first:
+            self.stats.num_queried_tokens += request.num_tokens
+            self.stats.num_hit_tokens += prefix.num_tokens
+        else:
+            self.stats.num_resumed_queried_tokens += request.num_tokens
+            self.stats.num_resumed_hit_tokens += prefix.num_tokens
+
     # -- inside ----------------------------------------------------------------------------------------------
+
+    def _set_registered(self, request: Request, num_blocks: int) -> None:
+        request.num_registered_blocks = num_blocks
+        request.next_register_at = (num_blocks + 1) * self.block_size
 
     def _extend_hashes(self, request: Request, num_blocks: int) -> None:
         extend_hashes(
@@ -267,6 +273,15 @@ class BlockManager:
                 prefix.from_host.append((index, host_block))
             prefix.block_ids.append(NULL_BLOCK if block is None else block)
         return prefix
+
+    def _copy_on_write(self, request: Request, index: int) -> None:
+        """Put a private copy in place of a shared block that the request is about to write to."""
+        source, copy = request.block_ids[index], self._take_block()
+        first_source = self._copied_from.get(source, source)
+        self._copied_from[copy] = first_source
+        self._copies.append((first_source, copy))
+        self.device.release(source)
+        request.block_ids[index] = copy
 
     def _take_block(self) -> int:
         block, evicted_hash = self.device.take()

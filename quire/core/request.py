@@ -28,6 +28,11 @@ class RequestStatus(enum.IntEnum):
         """Whether the request is over."""
         return self >= RequestStatus.FINISHED_STOPPED
 
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the request is over; None while it lives."""
+        return _FINISH_REASONS.get(self)
+
 
 _FINISH_REASONS: dict[RequestStatus, FinishReason] = {
     RequestStatus.FINISHED_STOPPED: "stop",
@@ -51,17 +56,20 @@ class Request:
         "cache_salt",
         "draft_token_ids",
         "extra_keys",
+        "finish_reason",
         "first_scheduled_time",
         "fork_of",
         "host_block_ids",
         "is_known_to_worker",
         "max_num_tokens",
+        "next_register_at",
         "num_cached_tokens",
         "num_computed_tokens",
         "num_preemptions",
         "num_prompt_logprobs",
         "num_prompt_tokens",
         "num_registered_blocks",
+        "num_slots",
         "num_tokens",
         "params",
         "parent",
@@ -116,15 +124,21 @@ class Request:
         """Tokens [0, num_computed_tokens) have their KV in `block_ids` (or, while swapped out, in `host_block_ids`)."""
 
         self.block_ids: list[int] = []
+        self.num_slots = 0
+        """Tokens that `block_ids` has room for."""
         self.host_block_ids: list[int] = []
         """Not empty exactly while the request is swapped out."""
         self.block_hashes: list[bytes] = []
         """Hash chain of the full blocks of `token_ids`, as far as it was needed."""
         self.num_registered_blocks = 0
         """Leading blocks of the table that the prefix cache knows."""
+        self.next_register_at = 0
+        """With so many computed tokens there is one more block to register."""
 
         self.status = RequestStatus.WAITING
+        self.finish_reason: FinishReason | None = None
         self.stop_reason: int | None = None
+        """The stop token id that ended the request; None for end-of-sequence and length."""
         self.stop_ids = _stop_ids(params)
         self.max_num_tokens = 0
         """The request finishes when num_tokens reaches this; set at admission."""
@@ -170,16 +184,6 @@ class Request:
     def is_finished(self) -> bool:
         """Whether the request is over."""
         return self.status.is_finished
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """Why the request is over; None while it lives."""
-        return _FINISH_REASONS.get(self.status)
-
-    def append_token(self, token_id: int) -> None:
-        """Add one verified output token."""
-        self.token_ids.append(token_id)
-        self.num_tokens += 1
 
 
 def _stop_ids(params: SamplingParams) -> frozenset[int]:
