@@ -35,7 +35,9 @@ def prompt_tokens(row: dict[str, Any], block_size: int) -> list[int]:
     return tokens[: row["input_length"]]
 
 
-def make_scheduler(num_blocks: int, block_size: int, max_num_batched_tokens: int, max_num_seqs: int) -> Scheduler:
+def make_scheduler(
+    num_blocks: int, block_size: int, max_num_batched_tokens: int, max_num_seqs: int
+) -> Scheduler:
     config = SchedulerConfig(
         max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs, max_model_len=1 << 20
     )
@@ -128,7 +130,9 @@ def test_hits_with_room_for_everything_are_what_the_trace_implies(mooncake: list
 
 
 @pytest.mark.parametrize("pool_tokens", [5_000_000, 1_000_000])
-def test_hits_of_a_bounded_pool_reach_98_percent_of_lru(mooncake: list[dict[str, Any]], pool_tokens: int) -> None:
+def test_hits_of_a_bounded_pool_reach_98_percent_of_lru(
+    mooncake: list[dict[str, Any]], pool_tokens: int
+) -> None:
     num_blocks = pool_tokens // MOONCAKE_BLOCK
     num_hits, ideal = replay_hits(mooncake, num_blocks), ideal_lru_hits(mooncake, num_blocks)
     num_tokens = sum(row["input_length"] for row in mooncake)
