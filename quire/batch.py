@@ -30,10 +30,11 @@ class NewRequest(msgspec.Struct, array_like=True):
     """Adapter, image content and the like, for features that need it."""
 
 
-class ScheduledRequest(msgspec.Struct, array_like=True):
+class ScheduledRequest(msgspec.Struct, array_like=True, gc=False):
     """What one request does in this step: compute tokens [num_computed_tokens, num_computed_tokens + num_tokens).
 
     Samples at the end when that range reaches the last known token (`samples` is True), and after every draft token.
+    Read only: entries may share their empty lists.
     """
 
     request_id: str
@@ -69,7 +70,7 @@ class ScheduledBatch(msgspec.Struct, array_like=True):
         return sum(request.num_tokens for request in self.requests)
 
 
-class TokenLogprobs(msgspec.Struct, array_like=True):
+class TokenLogprobs(msgspec.Struct, array_like=True, gc=False):
     """Log-probabilities at one position: the chosen token first, then the likeliest tokens in order."""
 
     token_ids: list[int]
@@ -78,7 +79,7 @@ class TokenLogprobs(msgspec.Struct, array_like=True):
     """Rank of each token in the vocabulary, from 1."""
 
 
-class RequestResult(msgspec.Struct, array_like=True):
+class RequestResult(msgspec.Struct, array_like=True, gc=False):
     """What a step produced for one request. Empty `token_ids`: a prompt chunk that does not sample."""
 
     request_id: str

@@ -1,0 +1,236 @@
+// Sixteen float32 lanes, the one place with intrinsics. A kernel is written once over F32x16 and compiled
+// once per instruction-set level; each file that includes this lands in its level's own namespace.
+//
+// Invariants:
+//  - Every level computes the same bits: only IEEE add and mul, never a fused pair, and reduce_add has one
+//    fixed tree.
+//  - Everything here is `static inline` in a per-level namespace, and no standard template is used: the
+//    linker must never pick a copy compiled for AVX-512 to serve another level.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "dtype.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define QUIRE_LEVEL avx512
+#elif defined(__AVX2__)
+#define QUIRE_LEVEL avx2
+#else
+#define QUIRE_LEVEL generic
+#endif
+
+namespace quire {
+namespace QUIRE_LEVEL {
+
+constexpr int64_t kLanes = 16;
+
+// ---------------------------------------------------------------- AVX-512
+#if defined(__AVX512F__)
+
+struct F32x16 { __m512 v; };
+
+static inline F32x16 splat(float a) { return {_mm512_set1_ps(a)}; }
+static inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+static inline F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+
+static inline F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+
+static inline F32x16 load(const bf16* p) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+}
+
+static inline F32x16 load(const f16* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+
+static inline void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
+
+static inline void store(bf16* p, F32x16 a) {
+  const __m512i bits = _mm512_castps_si512(a.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  rounded = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000));
+  const __m256i half = _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half);
+}
+
+static inline void store(f16* p, F32x16 a) {
+  const __m256i half = _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), half);
+}
+
+// ---------------------------------------------------------------- AVX2 (with FMA and F16C)
+#elif defined(__AVX2__)
+
+struct F32x16 { __m256 lo, hi; };
+
+static inline F32x16 splat(float a) { return {_mm256_set1_ps(a), _mm256_set1_ps(a)}; }
+
+static inline F32x16 operator+(F32x16 a, F32x16 b) {
+  return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
+}
+
+static inline F32x16 operator*(F32x16 a, F32x16 b) {
+  return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)};
+}
+
+static inline F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+
+static inline __m256 widen(const bf16* p) {
+  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+static inline __m256 widen(const f16* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+
+static inline F32x16 load(const bf16* p) { return {widen(p), widen(p + 8)}; }
+static inline F32x16 load(const f16* p) { return {widen(p), widen(p + 8)}; }
+
+static inline void store(float* p, F32x16 a) {
+  _mm256_storeu_ps(p, a.lo);
+  _mm256_storeu_ps(p + 8, a.hi);
+}
+
+// Eight floats to bfloat16, nearest even, each in the low half of a 32-bit lane.
+static inline __m256i narrow_bf16(__m256 a) {
+  const __m256i bits = _mm256_castps_si256(a);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  const __m256i safe = _mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7fc00000), nan);
+  return _mm256_srli_epi32(safe, 16);
+}
+
+static inline void store(bf16* p, F32x16 a) {
+  const __m256i packed = _mm256_packus_epi32(narrow_bf16(a.lo), narrow_bf16(a.hi));
+  const __m256i ordered = _mm256_permute4x64_epi64(packed, 0xd8);  // packus works per 128-bit half
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), ordered);
+}
+
+static inline void store(f16* p, F32x16 a) {
+  constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.lo, nearest));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(a.hi, nearest));
+}
+
+// ---------------------------------------------------------------- plain C++, on any machine
+#else
+
+struct F32x16 { float v[kLanes]; };
+
+static inline F32x16 splat(float a) {
+  F32x16 r;
+  for (int i = 0; i < kLanes; ++i) r.v[i] = a;
+  return r;
+}
+
+static inline F32x16 operator+(F32x16 a, F32x16 b) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] += b.v[i];
+  return a;
+}
+
+static inline F32x16 operator*(F32x16 a, F32x16 b) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] *= b.v[i];
+  return a;
+}
+
+static inline uint32_t bits_of(float a) {
+  uint32_t u;
+  std::memcpy(&u, &a, sizeof u);
+  return u;
+}
+
+static inline float float_of(uint32_t u) {
+  float a;
+  std::memcpy(&a, &u, sizeof a);
+  return a;
+}
+
+static inline float to_float(float a) { return a; }
+static inline float to_float(bf16 a) { return float_of(static_cast<uint32_t>(a.bits) << 16); }
+
+static inline float to_float(f16 a) {
+  const uint32_t sign = static_cast<uint32_t>(a.bits & 0x8000) << 16;
+  const uint32_t magnitude = a.bits & 0x7fff;
+  if (magnitude >= 0x7c00)  // infinity, NaN
+    return float_of(sign | 0x7f800000 | (magnitude & 0x3ff) << 13 | (magnitude > 0x7c00 ? 0x400000 : 0));
+  if (magnitude < 0x400)  // zero, subnormal: a multiple of 2^-24
+    return float_of(sign | bits_of(static_cast<float>(magnitude) * 0x1p-24f));
+  return float_of(sign | ((magnitude << 13) + 0x38000000));
+}
+
+static inline void from_float(float* p, float a) { *p = a; }
+
+static inline void from_float(bf16* p, float a) {
+  const uint32_t u = bits_of(a);
+  const bool nan = (u & 0x7fffffff) > 0x7f800000;
+  p->bits = nan ? 0x7fc0 : static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+}
+
+static inline void from_float(f16* p, float a) {
+  const uint32_t u = bits_of(a);
+  const uint32_t sign = (u >> 16) & 0x8000, magnitude = u & 0x7fffffff;
+  uint32_t h;
+  if (magnitude > 0x7f800000)  // NaN stays NaN, made quiet
+    h = 0x7e00 | ((magnitude >> 13) & 0x3ff);
+  else if (magnitude >= 0x477ff000)  // 65520 and above round to infinity
+    h = 0x7c00;
+  else if (magnitude >= 0x38800000)  // normal: round the 13 lost bits to nearest even
+    h = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  else  // subnormal: adding 0.5 lets the float adder round to a multiple of 2^-24
+    h = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000;
+  p->bits = static_cast<uint16_t>(sign | h);
+}
+
+template <typename T>
+static inline F32x16 load(const T* p) {
+  F32x16 r;
+  for (int i = 0; i < kLanes; ++i) r.v[i] = to_float(p[i]);
+  return r;
+}
+
+template <typename T>
+static inline void store(T* p, F32x16 a) {
+  for (int i = 0; i < kLanes; ++i) from_float(p + i, a.v[i]);
+}
+
+#endif
+
+// ---------------------------------------------------------------- the same for every level
+
+// The first `n` < 16 elements, the other lanes zero.
+template <typename T>
+static inline F32x16 load_first(const T* p, int64_t n) {
+  T buffer[kLanes] = {};
+  std::memcpy(buffer, p, static_cast<size_t>(n) * sizeof(T));
+  return load(buffer);
+}
+
+template <typename T>
+static inline void store_first(T* p, F32x16 a, int64_t n) {
+  T buffer[kLanes];
+  store(buffer, a);
+  std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
+}
+
+// Sum of the lanes: halves onto halves, 16 -> 8 -> 4 -> 2 -> 1.
+static inline float reduce_add(F32x16 a) {
+  float lane[kLanes];
+  store(lane, a);
+  for (int64_t width = kLanes / 2; width > 0; width /= 2)
+    for (int64_t i = 0; i < width; ++i) lane[i] += lane[i + width];
+  return lane[0];
+}
+
+}  // namespace QUIRE_LEVEL
+}  // namespace quire

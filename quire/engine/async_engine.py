@@ -1,0 +1,242 @@
+"""`AsyncLLMEngine`: many requests at once from one event loop; the core runs in a thread or in its own process.
+
+Text work (tokenizing, detokenizing) happens here, on the event loop's side of the border.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from quire import errors
+from quire.config.engine_args import EngineArgs
+from quire.config.types import EngineConfig
+from quire.engine.clients import CoreClient, ThreadClient
+from quire.engine.inputs import InputProcessor, PreparedRequest, Prompt
+from quire.engine.mailbox import Mailbox
+from quire.engine.messages import AbortRequests, Call, EngineDied, Event, Reply, StepOutputs
+from quire.engine.outputs import OutputProcessor
+from quire.engine.process_client import ProcessClient
+from quire.engine.stats import EngineStats, StatsLogger
+from quire.engine.text import load_text_side
+from quire.errors import EngineDeadError, NotSupportedError, QueueFullError, RequestFailedError
+from quire.log import get_logger
+from quire.outputs import RequestOutput
+from quire.sampling_params import SamplingParams
+from quire.tokenizer import Tokenizer
+
+_log = get_logger(__name__)
+
+_THREAD_CHARS = 4096
+"""Longer prompts are tokenized in a thread, so that they do not hold up the event loop."""
+_DRAIN_POLL_S = 0.02
+_CLOSE_TIMEOUT_S = 5.0
+
+
+class AsyncLLMEngine:
+    """Serves requests concurrently. Use it from one event loop at a time; it attaches to the loop that first calls it."""
+
+    def __init__(self, config: EngineConfig, client: CoreClient, tokenizer: Tokenizer | None = None) -> None:
+        """`client` leads to a loaded core. The tokenizer is loaded unless one is given."""
+        self.config = config
+        self.tokenizer = load_text_side(config) if tokenizer is None else tokenizer
+        self.max_model_len = client.ready.max_model_len
+        self._client = client
+        self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len)
+        self._outputs = OutputProcessor(self.tokenizer)
+        self._mailboxes: dict[str, Mailbox] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._call_ids = itertools.count()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_started = False
+        self._death: EngineDeadError | None = None
+        self._stats = EngineStats(num_blocks=client.ready.num_blocks)
+        self._stats_logger = StatsLogger(_log, enabled=not config.disable_log_stats)
+
+    @classmethod
+    def from_engine_args(cls, args: EngineArgs, *, own_process: bool = False) -> AsyncLLMEngine:
+        """Resolve the options and load the model, in this process or in one of its own.
+
+        Raises ConfigError or ModelLoadError, also for what went wrong in the other process.
+        """
+        config = args.create_engine_config()
+        return cls(config, ProcessClient(config) if own_process else ThreadClient(config))
+
+    # -- requests --------------------------------------------------------------------------------------------
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        add_special_tokens: bool = True,
+    ) -> AsyncIterator[RequestOutput]:
+        """Outputs of one request as they grow, in the kind that `sampling_params.output_kind` names.
+
+        Closing or cancelling the iterator aborts the request. A reader that is slower than the engine gets several
+        steps in one output. Raises InvalidRequestError, QueueFullError, or EngineDeadError at any point.
+        """
+        self._attach()
+        self._check_alive()
+        request_id = uuid.uuid4().hex if request_id is None else request_id
+        options = {"priority": priority, "cache_salt": cache_salt, "add_special_tokens": add_special_tokens}
+        request = await self._prepare(request_id, prompt, sampling_params, options)
+        mailbox = self._submit(request)
+        try:
+            while True:
+                output = await mailbox.get()
+                yield output
+                if output.finished:
+                    return
+        finally:
+            if self._mailboxes.get(request_id) is mailbox:
+                self._abort(request_id)
+
+    async def _prepare(
+        self, request_id: str, prompt: Prompt, params: SamplingParams | None, options: dict[str, Any]
+    ) -> PreparedRequest:
+        text = prompt.get("prompt") if isinstance(prompt, dict) else prompt
+        if isinstance(text, str) and len(text) > _THREAD_CHARS:
+            return await asyncio.to_thread(self._inputs.prepare, request_id, prompt, params, **options)
+        return self._inputs.prepare(request_id, prompt, params, **options)
+
+    def _submit(self, request: PreparedRequest) -> Mailbox:
+        if request.params.logits_processors is not None:
+            raise NotSupportedError("logits_processors are for LLM and LLMEngine only", parameter="logits_processors")
+        self._check_alive()
+        self._check_queue()
+        self._outputs.add(request)
+        mailbox = self._mailboxes[request.request_id] = Mailbox(request.params.output_kind)
+        for child in request.children:
+            self._client.send(child)
+        return mailbox
+
+    def _check_queue(self) -> None:
+        limit = self.config.scheduler.max_num_queued_requests
+        num_waiting = self._outputs.num_sequences - self._stats.num_running
+        if limit is not None and num_waiting >= limit:
+            raise QueueFullError(f"{num_waiting} requests are waiting, and at most {limit} may")
+
+    async def abort(self, request_id: str) -> None:
+        """End a request; its iterator gets a last output with finish_reason `abort`. Unknown ids are ignored."""
+        self._abort(request_id)
+
+    def _abort(self, request_id: str) -> None:
+        output, child_ids = self._outputs.abort(request_id)
+        if child_ids:
+            self._client.send(AbortRequests(child_ids))
+        mailbox = self._mailboxes.pop(request_id, None)
+        if mailbox is not None and output is not None:
+            mailbox.put(output)
+
+    # -- events ----------------------------------------------------------------------------------------------
+
+    def _attach(self) -> None:
+        """Deliver events to the running loop, and start the client the first time."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop and self._mailboxes and self._loop is not None and not self._loop.is_closed():
+            raise RuntimeError("this engine has requests on another event loop")
+        self._loop = loop
+        if not self._is_started:
+            self._is_started = True
+            self._client.start(self._deliver)
+
+    def _deliver(self, event: Event) -> None:
+        """Hand an event from a client's thread to the event loop."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._handle, event)
+        except RuntimeError:
+            pass  # the loop was closed: nobody waits any more
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, StepOutputs):
+            self._handle_step(event)
+        elif isinstance(event, Reply):
+            self._handle_reply(event)
+        elif isinstance(event, EngineDied):
+            self._die(getattr(errors, event.error_type, EngineDeadError)(event.error))
+
+    def _handle_step(self, event: StepOutputs) -> None:
+        self._stats = event.stats
+        self._stats_logger.observe(event.stats)
+        processed = self._outputs.process(event.updates)
+        if processed.aborts:
+            self._client.send(AbortRequests(processed.aborts))
+        for output in processed.outputs:
+            done = output.finished
+            mailbox = self._mailboxes.pop(output.request_id) if done else self._mailboxes[output.request_id]
+            mailbox.put(output)
+
+    def _handle_reply(self, reply: Reply) -> None:
+        future = self._calls.pop(reply.call_id, None)
+        if future is None or future.done():
+            return
+        if reply.error is None:
+            future.set_result(reply.value)
+        else:
+            future.set_exception(RequestFailedError(reply.error))
+
+    def _die(self, error: Exception) -> None:
+        """Tell everybody who waits; nothing works from here on."""
+        self._death = error if isinstance(error, EngineDeadError) else EngineDeadError(str(error))
+        for request_id, mailbox in self._mailboxes.items():
+            self._outputs.abort(request_id)
+            mailbox.put(EngineDeadError(str(self._death)))
+        self._mailboxes.clear()
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(EngineDeadError(str(self._death)))
+        self._calls.clear()
+
+    # -- the rest --------------------------------------------------------------------------------------------
+
+    def _check_alive(self) -> None:
+        if self._death is not None:
+            raise EngineDeadError(str(self._death))
+
+    async def health(self) -> None:
+        """Return if the engine can serve; raises EngineDeadError if it cannot."""
+        self._attach()
+        self._check_alive()
+
+    def stats(self) -> EngineStats:
+        """The numbers after the latest step."""
+        return self._stats
+
+    def get_tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, or None with skip_tokenizer_init."""
+        return self.tokenizer
+
+    def default_sampling_params(self) -> SamplingParams:
+        """What a request without sampling parameters gets."""
+        return self._inputs.default_params()
+
+    async def reset_prefix_cache(self) -> bool:
+        """Forget cached prompts; False while a request holds blocks. Raises EngineDeadError."""
+        return bool(await self._call("reset_prefix_cache"))
+
+    async def _call(self, method: str) -> Any:
+        self._attach()
+        self._check_alive()
+        call_id = next(self._call_ids)
+        future = self._calls[call_id] = asyncio.get_running_loop().create_future()
+        self._client.send(Call(call_id, method))
+        return await future
+
+    async def shutdown(self, drain_timeout_s: float = 0.0) -> None:
+        """Refuse new requests, wait up to `drain_timeout_s` for the running ones, abort the rest, stop the core."""
+        deadline = asyncio.get_running_loop().time() + drain_timeout_s
+        if self._death is None:
+            self._death = EngineDeadError("the engine is shutting down")
+        while self._mailboxes and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(_DRAIN_POLL_S)
+        for request_id in list(self._mailboxes):
+            self._abort(request_id)
+        await asyncio.to_thread(self._client.close, _CLOSE_TIMEOUT_S)

@@ -1,0 +1,159 @@
+"""`EngineCore`: the step loop's body. It knows requests, blocks and workers, and nothing of text, sockets or threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from quire.batch import RequestResult, ScheduledBatch, StepResult
+from quire.config.types import EngineConfig
+from quire.core.request import Request, RequestUpdate
+from quire.core.scheduler import Scheduler
+from quire.engine.messages import AddRequest, EngineReady
+from quire.engine.stats import EngineStats
+from quire.errors import EngineDeadError, QuireError
+from quire.executor import Executor, make_executor
+from quire.log import get_logger
+
+_log = get_logger(__name__)
+
+MAX_FAILED_STEPS = 8
+"""After this many steps in a row that the executor failed as a whole, the engine gives up."""
+
+
+class EngineCore:
+    """Scheduler and workers of one model. Not thread-safe: one thread adds, aborts and steps."""
+
+    def __init__(self, config: EngineConfig, executor: Executor | None = None) -> None:
+        """Load the model (unless an executor is given). Raises ConfigError, ModelLoadError or what the executor raises."""
+        self.config = config
+        self.executor = make_executor(config) if executor is None else executor
+        self.kv = self.executor.kv
+        self.scheduler = Scheduler(config.scheduler, config.cache, self.kv)
+        self._refused: list[RequestUpdate] = []
+        self._unsent_removals: list[str] = []
+        """Requests that a failed step was to make the workers forget."""
+        self._num_failed_steps = 0
+        self._stats = EngineStats(num_blocks=self.kv.num_blocks)
+
+    @property
+    def ready(self) -> EngineReady:
+        """What the other side needs to know of the loaded engine."""
+        num_slots = self.kv.num_blocks * self.kv.block_size
+        max_model_len = min(self.config.scheduler.max_model_len, num_slots + 1)
+        return EngineReady(max_model_len=max_model_len, num_blocks=self.kv.num_blocks, block_size=self.kv.block_size)
+
+    # -- requests --------------------------------------------------------------------------------------------
+
+    def add(self, request: AddRequest) -> None:
+        """Queue a sequence. One that the scheduler refuses fails alone: the next step reports it."""
+        try:
+            self.scheduler.add(_core_request(request))
+        except QuireError as error:
+            self._refused.append(_failure(request.request_id, str(error)))
+            return
+        self._stats.total_requests += 1
+        self._stats.total_prompt_tokens += len(request.prompt_token_ids)
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """End sequences and free their blocks; unknown ids are ignored."""
+        self.scheduler.abort(list(request_ids))
+
+    def has_work(self) -> bool:
+        """Whether a step would do something."""
+        return bool(self._refused) or self.scheduler.has_unfinished
+
+    # -- the step --------------------------------------------------------------------------------------------
+
+    def step(self) -> list[RequestUpdate]:
+        """Schedule, execute, update. Raises EngineDeadError when steps keep failing; other failures are in the updates."""
+        updates, self._refused = self._refused, []
+        batch = self.scheduler.schedule()
+        if batch.requests:
+            updates += self.scheduler.update(batch, self._execute(batch))
+        self._count(updates)
+        return updates
+
+    def _execute(self, batch: ScheduledBatch) -> StepResult:
+        """The executor's result; if the whole step fails, a result that fails every request of the step."""
+        batch.removed_request_ids[:0] = self._unsent_removals
+        try:
+            result = self.executor.execute(batch)
+        except Exception as error:
+            _log.exception("step %d failed; its %d requests fail with it", batch.step_id, len(batch.requests))
+            self._unsent_removals = batch.removed_request_ids
+            return self._failed_result(batch, error)
+        self._unsent_removals = []
+        self._num_failed_steps = 0
+        self._stats.total_step_time_s += result.step_time_s
+        return result
+
+    def _failed_result(self, batch: ScheduledBatch, error: Exception) -> StepResult:
+        self._num_failed_steps += 1
+        if self._num_failed_steps >= MAX_FAILED_STEPS:
+            raise EngineDeadError(f"{self._num_failed_steps} steps in a row failed, the last with {root_cause(error)}") from error
+        message = f"the engine step failed: {root_cause(error)}"
+        return StepResult(
+            step_id=batch.step_id,
+            results=[RequestResult(request.request_id, error=message) for request in batch.requests],
+        )
+
+    # -- the rest --------------------------------------------------------------------------------------------
+
+    def _count(self, updates: list[RequestUpdate]) -> None:
+        self._stats.total_steps += 1
+        for update in updates:
+            self._stats.total_generation_tokens += len(update.new_token_ids)
+            self._stats.total_failed_requests += update.finish_reason == "error"
+
+    def stats(self) -> EngineStats:
+        """A snapshot of the numbers now."""
+        now = self.scheduler.stats()
+        return msgspec.structs.replace(
+            self._stats,
+            num_running=now.num_running,
+            num_waiting=now.num_waiting,
+            kv_cache_usage=now.kv_usage,
+            total_preemptions=now.total_preemptions,
+            total_prefix_query_tokens=now.total_prefix_queried_tokens,
+            total_prefix_hit_tokens=now.total_prefix_hit_tokens,
+        )
+
+    def reset_prefix_cache(self) -> bool:
+        """Forget cached prompts; returns whether it was possible (no request may hold blocks)."""
+        return bool(self.scheduler.reset_prefix_cache())
+
+    def ping(self) -> float:
+        """The engine's wall clock, to show that the loop turns."""
+        return time.time()
+
+    def shutdown(self) -> None:
+        """Stop the workers."""
+        self.executor.shutdown()
+
+
+def _core_request(request: AddRequest) -> Request:
+    return Request(
+        request.request_id,
+        request.prompt_token_ids,
+        request.params,
+        seed=request.seed,
+        priority=request.priority,
+        arrival_time=time.time(),
+        cache_salt=request.cache_salt,
+        fork_of=request.fork_of,
+    )
+
+
+def _failure(request_id: str, message: str) -> RequestUpdate:
+    return RequestUpdate(request_id, [], finish_reason="error", error=message)
+
+
+def root_cause(error: BaseException) -> str:
+    """One line: the type and the message of the error that started it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,239 @@
+"""From a prompt and `SamplingParams` to the requests of the core: tokenize, check against the model, fill in, fan out.
+
+Everything a user can get wrong about one request is found here, before the core hears of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from quire.config.types import ModelConfig
+from quire.engine.messages import AddRequest
+from quire.errors import InvalidRequestError, PromptTooLongError, describe
+from quire.sampling_params import SamplingParams
+from quire.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | Mapping[str, Any]
+"""Text, token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
+
+_CHILD_SEPARATOR = "#"
+
+
+@dataclass(slots=True)
+class PreparedRequest:
+    """A checked request: what the user will see again, and one core request for each of its `n` sequences."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    children: list[AddRequest]
+    arrival_time: float
+    """Wall clock, seconds since the epoch."""
+
+
+def draw_seed(engine_seed: int, counter: int) -> int:
+    """A seed in [0, 2**62) that depends on the engine's seed and the number of requests before this one."""
+    digest = blake2b(f"{engine_seed}:{counter}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 2
+
+
+class InputProcessor:
+    """Turns prompts into `PreparedRequest`s for one model. `max_model_len` is what the KV cache and the model allow."""
+
+    def __init__(self, config: ModelConfig, tokenizer: Tokenizer | None, max_model_len: int) -> None:
+        self._config = config
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+        self._vocab_size = config.hf.vocab_size
+        self._counter = itertools.count()
+        tokenizer_eos = tokenizer.eos_token_id if tokenizer is not None else None
+        eos = [*config.hf.eos_token_ids, *([] if tokenizer_eos is None else [tokenizer_eos])]
+        self.eos_token_ids = list(dict.fromkeys(eos))
+
+    def prepare(
+        self,
+        request_id: str,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        limit_logprobs: bool = True,
+        add_special_tokens: bool = True,
+    ) -> PreparedRequest:
+        """Check and complete one request; `params` is not changed. Raises InvalidRequestError or a subclass of it."""
+        text, token_ids, cache_salt = self._parse(prompt, cache_salt, add_special_tokens)
+        params = self.default_params() if params is None else params
+        if not isinstance(params, SamplingParams):
+            raise InvalidRequestError(f"sampling_params must be SamplingParams, got {describe(params)}")
+        token_ids = self._tokenize(text, token_ids, params, add_special_tokens)
+        self._check_prompt(token_ids)
+        self._check_params(params, limit_logprobs)
+        params = self._complete(params, len(token_ids))
+        return PreparedRequest(
+            request_id=request_id,
+            prompt=text,
+            prompt_token_ids=token_ids,
+            params=params,
+            children=self._fan_out(request_id, token_ids, params, priority, cache_salt),
+            arrival_time=time.time(),
+        )
+
+    def default_params(self) -> SamplingParams:
+        """The sampling parameters that the model's generation_config.json recommends, else Quire's defaults."""
+        return SamplingParams(**self._config.default_sampling_params)
+
+    # -- the prompt ------------------------------------------------------------------------------------------
+
+    def _parse(
+        self, prompt: Prompt, cache_salt: str | None, add_special_tokens: bool
+    ) -> tuple[str | None, list[int] | None, str | None]:
+        """(text, token ids, cache salt); one of the first two may be None."""
+        if isinstance(prompt, str):
+            return prompt, None, cache_salt
+        if isinstance(prompt, Mapping):
+            return self._parse_mapping(prompt, cache_salt)
+        if isinstance(prompt, Sequence):
+            return None, list(prompt), cache_salt
+        raise _bad_prompt(prompt)
+
+    @staticmethod
+    def _parse_mapping(
+        prompt: Mapping[str, Any], cache_salt: str | None
+    ) -> tuple[str | None, list[int] | None, str | None]:
+        text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
+        unknown = set(prompt) - {"prompt", "prompt_token_ids", "cache_salt"}
+        if unknown or (text is None and ids is None) or not isinstance(text, str | None):
+            raise _bad_prompt(prompt)
+        return text, None if ids is None else list(ids), prompt.get("cache_salt", cache_salt)
+
+    def _tokenize(
+        self, text: str | None, ids: list[int] | None, params: SamplingParams, add_special_tokens: bool
+    ) -> list[int]:
+        if ids is None:
+            ids = self._encode(text or "", params, add_special_tokens)
+        keep = params.truncate_prompt_tokens
+        if keep is None:
+            return ids
+        return ids[-(self._max_model_len - 1 if keep == -1 else keep) :]
+
+    def _encode(self, text: str, params: SamplingParams, add_special_tokens: bool) -> list[int]:
+        if self._tokenizer is None:
+            raise InvalidRequestError(
+                "a text prompt needs a tokenizer, and skip_tokenizer_init is set: give prompt_token_ids",
+                parameter="prompt",
+            )
+        if not text:
+            raise InvalidRequestError("prompt must not be empty", parameter="prompt", value=text)
+        max_chars = self._max_model_len * self._tokenizer.max_chars_per_token
+        if params.truncate_prompt_tokens is None and len(text) > max_chars:
+            raise self._too_long(f"{len(text)} characters, more than that many tokens can hold")
+        return self._tokenizer.encode(text, add_special_tokens)
+
+    def _check_prompt(self, token_ids: list[int]) -> None:
+        if not token_ids:
+            raise InvalidRequestError("prompt must hold at least one token", parameter="prompt", value=token_ids)
+        if len(token_ids) >= self._max_model_len:
+            raise self._too_long(f"{len(token_ids)} tokens")
+        self._check_ids("prompt_token_ids", token_ids)
+
+    def _too_long(self, amount: str) -> PromptTooLongError:
+        return PromptTooLongError(
+            f"This model's maximum context length is {self._max_model_len} tokens. However, your prompt contains "
+            f"{amount}. Please shorten the prompt, leaving room for at least one token of output.",
+            parameter="prompt",
+        )
+
+    def _check_ids(self, parameter: str, token_ids: Sequence[int]) -> None:
+        for token_id in token_ids:
+            if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < self._vocab_size:
+                raise InvalidRequestError(
+                    f"{parameter} must hold token ids in [0, {self._vocab_size}), got {describe(token_id)}",
+                    parameter=parameter,
+                    value=token_id,
+                )
+
+    # -- the parameters --------------------------------------------------------------------------------------
+
+    def _check_params(self, params: SamplingParams, limit_logprobs: bool) -> None:
+        self._check_ids("stop_token_ids", params.stop_token_ids)
+        self._check_ids("logit_bias", list(params.logit_bias or ()))
+        self._check_ids("allowed_token_ids", params.allowed_token_ids or ())
+        if self._tokenizer is None and (params.stop or params.bad_words):
+            name = "stop" if params.stop else "bad_words"
+            raise InvalidRequestError(f"{name} needs a tokenizer, and skip_tokenizer_init is set", parameter=name)
+        if limit_logprobs:
+            self._check_logprobs("logprobs", params.logprobs)
+            self._check_logprobs("prompt_logprobs", params.prompt_logprobs)
+
+    def _check_logprobs(self, parameter: str, value: int | None) -> None:
+        limit = self._config.max_logprobs
+        if value is None or limit == -1:
+            return
+        if (self._vocab_size if value == -1 else value) > limit:
+            raise InvalidRequestError(
+                f"{parameter} must be at most {limit} (the engine's max_logprobs), got {value}",
+                parameter=parameter,
+                value=value,
+            )
+
+    def _complete(self, params: SamplingParams, num_prompt_tokens: int) -> SamplingParams:
+        """A copy with everything resolved: room for output, end-of-sequence ids, token ids of bad words."""
+        room = self._max_model_len - num_prompt_tokens
+        max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
+        return params.clone(
+            max_tokens=max_tokens,
+            min_tokens=min(params.min_tokens, max_tokens),
+            eos_token_ids=[] if params.ignore_eos else self.eos_token_ids,
+            bad_words_token_ids=self._bad_words_token_ids(params.bad_words),
+            detokenize=params.detokenize and self._tokenizer is not None,
+        )
+
+    def _bad_words_token_ids(self, bad_words: list[str]) -> list[list[int]] | None:
+        """Each word as the tokenizer writes it at the start of a text and after a space."""
+        if not bad_words or self._tokenizer is None:
+            return None
+        found: dict[tuple[int, ...], None] = {}
+        for word in bad_words:
+            for spelling in (word.lstrip(), " " + word.lstrip()):
+                ids = self._tokenizer.encode(spelling, False, parameter="bad_words")
+                if ids:
+                    found[tuple(ids)] = None
+        return [list(ids) for ids in found]
+
+    # -- the sequences ---------------------------------------------------------------------------------------
+
+    def _fan_out(
+        self, request_id: str, token_ids: list[int], params: SamplingParams, priority: int, cache_salt: str | None
+    ) -> list[AddRequest]:
+        """One core request per sequence. What only concerns text stays behind; the first one reports the prompt."""
+        seed = draw_seed(self._config.seed, next(self._counter)) if params.seed is None else params.seed
+        first_id = request_id if params.n == 1 else f"{request_id}{_CHILD_SEPARATOR}0"
+        core_params = params.clone(n=1, stop=[], bad_words=[], stream=False)
+        later_params = core_params.clone(prompt_logprobs=None) if params.n > 1 else core_params
+        return [
+            AddRequest(
+                request_id=first_id if index == 0 else f"{request_id}{_CHILD_SEPARATOR}{index}",
+                prompt_token_ids=token_ids,
+                params=core_params if index == 0 else later_params,
+                seed=(seed + index) % 2**63,
+                priority=priority,
+                cache_salt=cache_salt,
+                fork_of=None if index == 0 else first_id,
+            )
+            for index in range(params.n)
+        ]
+
+
+def _bad_prompt(prompt: object) -> InvalidRequestError:
+    return InvalidRequestError(
+        'prompt must be text, token ids, {"prompt": text} or {"prompt_token_ids": ids}, got ' + describe(prompt),
+        parameter="prompt",
+        value=prompt,
+    )

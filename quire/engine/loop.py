@@ -1,0 +1,59 @@
+"""`EngineLoop`: takes commands, steps the core, hands out events, for as long as it is told to. A thread or a process runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from quire.engine.engine_core import EngineCore
+from quire.engine.messages import CALLABLE, AbortRequests, AddRequest, Call, Command, Event, Reply, StepOutputs, Stop
+
+
+class Inbox(Protocol):
+    """Where commands come from."""
+
+    def receive(self, *, wait: bool) -> Iterable[Command]:
+        """The commands that have arrived; with `wait`, at least one (or none when interrupted)."""
+        ...
+
+
+class EngineLoop:
+    """The life of a loaded engine. `emit` sends one event to the other side."""
+
+    def __init__(self, core: EngineCore, inbox: Inbox, emit: Callable[[Event], None]) -> None:
+        self._core = core
+        self._inbox = inbox
+        self._emit = emit
+        self._is_running = True
+
+    def run(self) -> None:
+        """Work until `Stop`. Errors of the engine itself come out of here; the caller reports them."""
+        while self._is_running:
+            commands = list(self._inbox.receive(wait=not self._core.has_work()))
+            for command in commands:
+                self._obey(command)
+            if self._core.has_work() or commands:
+                self._step()
+
+    def _step(self) -> None:
+        updates = self._core.step() if self._core.has_work() else []
+        self._emit(StepOutputs(updates, self._core.stats()))
+
+    def _obey(self, command: Command) -> None:
+        if isinstance(command, AddRequest):
+            self._core.add(command)
+        elif isinstance(command, AbortRequests):
+            self._core.abort(command.request_ids)
+        elif isinstance(command, Call):
+            self._emit(self._answer(command))
+        elif isinstance(command, Stop):
+            self._is_running = False
+
+    def _answer(self, call: Call) -> Reply:
+        """Run the method; its failure is the caller's, not the engine's."""
+        if call.method not in CALLABLE:
+            return Reply(call.call_id, error=f"the engine has no method {call.method!r}")
+        try:
+            return Reply(call.call_id, value=getattr(self._core, call.method)())
+        except Exception as error:
+            return Reply(call.call_id, error=f"{type(error).__name__}: {error}")

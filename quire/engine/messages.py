@@ -1,0 +1,90 @@
+"""What crosses the border between the engine and those who ask it: commands in, events out. Plain data, msgpack-able.
+
+The same messages travel over a queue to a thread and over a socket to a process. Nothing here is ever pickled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from quire.core.request import RequestUpdate
+from quire.engine.stats import EngineStats
+from quire.sampling_params import SamplingParams
+
+# -- commands: to the engine ---------------------------------------------------------------------------------
+
+
+class AddRequest(msgspec.Struct, tag="add", array_like=True):
+    """Start one sequence. Everything is checked and resolved."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    seed: int
+    """In [0, 2**63)."""
+    priority: int = 0
+    """Lower runs earlier, under the priority policy."""
+    cache_salt: str | None = None
+    fork_of: str | None = None
+    """The first sequence of the same request, whose prompt blocks this one shares."""
+
+
+class AbortRequests(msgspec.Struct, tag="abort", array_like=True):
+    """Stop these sequences and free their blocks; unknown ids are ignored."""
+
+    request_ids: list[str]
+
+
+class Call(msgspec.Struct, tag="call", array_like=True):
+    """Run a method of `EngineCore` that is named in `CALLABLE`; answered by a `Reply`."""
+
+    call_id: int
+    method: str
+
+
+class Stop(msgspec.Struct, tag="stop", array_like=True):
+    """End the loop now; unfinished requests are dropped."""
+
+
+Command = AddRequest | AbortRequests | Call | Stop
+
+CALLABLE = frozenset({"reset_prefix_cache", "ping"})
+"""Methods of `EngineCore` that a `Call` may name."""
+
+# -- events: from the engine ---------------------------------------------------------------------------------
+
+
+class EngineReady(msgspec.Struct, tag="ready", array_like=True):
+    """The model is loaded. Sent once, first."""
+
+    max_model_len: int
+    """What the model and the KV cache both allow, tokens."""
+    num_blocks: int
+    block_size: int
+
+
+class StepOutputs(msgspec.Struct, tag="step", array_like=True):
+    """All that one step changed."""
+
+    updates: list[RequestUpdate]
+    stats: EngineStats
+
+
+class Reply(msgspec.Struct, tag="reply", array_like=True):
+    """The answer to one `Call`."""
+
+    call_id: int
+    value: Any = None
+    error: str | None = None
+
+
+class EngineDied(msgspec.Struct, tag="died", array_like=True):
+    """The engine cannot go on. `error_type` is the name of a class of `quire.errors`."""
+
+    error: str
+    error_type: str = "EngineDeadError"
+
+
+Event = EngineReady | StepOutputs | Reply | EngineDied

@@ -1,0 +1,258 @@
+"""From the core's updates to `RequestOutput`s: text, stop strings, logprobs, and the `n` sequences of a request in one.
+
+Text is decided here and nowhere else: a stop string ends a sequence here, and the core is told to abort it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from quire.core.request import RequestUpdate
+from quire.engine.inputs import PreparedRequest
+from quire.engine.logprobs import LogprobsCollector
+from quire.errors import InvalidRequestError
+from quire.outputs import CompletionOutput, FinishReason, RequestMetrics, RequestOutput
+from quire.sampling_params import RequestOutputKind, SamplingParams
+from quire.tokenizer import IncrementalDetokenizer, Tokenizer
+
+
+class SequenceOutput:
+    """One sequence of a request as it grows."""
+
+    def __init__(self, index: int, prompt_token_ids: list[int], params: SamplingParams, tokenizer: Tokenizer | None) -> None:
+        self.index = index
+        self.finish_reason: FinishReason | None = None
+        self.stop_reason: int | str | None = None
+        self.has_news = False
+        self._params = params
+        self._token_ids: list[int] = []
+        self._num_reported = 0
+        self._logprobs = LogprobsCollector(tokenizer) if params.logprobs is not None else None
+        self._detokenizer = _make_detokenizer(prompt_token_ids, params, tokenizer)
+
+    def apply(self, update: RequestUpdate) -> bool:
+        """Take in an update; returns whether a stop string ended the sequence while the core still runs it."""
+        self.has_news = True
+        self._token_ids += update.new_token_ids
+        if self._logprobs is not None and update.logprobs:
+            self._logprobs.extend(update.logprobs)
+        self.finish_reason, self.stop_reason = update.finish_reason, update.stop_reason
+        stop = self._detokenize(update)
+        if stop is None:
+            return False
+        self._cut_at(stop)
+        return update.finish_reason is None
+
+    def _detokenize(self, update: RequestUpdate) -> str | None:
+        """Decode the new tokens; returns the stop string that they complete. A stop token has no text of its own."""
+        if self._detokenizer is None:
+            return None
+        token_ids = update.new_token_ids
+        if update.finish_reason == "stop" and not self._params.include_stop_str_in_output:
+            token_ids = token_ids[:-1]
+        return self._detokenizer.update(token_ids)
+
+    def _cut_at(self, stop: str) -> None:
+        """Finish at the token that completed the stop string; what came after it never was."""
+        assert self._detokenizer is not None
+        del self._token_ids[self._detokenizer.num_tokens :]
+        if self._logprobs is not None:
+            self._logprobs.truncate(self._detokenizer.num_tokens)
+        self.finish_reason, self.stop_reason = "stop", stop
+
+    def finish(self, reason: FinishReason) -> None:
+        """End the sequence from this side (abort), unless it has ended."""
+        if self.finish_reason is None:
+            self.finish_reason, self.has_news = reason, True
+
+    def snapshot(self, delta: bool) -> CompletionOutput:
+        """The sequence so far, or what is new since the last snapshot."""
+        start = self._num_reported if delta else 0
+        self._num_reported = len(self._token_ids)
+        self.has_news = False
+        text = ""
+        if self._detokenizer is not None:
+            text = self._detokenizer.next_text(self.finish_reason is not None, delta)
+        return CompletionOutput(
+            index=self.index,
+            text=text,
+            token_ids=self._token_ids[start:],
+            cumulative_logprob=None if self._logprobs is None else self._logprobs.cumulative,
+            logprobs=None if self._logprobs is None else self._logprobs.positions[start:],
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+        )
+
+
+def _make_detokenizer(
+    prompt_token_ids: list[int], params: SamplingParams, tokenizer: Tokenizer | None
+) -> IncrementalDetokenizer | None:
+    if tokenizer is None or not params.detokenize:
+        return None
+    return IncrementalDetokenizer(
+        tokenizer,
+        prompt_token_ids,
+        skip_special_tokens=params.skip_special_tokens,
+        spaces_between_special_tokens=params.spaces_between_special_tokens,
+        stop=params.stop,
+        include_stop_str_in_output=params.include_stop_str_in_output,
+        min_tokens=params.min_tokens,
+    )
+
+
+class RequestState:
+    """A live request: its prompt and its sequences."""
+
+    def __init__(self, request: PreparedRequest, tokenizer: Tokenizer | None) -> None:
+        params = request.params
+        self.request = request
+        self.child_ids = [child.request_id for child in request.children]
+        self.sequences = [
+            SequenceOutput(index, request.prompt_token_ids, params, tokenizer) for index in range(params.n)
+        ]
+        self.error: str | None = None
+        self._prompt_logprobs = LogprobsCollector(tokenizer) if params.prompt_logprobs is not None else None
+        self._num_cached_tokens: int | None = None
+        self._num_preemptions = [0] * params.n
+        self._metrics = RequestMetrics(arrival_time=request.arrival_time)
+        self._start = time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        """Whether every sequence has ended."""
+        return all(sequence.finish_reason is not None for sequence in self.sequences)
+
+    def apply(self, index: int, update: RequestUpdate) -> bool:
+        """Take in the update of one sequence; returns whether the core must be told to abort it."""
+        if index == 0:
+            self._apply_prompt(update)
+        if update.error is not None:
+            self.error = update.error
+        must_abort = self.sequences[index].apply(update)
+        self._measure(index, update)
+        return must_abort
+
+    def _measure(self, index: int, update: RequestUpdate) -> None:
+        now, metrics = time.monotonic() - self._start, self._metrics
+        self._num_preemptions[index] = update.num_preemptions
+        metrics.num_preemptions = sum(self._num_preemptions)
+        if update.first_scheduled_time is not None and metrics.queued_s is None:
+            metrics.queued_s = max(0.0, update.first_scheduled_time - metrics.arrival_time)
+        if update.new_token_ids and metrics.time_to_first_token_s is None:
+            metrics.time_to_first_token_s = now
+        if self.finished:
+            metrics.time_in_engine_s = now
+
+    def _apply_prompt(self, update: RequestUpdate) -> None:
+        self._num_cached_tokens = update.num_cached_tokens
+        if self._prompt_logprobs is not None and update.prompt_logprobs:
+            self._prompt_logprobs.extend(update.prompt_logprobs)
+            self._prompt_logprobs.truncate(len(self.request.prompt_token_ids) - 1)
+
+    def output(self) -> RequestOutput | None:
+        """What to show now, in the kind that the request asked for; None if there is nothing to show yet."""
+        kind = self.request.params.output_kind
+        if kind == RequestOutputKind.FINAL_ONLY and not self.finished:
+            return None
+        delta = kind == RequestOutputKind.DELTA
+        shown = [sequence for sequence in self.sequences if sequence.has_news or not delta]
+        prompt_logprobs = None if self._prompt_logprobs is None else [None, *self._prompt_logprobs.positions]
+        return RequestOutput(
+            request_id=self.request.request_id,
+            prompt=self.request.prompt,
+            prompt_token_ids=self.request.prompt_token_ids,
+            outputs=[sequence.snapshot(delta) for sequence in shown],
+            finished=self.finished,
+            prompt_logprobs=prompt_logprobs,
+            metrics=self._metrics,
+            num_cached_tokens=self._num_cached_tokens,
+            error=self.error,
+        )
+
+
+@dataclass(slots=True)
+class ProcessedStep:
+    """What one step gives: outputs to hand out, and sequences that the core is to abort."""
+
+    outputs: list[RequestOutput] = field(default_factory=list)
+    aborts: list[str] = field(default_factory=list)
+
+
+class OutputProcessor:
+    """All live requests, by their id and by the ids of their sequences."""
+
+    def __init__(self, tokenizer: Tokenizer | None) -> None:
+        self._tokenizer = tokenizer
+        self._requests: dict[str, RequestState] = {}
+        self._owners: dict[str, tuple[RequestState, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._requests
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that have not ended."""
+        return len(self._owners)
+
+    @property
+    def request_ids(self) -> list[str]:
+        """Ids of the requests that have not ended."""
+        return list(self._requests)
+
+    def add(self, request: PreparedRequest) -> None:
+        """Expect updates for a request; raises InvalidRequestError if its id is in use."""
+        ids = [child.request_id for child in request.children]
+        if request.request_id in self._requests or any(child_id in self._owners for child_id in ids):
+            raise InvalidRequestError(
+                f"request_id {request.request_id!r} is already in use by an unfinished request",
+                parameter="request_id",
+                value=request.request_id,
+            )
+        state = RequestState(request, self._tokenizer)
+        self._requests[request.request_id] = state
+        for index, child_id in enumerate(ids):
+            self._owners[child_id] = (state, index)
+
+    def process(self, updates: Iterable[RequestUpdate]) -> ProcessedStep:
+        """Apply one step's updates. Updates of requests that ended or were aborted are ignored."""
+        step = ProcessedStep()
+        touched: dict[str, RequestState] = {}
+        for update in updates:
+            owner = self._owners.get(update.request_id)
+            if owner is None:
+                continue
+            state, index = owner
+            if state.apply(index, update):
+                step.aborts.append(update.request_id)
+            if state.sequences[index].finish_reason is not None:
+                del self._owners[update.request_id]
+            touched[state.request.request_id] = state
+        for state in touched.values():
+            self._show(state, step.outputs)
+        return step
+
+    def abort(self, request_id: str) -> tuple[RequestOutput | None, list[str]]:
+        """End a request: its last output (None if unknown) and the sequences that the core is to abort."""
+        state = self._requests.get(request_id)
+        if state is None:
+            return None, []
+        live = [child_id for child_id in state.child_ids if child_id in self._owners]
+        for sequence in state.sequences:
+            sequence.finish("abort")
+        for child_id in live:
+            del self._owners[child_id]
+        outputs: list[RequestOutput] = []
+        self._show(state, outputs)
+        return outputs[0], live
+
+    def _show(self, state: RequestState, outputs: list[RequestOutput]) -> None:
+        output = state.output()
+        if output is not None:
+            outputs.append(output)
+        if state.finished:
+            del self._requests[state.request.request_id]

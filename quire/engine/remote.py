@@ -1,0 +1,105 @@
+"""The engine's own process: `python -m quire.engine.remote FOLDER FD`, started by `process_client.py` and by nobody else.
+
+Reads the resolved configuration from standard input, loads the model, then steps until it is told to stop or the
+parent is gone. Signals that a terminal or a service manager sends to the whole group are left to the parent.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import struct
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from quire import errors
+from quire.config.types import EngineConfig
+from quire.engine.engine_core import EngineCore, root_cause
+from quire.engine.loop import EngineLoop
+from quire.engine.messages import Command, EngineDied, Event
+from quire.errors import QuireError
+from quire.log import get_logger, set_rank
+
+_log = get_logger(__name__)
+
+_LINGER_MS = 2000
+
+
+class SocketInbox:
+    """Commands from the parent's socket."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+        self._decode = msgspec.msgpack.Decoder(Command).decode
+
+    def receive(self, *, wait: bool) -> list[Command]:
+        """See `Inbox.receive`."""
+        commands = [self._decode(self._socket.recv())] if wait else []
+        while self._socket.poll(0):
+            commands.append(self._decode(self._socket.recv()))
+        return commands
+
+
+def main() -> int:
+    """Serve one engine; the exit status is 0 only after an orderly stop."""
+    folder, alive_fd = Path(sys.argv[1]), int(sys.argv[2])
+    os.set_inheritable(alive_fd, False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    set_rank("[engine]")
+    config = _read_config()
+    threading.Thread(target=_end_with_parent, args=(folder,), name="quire-parent", daemon=True).start()
+    return _serve(folder, config)
+
+
+def _read_config() -> EngineConfig:
+    (length,) = struct.unpack("<Q", sys.stdin.buffer.read(8))
+    return msgspec.msgpack.decode(sys.stdin.buffer.read(length), type=EngineConfig)
+
+
+def _end_with_parent(folder: Path) -> None:
+    """Standard input ends when the parent does: nobody is left to serve, or to remove the sockets."""
+    while os.read(sys.stdin.fileno(), 1):  # not through the buffer, whose lock would be held at exit
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+def _serve(folder: Path, config: EngineConfig) -> int:
+    with zmq.Context() as context, context.socket(zmq.PULL) as commands, context.socket(zmq.PUSH) as events:
+        for socket, name in ((commands, "commands"), (events, "events")):
+            socket.setsockopt(zmq.LINGER, _LINGER_MS)
+            socket.set_hwm(0)
+            socket.connect(f"ipc://{folder / name}")
+        encode = msgspec.msgpack.Encoder().encode
+
+        def emit(event: Event) -> None:
+            events.send(encode(event))
+
+        try:
+            core = EngineCore(config)
+            emit(core.ready)
+            EngineLoop(core, SocketInbox(commands), emit).run()
+            core.shutdown()
+        except Exception as error:
+            _log.exception("the engine stopped")
+            emit(_death(error))
+            return 1
+    return 0
+
+
+def _death(error: Exception) -> EngineDied:
+    """The error as one line, and as the class of `quire.errors` that it is, if it is one of those."""
+    name = type(error).__name__
+    if isinstance(error, QuireError) and hasattr(errors, name):
+        return EngineDied(str(error), name)
+    return EngineDied(f"the engine process failed: {root_cause(error)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""From `EngineArgs` to `EngineConfig`: finds the model, reads its configuration, and settles every option left open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from quire import platform
+from quire.config.engine_args import EngineArgs
+from quire.config.hf import context_length, generation_defaults, load_hf_config
+from quire.config.types import (
+    CacheConfig,
+    EngineConfig,
+    HFConfig,
+    LoadConfig,
+    ModelConfig,
+    ParallelConfig,
+    PreemptionMode,
+    SchedulerConfig,
+    SchedulingPolicy,
+)
+from quire.errors import ConfigError, InvalidRequestError, describe
+from quire.loader.hub import BUILTIN_MODELS, resolve_model
+from quire.log import get_logger, warn_once
+from quire.sampling_params import SamplingParams
+
+_log = get_logger(__name__)
+
+DEFAULT_MODEL = "folio"
+
+_GIB = 2**30
+_DTYPE_NAMES = {"half": "float16", "float": "float32"}
+_MAX_SHARE_OF_MEMORY = 0.5
+"""Weights of 16 bits are widened to 32 only while they then take at most this share of the available memory."""
+
+_NUM_BATCHED_TOKENS = {"server": 2048, "offline": 4096}
+_NUM_SEQS = {"server": 128, "offline": 256}
+
+
+def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
+    """Every option settled. Raises ConfigError, HubError, ModelLoadError or UnsupportedModelError."""
+    path = resolve_model(args.model or DEFAULT_MODEL, revision=args.revision, download_dir=args.download_dir)
+    hf = load_hf_config(path)
+    max_model_len = _max_model_len(args, hf)
+    return EngineConfig(
+        model=_model(args, Path(path), hf, max_model_len),
+        load=LoadConfig(args.load_format, args.download_dir, args.revision, args.tokenizer_revision),
+        cache=_cache(args),
+        scheduler=_scheduler(args, max_model_len, "offline" if offline else "server"),
+        parallel=_parallel(args),
+        disable_log_stats=args.disable_log_stats,
+    )
+
+
+# -- the model -----------------------------------------------------------------------------------------------
+
+
+def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> ModelConfig:
+    model = args.model or DEFAULT_MODEL
+    names = args.served_model_name or model
+    return ModelConfig(
+        model=model,
+        path=str(path),
+        tokenizer_path=_tokenizer_path(args, path),
+        hf=hf,
+        dtype=_dtype(args, hf, path),
+        max_model_len=max_model_len,
+        served_model_names=(names,) if isinstance(names, str) else tuple(names),
+        seed=args.seed,
+        tokenizer_mode=args.tokenizer_mode,
+        skip_tokenizer_init=args.skip_tokenizer_init,
+        trust_remote_code=args.trust_remote_code,
+        quantization=args.quantization,
+        max_logprobs=args.max_logprobs,
+        logprobs_mode=args.logprobs_mode,
+        default_sampling_params=_default_sampling_params(args, path),
+        chat_template=_chat_template(args.chat_template),
+    )
+
+
+def _tokenizer_path(args: EngineArgs, path: Path) -> str:
+    """The model's folder, unless the tokenizer has a name or a revision of its own: then a folder or a hub id."""
+    own_revision = args.tokenizer_revision not in (None, args.revision)
+    name = args.tokenizer or (args.model if own_revision else None)
+    if name is None or name == args.model and not own_revision:
+        return str(path)
+    return resolve_model(name) if name in BUILTIN_MODELS else name
+
+
+def _max_model_len(args: EngineArgs, hf: HFConfig) -> int:
+    limit = context_length(hf)
+    if args.max_model_len is not None and args.max_model_len > limit:
+        raise ConfigError(
+            f"max_model_len must be at most {limit}, the context length of the model, got {args.max_model_len}"
+        )
+    return args.max_model_len or limit
+
+
+def _dtype(args: EngineArgs, hf: HFConfig, path: Path) -> str:
+    """The dtype asked for; with `auto` the checkpoint's, widened to float32 on a CPU that has the memory."""
+    if args.dtype != "auto":
+        return _DTYPE_NAMES.get(args.dtype, args.dtype)
+    if hf.dtype == "float32" or _may_use_gpu(args.device):
+        return hf.dtype
+    num_bytes = 2 * _weight_bytes(path)
+    if num_bytes > _MAX_SHARE_OF_MEMORY * platform.available_memory_bytes():
+        warn_once(_log, f"dtype auto: {hf.dtype} as in the checkpoint; float32 would need {num_bytes / _GIB:.1f} GiB")
+        return hf.dtype
+    _log.info("dtype auto: the checkpoint's %s is computed in float32 on this CPU", hf.dtype)
+    return "float32"
+
+
+def _may_use_gpu(device: str) -> bool:
+    """Whether the worker will compute on a GPU, as far as that can be known without loading torch."""
+    return device == "cuda" or (device == "auto" and any(Path(name).exists() for name in ("/dev/nvidia0", "/dev/kfd")))
+
+
+def _weight_bytes(path: Path) -> int:
+    """Size of the checkpoint's weight files."""
+    sizes = {suffix: sum(file.stat().st_size for file in path.glob(f"*{suffix}")) for suffix in (".safetensors", ".bin")}
+    return sizes[".safetensors"] or sizes[".bin"]
+
+
+def _default_sampling_params(args: EngineArgs, path: Path) -> dict[str, Any]:
+    """The model's advice with the user's changes, checked as sampling parameters."""
+    source = args.generation_config
+    defaults = {} if source in ("vllm", "none") else generation_defaults(path if source == "auto" else source)
+    defaults.update(args.override_generation_config or {})
+    known = {field.name for field in msgspec.structs.fields(SamplingParams)}
+    for name in defaults:
+        if name not in known:
+            raise ConfigError(f"override_generation_config: {name} is not a sampling parameter")
+    try:
+        SamplingParams(**defaults)
+    except InvalidRequestError as error:
+        raise ConfigError(f"generation config: {error}") from None
+    return defaults
+
+
+def _chat_template(given: str | None) -> str | None:
+    """Text of a template given as a file or as itself."""
+    if given is None or "{" in given or "\n" in given:
+        return given
+    try:
+        return Path(given).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"chat_template {describe(given)} is neither a template nor a file: {error}") from None
+
+
+# -- the rest ------------------------------------------------------------------------------------------------
+
+
+def _cache(args: EngineArgs) -> CacheConfig:
+    swaps = args.preemption_mode == "swap"
+    return CacheConfig(
+        block_size=args.block_size,
+        kv_cache_dtype=args.kv_cache_dtype,
+        gpu_memory_utilization=args.gpu_memory_utilization,
+        kv_cache_memory_bytes=args.kv_cache_memory_bytes,
+        num_blocks_override=args.num_gpu_blocks_override,
+        swap_space_bytes=int(args.swap_space * _GIB) if swaps else 0,
+        enable_prefix_caching=args.enable_prefix_caching,
+    )
+
+
+def _scheduler(args: EngineArgs, max_model_len: int, usage: str) -> SchedulerConfig:
+    return SchedulerConfig(
+        max_num_batched_tokens=_max_num_batched_tokens(args, max_model_len, usage),
+        max_num_seqs=args.max_num_seqs or _NUM_SEQS[usage],
+        max_model_len=max_model_len,
+        enable_chunked_prefill=args.enable_chunked_prefill,
+        long_prefill_token_threshold=args.long_prefill_token_threshold,
+        policy=cast(SchedulingPolicy, args.scheduling_policy),
+        preemption_mode=cast(PreemptionMode, args.preemption_mode or "recompute"),
+        max_num_queued_requests=args.max_num_queued_reqs,
+    )
+
+
+def _max_num_batched_tokens(args: EngineArgs, max_model_len: int, usage: str) -> int:
+    """The step's token budget. Without chunked prefill it must hold the longest prompt."""
+    given = args.max_num_batched_tokens
+    if args.enable_chunked_prefill:
+        return given or _NUM_BATCHED_TOKENS[usage]
+    if given is not None and given < max_model_len:
+        raise ConfigError(
+            f"max_num_batched_tokens must be at least max_model_len ({max_model_len}) without chunked prefill, got {given}"
+        )
+    return given or max(_NUM_BATCHED_TOKENS[usage], max_model_len)
+
+
+def _parallel(args: EngineArgs) -> ParallelConfig:
+    simulated = args.distributed_executor_backend == "simulated"
+    return ParallelConfig(
+        tensor_parallel_size=args.tensor_parallel_size,
+        pipeline_parallel_size=args.pipeline_parallel_size,
+        executor="simulated" if simulated else "local",
+        num_threads=args.num_threads,
+        device=args.device,
+    )

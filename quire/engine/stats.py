@@ -1,0 +1,72 @@
+"""What an engine is doing, in numbers: one snapshot per step, and the line that the log gets every ten seconds."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import msgspec
+
+LOG_INTERVAL_S = 10.0
+
+
+class EngineStats(msgspec.Struct):
+    """A snapshot. Numbers with `total` only grow; the others describe this moment."""
+
+    num_running: int = 0
+    """Requests that hold KV blocks."""
+    num_waiting: int = 0
+    kv_cache_usage: float = 0.0
+    """Share of the device's blocks in use, in [0, 1]."""
+    num_blocks: int = 0
+    total_prompt_tokens: int = 0
+    """Prompt tokens of the requests that were started."""
+    total_generation_tokens: int = 0
+    total_prefix_query_tokens: int = 0
+    """Prompt tokens looked up in the prefix cache."""
+    total_prefix_hit_tokens: int = 0
+    total_preemptions: int = 0
+    total_requests: int = 0
+    total_failed_requests: int = 0
+    total_steps: int = 0
+    total_step_time_s: float = 0.0
+    """Time that the workers spent in steps."""
+
+    @property
+    def prefix_hit_rate(self) -> float:
+        """Share of looked-up prompt tokens that the prefix cache had."""
+        return self.total_prefix_hit_tokens / max(1, self.total_prefix_query_tokens)
+
+
+class StatsLogger:
+    """Writes one line per ten seconds while requests run; nothing while the engine is idle."""
+
+    def __init__(self, logger: logging.Logger, *, enabled: bool = True) -> None:
+        self._logger = logger
+        self._enabled = enabled
+        self._last_time: float | None = None
+        self._last = EngineStats()
+
+    def observe(self, stats: EngineStats, now: float | None = None) -> None:
+        """Look at a snapshot, and write the line if it is time."""
+        if not self._enabled:
+            return
+        now = time.monotonic() if now is None else now
+        if self._last_time is None:
+            self._last_time, self._last = now, stats
+        elapsed = now - self._last_time
+        if elapsed >= LOG_INTERVAL_S:
+            self._logger.info(describe_stats(stats, self._last, elapsed))
+            self._last_time, self._last = now, stats
+
+
+def describe_stats(stats: EngineStats, before: EngineStats, elapsed_s: float) -> str:
+    """The log line: rates over the time since `before`, and the state now."""
+    prompt = (stats.total_prompt_tokens - before.total_prompt_tokens) / elapsed_s
+    generation = (stats.total_generation_tokens - before.total_generation_tokens) / elapsed_s
+    return (
+        f"prompt {prompt:.1f} tokens/s, generation {generation:.1f} tokens/s, "
+        f"running {stats.num_running}, waiting {stats.num_waiting}, "
+        f"KV cache {stats.kv_cache_usage:.1%}, prefix hits {stats.prefix_hit_rate:.1%}, "
+        f"preemptions {stats.total_preemptions}"
+    )

@@ -1,0 +1,19 @@
+"""The text side of an engine: its tokenizer, loaded as the configuration says."""
+
+from __future__ import annotations
+
+from quire.config.types import EngineConfig
+from quire.tokenizer import Tokenizer, load_tokenizer
+
+
+def load_text_side(config: EngineConfig) -> Tokenizer | None:
+    """The model's tokenizer, or None with skip_tokenizer_init. Raises ConfigError when it cannot be read."""
+    model = config.model
+    if model.skip_tokenizer_init:
+        return None
+    return load_tokenizer(
+        model.tokenizer_path,
+        tokenizer_mode=model.tokenizer_mode,
+        trust_remote_code=model.trust_remote_code,
+        revision=config.load.tokenizer_revision,
+    )

@@ -1,0 +1,95 @@
+"""Checkpoint files as streams of (name, tensor): safetensors and pickled .bin, whole or sharded with an index."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quire.errors import ModelLoadError
+
+Weights = Iterator[tuple[str, Tensor]]
+
+_SAFETENSORS = ("model.safetensors.index.json", "model.safetensors", "*.safetensors")
+_PICKLED = ("pytorch_model.bin.index.json", "pytorch_model.bin", "*.bin")
+_NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "consolidated")
+
+
+def read_weights(path: str, load_format: str = "auto") -> Weights:
+    """Every tensor of the checkpoint in folder `path`, one at a time; `auto` prefers safetensors.
+
+    Raises ModelLoadError when no file of the format is there, a shard is missing or a file is damaged.
+    """
+    folder = Path(path)
+    if load_format in ("auto", "safetensors"):
+        files = _weight_files(folder, _SAFETENSORS)
+        if files:
+            return _read_safetensors(files)
+    if load_format in ("auto", "pt"):
+        files = _weight_files(folder, _PICKLED)
+        if files:
+            return _read_pickled(files)
+    wanted = {"auto": "*.safetensors or *.bin", "safetensors": "*.safetensors", "pt": "*.bin"}.get(
+        load_format
+    )
+    if wanted is None:
+        raise ModelLoadError(f"load_format must be auto, safetensors, pt or dummy, got {load_format!r}")
+    raise ModelLoadError(f"{folder} holds no weights ({wanted})")
+
+
+def _weight_files(folder: Path, names: tuple[str, str, str]) -> list[Path]:
+    """The files that an index lists, or the one whole file, or all that match."""
+    index, whole, pattern = names
+    if (folder / index).exists():
+        return _files_of_index(folder / index)
+    if (folder / whole).exists():
+        return [folder / whole]
+    return [file for file in sorted(folder.glob(pattern)) if not file.name.startswith(_NOT_WEIGHTS)]
+
+
+def _files_of_index(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelLoadError(f"{index} is not an index of weights: {error}") from error
+    files = [index.parent / name for name in names]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ModelLoadError(f"{index} lists files that are not there: {', '.join(missing)}")
+    return files
+
+
+def _read_safetensors(files: list[Path]) -> Weights:
+    for file in files:
+        try:
+            with safe_open(file, framework="pt", device="cpu") as opened:
+                for name in opened.keys():
+                    yield name, opened.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ModelLoadError(f"{file} cannot be read as safetensors: {error}") from error
+
+
+def _read_pickled(files: list[Path]) -> Weights:
+    """Tensors of .bin files, mapped from disk; the restricted unpickler refuses anything but tensors."""
+    for file in files:
+        try:
+            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
+        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelLoadError(
+                f"{file} is not a plain file of tensors and was not loaded: {reason}"
+            ) from error
+        if not isinstance(tensors, dict):
+            raise ModelLoadError(f"{file} must hold a map from name to tensor, got {type(tensors).__name__}")
+        yield from ((name, tensor) for name, tensor in tensors.items() if isinstance(tensor, Tensor))
+
+
+def _is_zip(file: Path) -> bool:
+    """Whether the file has the format since torch 1.6, the one that can be mapped."""
+    with file.open("rb") as opened:
+        return opened.read(2) == b"PK"

@@ -1,0 +1,201 @@
+"""What this process may use of the machine: CPUs, memory and their cgroup limits (version 1, version 2, hybrid).
+
+The one place that reads /proc and /sys for limits. `root` is a parameter so that tests can fake the files.
+No torch and no GPU here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_ROOT = Path("/")
+_UNLIMITED_V1 = 1 << 60  # version 1 writes "no limit" as 2^63 rounded down to a page
+
+
+# ---------------------------------------------------------------- CPU
+
+
+def cpu_count(root: Path = _ROOT) -> int:
+    """CPUs this process can keep busy: those it may run on, capped by the cgroup quota; at least 1.
+
+    A quota is rounded down: one thread too many stalls at every barrier, one too few costs a fraction of a CPU.
+    """
+    allowed = affinity_count()
+    quota = cpu_quota(root)
+    return allowed if quota is None else max(1, min(allowed, int(quota)))
+
+
+def affinity_count() -> int:
+    """CPUs the scheduler may place this process on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = _ROOT) -> float | None:
+    """CPU bandwidth limit in CPUs (1.5 = one and a half), the tightest up the cgroup tree; None if unlimited."""
+    quotas = [
+        quota
+        for folder in _cgroup_folders(root, "cpu")
+        for quota in (_quota_v2(folder), _quota_v1(folder))
+        if quota is not None
+    ]
+    return min(quotas, default=None)
+
+
+def _quota_v2(folder: Path) -> float | None:
+    words = _read(folder / "cpu.max").split()
+    if len(words) != 2 or words[0] == "max":
+        return None
+    return int(words[0]) / int(words[1])
+
+
+def _quota_v1(folder: Path) -> float | None:
+    quota = _read_int(folder / "cpu.cfs_quota_us")
+    period = _read_int(folder / "cpu.cfs_period_us")
+    if quota is None or period is None or quota <= 0 or period <= 0:
+        return None
+    return quota / period
+
+
+def cpu_model(root: Path = _ROOT) -> str:
+    """The processor's name, or the machine type where /proc does not tell."""
+    return _cpuinfo(root, "model name") or os.uname().machine
+
+
+def cpu_flags(root: Path = _ROOT) -> list[str]:
+    """Feature flags as the kernel names them; empty where /proc does not tell."""
+    return (_cpuinfo(root, "flags") or _cpuinfo(root, "Features")).split()
+
+
+def _cpuinfo(root: Path, wanted: str) -> str:
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == wanted:
+            return value.strip()
+    return ""
+
+
+# ---------------------------------------------------------------- memory
+
+
+def total_memory_bytes(root: Path = _ROOT) -> int:
+    """Memory of the machine, whatever the cgroup allows."""
+    return _meminfo(root, "MemTotal")
+
+
+def available_memory_bytes(root: Path = _ROOT) -> int:
+    """Memory this process can still take: what the machine has free, capped by what the cgroup leaves."""
+    machine = _meminfo(root, "MemAvailable")
+    headroom = _cgroup_headroom(root)
+    return machine if headroom is None else max(0, min(machine, headroom))
+
+
+def cgroup_memory_limit(root: Path = _ROOT) -> int | None:
+    """Memory limit in bytes, the tightest up the cgroup tree; None if unlimited."""
+    limits = [_memory_limit(folder) for folder in _cgroup_folders(root, "memory")]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _memory_limit(folder: Path) -> int | None:
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        limit = _read_int(folder / name)
+        if limit is not None:
+            return limit if limit < _UNLIMITED_V1 else None
+    return None
+
+
+def _cgroup_headroom(root: Path) -> int | None:
+    """Bytes left under the tightest limit, or None without one. Page cache that can be dropped counts as free."""
+    headrooms = []
+    for folder in _cgroup_folders(root, "memory"):
+        limit, used = _memory_limit(folder), _memory_used(folder)
+        if limit is not None and used is not None:
+            headrooms.append(limit - used)
+    return min(headrooms, default=None)
+
+
+def _memory_used(folder: Path) -> int | None:
+    for usage_file, cache_key in (
+        ("memory.current", "inactive_file"),
+        ("memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        used = _read_int(folder / usage_file)
+        if used is not None:
+            return max(0, used - _stat_value(folder / "memory.stat", cache_key))
+    return None
+
+
+def _stat_value(path: Path, key: str) -> int:
+    for line in _read(path).splitlines():
+        words = line.split()
+        if len(words) == 2 and words[0] == key:
+            return int(words[1])
+    return 0
+
+
+def _meminfo(root: Path, key: str) -> int:
+    for line in _read(root / "proc/meminfo").splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    return _psutil_memory(key)
+
+
+def _psutil_memory(key: str) -> int:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return int(memory.total if key == "MemTotal" else memory.available)
+
+
+# ---------------------------------------------------------------- cgroups
+
+
+def _cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
+    """This process's folder for `controller` and its ancestors, innermost first; limits hold on every level.
+
+    Inside a container the path in /proc/self/cgroup is often the host's and absent here; the mount's top, which
+    the walk ends at, is then the container's own group.
+    """
+    found = _cgroup_path(root, controller)
+    if found is None:
+        return
+    mount, inner = found
+    folder = mount / inner.lstrip("/")
+    while True:
+        if folder.is_dir():
+            yield folder
+        if folder == mount:
+            return
+        folder = folder.parent
+
+
+def _cgroup_path(root: Path, controller: str) -> tuple[Path, str] | None:
+    """(where the hierarchy that controls `controller` is mounted, our path in it); version 1 wins in a hybrid."""
+    top = root / "sys/fs/cgroup"
+    unified: str | None = None
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            mount = next((m for m in (top / controllers, top / controller) if m.is_dir()), None)
+            return None if mount is None else (mount, path)
+        if controllers == "":
+            unified = path
+    if unified is None or not (top / "cgroup.controllers").exists():
+        return None
+    return top, unified
+
+
+def _read(path: Path) -> str:
+    """The file's text, or "" where it does not exist or may not be read."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _read_int(path: Path) -> int | None:
+    text = _read(path).strip()
+    return int(text) if text.lstrip("-").isdigit() else None

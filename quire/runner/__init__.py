@@ -1,0 +1,1 @@
+"""Runner: one rank on one device. Turns a ScheduledBatch into tensors, runs the model, samples."""

@@ -1,0 +1,151 @@
+"""Each live request's tokens and blocks as rows of two tables, and a ScheduledBatch as the tensors of one model call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from quire.batch import NewRequest, ScheduledBatch, ScheduledRequest
+from quire.layers.context import ForwardContext
+from quire.runner.kv_cache import Pools
+
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """One step of T tokens and R requests, in the order of the batch."""
+
+    token_ids: torch.Tensor
+    """[T]"""
+    positions: torch.Tensor
+    """[T]"""
+    slot_mapping: torch.Tensor
+    """[T]"""
+    block_tables: torch.Tensor
+    """[R, max_blocks]"""
+    query_start: torch.Tensor
+    """[R + 1]"""
+    seq_lens: torch.Tensor
+    """[R]"""
+    starts: list[int]
+    """query_start on the host."""
+
+    def context(self, pools: Pools, block_size: int) -> ForwardContext:
+        """What attention layers need of this step."""
+        return ForwardContext(
+            pools, self.slot_mapping, self.block_tables, self.query_start, self.seq_lens, block_size
+        )
+
+
+class RequestTable:
+    """Row r of `tokens` and `blocks` belongs to one live request; rows are reused."""
+
+    def __init__(self, num_rows: int, max_model_len: int, block_size: int) -> None:
+        self.block_size = block_size
+        self.tokens = np.zeros((num_rows, max_model_len + 1), dtype=np.int32)
+        self.blocks = np.zeros((num_rows, -(-max_model_len // block_size) + 1), dtype=np.int32)
+        self.num_tokens = np.zeros(num_rows, dtype=np.int64)
+        self.num_blocks = np.zeros(num_rows, dtype=np.int64)
+        self.row_of: dict[str, int] = {}
+        self._free = list(range(num_rows))[::-1]
+
+    def add(self, request: NewRequest) -> None:
+        """Take a row for a request that the table does not have."""
+        if not self._free:
+            self._grow_rows()
+        row = self._free.pop()
+        self.row_of[request.request_id] = row
+        self.num_blocks[row] = self.num_tokens[row] = 0
+        self.append_tokens(request.request_id, request.token_ids)
+        self.append_blocks(row, request.block_ids)
+
+    def remove(self, request_id: str) -> None:
+        """Give the row back; a request that is not here is passed over (it failed before)."""
+        row = self.row_of.pop(request_id, None)
+        if row is not None:
+            self._free.append(row)
+
+    def append_tokens(self, request_id: str, token_ids: list[int]) -> None:
+        """The request grew by `token_ids`."""
+        row = self.row_of[request_id]
+        start = int(self.num_tokens[row])
+        end = start + len(token_ids)
+        if end > self.tokens.shape[1]:
+            self.tokens = _widened(self.tokens, end)
+        self.tokens[row, start:end] = token_ids
+        self.num_tokens[row] = end
+
+    def append_blocks(self, row: int, block_ids: list[int]) -> None:
+        """The request's block table grew by `block_ids`."""
+        start = int(self.num_blocks[row])
+        end = start + len(block_ids)
+        if end > self.blocks.shape[1]:
+            self.blocks = _widened(self.blocks, end)
+        self.blocks[row, start:end] = block_ids
+        self.num_blocks[row] = end
+
+    def update_blocks(self, request: ScheduledRequest) -> None:
+        """Apply a step's changes to one block table."""
+        row = self.row_of[request.request_id]
+        if request.new_block_ids:
+            self.append_blocks(row, request.new_block_ids)
+        for index, block_id in request.replaced_blocks:
+            self.blocks[row, index] = block_id
+
+    def write_drafts(self, request: ScheduledRequest) -> None:
+        """Put draft tokens behind the known ones, without counting them as known."""
+        row = self.row_of[request.request_id]
+        start = int(self.num_tokens[row])
+        end = start + len(request.draft_token_ids)
+        if end > self.tokens.shape[1]:
+            self.tokens = _widened(self.tokens, end)
+        self.tokens[row, start:end] = request.draft_token_ids
+
+    def make_inputs(self, batch: ScheduledBatch, device: torch.device) -> ModelInputs:
+        """The step's tensors: one gather over both tables, whatever mix of chunks and single tokens it is."""
+        for request in batch.requests:
+            self.update_blocks(request)
+            if request.draft_token_ids:
+                self.write_drafts(request)
+        rows = np.array([self.row_of[request.request_id] for request in batch.requests], dtype=np.int64)
+        computed = np.array([request.num_computed_tokens for request in batch.requests], dtype=np.int64)
+        counts = np.array([request.num_tokens for request in batch.requests], dtype=np.int64)
+        starts = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(counts, out=starts[1:])
+        positions = np.arange(starts[-1]) + np.repeat(computed - starts[:-1], counts)
+        token_rows = np.repeat(rows, counts)
+        blocks = self.blocks[token_rows, positions // self.block_size].astype(np.int64)
+        seq_lens = computed + counts
+        num_columns = -(-int(seq_lens.max(initial=1)) // self.block_size)
+
+        def tensor(array: NDArray[np.integer]) -> torch.Tensor:
+            return torch.from_numpy(array).to(device, non_blocking=True)
+
+        return ModelInputs(
+            token_ids=tensor(self.tokens[token_rows, positions].astype(np.int64)),
+            positions=tensor(positions),
+            slot_mapping=tensor(blocks * self.block_size + positions % self.block_size),
+            block_tables=tensor(self.blocks[rows, :num_columns]),
+            query_start=tensor(starts.astype(np.int32)),
+            seq_lens=tensor(seq_lens.astype(np.int32)),
+            starts=starts.tolist(),
+        )
+
+    def _grow_rows(self) -> None:
+        old = len(self.num_tokens)
+        self.tokens = np.concatenate([self.tokens, np.zeros_like(self.tokens)])
+        self.blocks = np.concatenate([self.blocks, np.zeros_like(self.blocks)])
+        self.num_tokens = np.concatenate([self.num_tokens, np.zeros_like(self.num_tokens)])
+        self.num_blocks = np.concatenate([self.num_blocks, np.zeros_like(self.num_blocks)])
+        self._free += list(range(old, 2 * old))[::-1]
+
+
+def _widened(table: Ints, columns: int) -> Ints:
+    """The table with at least `columns` columns."""
+    wide = np.zeros((table.shape[0], max(columns, 2 * table.shape[1])), dtype=table.dtype)
+    wide[:, : table.shape[1]] = table
+    return wide

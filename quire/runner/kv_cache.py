@@ -1,0 +1,150 @@
+"""The key/value pools of one rank, on the device and on the host: their size, and copies of blocks between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from quire import ops, parallel, platform
+from quire.config.types import EngineConfig, HFConfig, KVCacheSpec
+from quire.errors import ConfigError
+from quire.log import get_logger
+
+_logger = get_logger(__name__)
+
+CPU_SHARE_OF_FREE_MEMORY = 0.5
+"""Part of the memory that is free after loading which the pool takes on a CPU, unless told otherwise."""
+
+Pools = list[tuple[Tensor, Tensor]]
+BlockPairs = Sequence[tuple[int, int]]
+
+
+class KVCache:
+    """Key and value pools of every layer; `spec` says how many blocks each tier has."""
+
+    def __init__(self, spec: KVCacheSpec, hf: HFConfig, dtype: torch.dtype, device: torch.device) -> None:
+        self.spec = spec
+        self.device_pools = _make_pools(spec.num_blocks, spec.block_size, hf, dtype, device, layout=device)
+        self.host_pools: Pools = []
+        if spec.num_host_blocks:
+            host = torch.device("cpu")
+            self.host_pools = _make_pools(
+                spec.num_host_blocks, spec.block_size, hf, dtype, host, layout=device
+            )
+
+    def swap_out(self, pairs: BlockPairs) -> None:
+        """Copy (device block, host block) pairs to the host."""
+        _copy(self.device_pools, self.host_pools, pairs)
+
+    def swap_in(self, pairs: BlockPairs) -> None:
+        """Copy (host block, device block) pairs to the device."""
+        _copy(self.host_pools, self.device_pools, pairs)
+
+    def copy(self, pairs: BlockPairs) -> None:
+        """Copy (source, destination) pairs within the device."""
+        _copy(self.device_pools, self.device_pools, pairs)
+
+
+def bytes_per_block(hf: HFConfig, dtype: torch.dtype, block_size: int) -> int:
+    """Bytes of one block: keys and values of this rank's heads in all layers."""
+    return 2 * hf.num_hidden_layers * block_size * _num_kv_heads(hf) * hf.head_dim * dtype.itemsize
+
+
+def plan_kv_cache(config: EngineConfig, device: torch.device, free_bytes: int | None = None) -> KVCacheSpec:
+    """How many blocks to reserve; call it when the weights are loaded. `free_bytes`: memory that the pool may take.
+
+    Never more than max_num_seqs requests of full length can use. Raises ConfigError when not even one fits.
+    """
+    cache, limits = config.cache, config.scheduler
+    hf, dtype = config.model.hf, cache_dtype(config)
+    size = bytes_per_block(hf, dtype, cache.block_size)
+    blocks_per_request = -(-limits.max_model_len // cache.block_size)
+    if cache.num_blocks_override is not None:
+        num_blocks = cache.num_blocks_override
+    else:
+        memory = cache.kv_cache_memory_bytes
+        if memory is None:
+            memory = _free_for_cache(config, device) if free_bytes is None else free_bytes
+        num_blocks = min(memory // size, blocks_per_request * limits.max_num_seqs)
+    if num_blocks < blocks_per_request:
+        raise ConfigError(_too_small(num_blocks, blocks_per_request, size, limits.max_model_len, device))
+    spec = KVCacheSpec(num_blocks, cache.swap_space_bytes // size, cache.block_size, size)
+    _logger.info(
+        "KV cache: %d blocks of %d tokens (%.2f GiB) on %s and %d on the host; %.1f requests of %d tokens fit",
+        spec.num_blocks,
+        spec.block_size,
+        spec.num_blocks * size / 2**30,
+        device,
+        spec.num_host_blocks,
+        num_blocks / blocks_per_request,
+        limits.max_model_len,
+    )
+    return spec
+
+
+def cache_dtype(config: EngineConfig) -> torch.dtype:
+    """The pools' element type."""
+    name = config.cache.kv_cache_dtype
+    dtype = getattr(torch, config.model.dtype if name == "auto" else name, None)
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ConfigError(f"kv_cache_dtype must be auto, float32, bfloat16 or float16, got {name!r}")
+    return dtype
+
+
+def _free_for_cache(config: EngineConfig, device: torch.device) -> int:
+    if device.type == "cpu":
+        return int(platform.available_memory_bytes() * CPU_SHARE_OF_FREE_MEMORY)
+    free, total = torch.cuda.mem_get_info(device)
+    wanted = int(total * config.cache.gpu_memory_utilization) - (total - free)
+    return max(0, wanted - _activation_bytes(config))
+
+
+def _activation_bytes(config: EngineConfig) -> int:
+    """A generous estimate of what one step needs beside weights and cache."""
+    hf, limits = config.model.hf, config.scheduler
+    width = 4 * hf.hidden_size + 3 * hf.intermediate_size
+    width += 3 * (hf.num_attention_heads + 2 * hf.num_key_value_heads) * hf.head_dim
+    tokens, logit_rows = limits.max_num_batched_tokens, limits.max_num_seqs + 256
+    return tokens * width * getattr(torch, config.model.dtype).itemsize + logit_rows * hf.vocab_size * 8
+
+
+def _too_small(num_blocks: int, needed: int, size: int, max_model_len: int, device: torch.device) -> str:
+    knob = "kv_cache_memory_bytes" if device.type == "cpu" else "gpu_memory_utilization"
+    return (
+        f"the KV cache has room for {num_blocks} blocks ({num_blocks * size / 2**30:.2f} GiB), but one request of "
+        f"max_model_len={max_model_len} needs {needed} ({needed * size / 2**30:.2f} GiB): "
+        f"raise {knob} or lower max_model_len"
+    )
+
+
+def _num_kv_heads(hf: HFConfig) -> int:
+    return max(1, hf.num_key_value_heads // parallel.tensor_size())
+
+
+def _make_pools(
+    num_blocks: int,
+    block_size: int,
+    hf: HFConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    layout: torch.device,
+) -> Pools:
+    """One (key, value) pair per layer on `device`, shaped as ops on device `layout` want; memory is touched lazily."""
+    shapes = ops.kv_cache_shape(num_blocks, block_size, _num_kv_heads(hf), hf.head_dim, layout)
+    pinned = device.type == "cpu" and layout.type == "cuda"
+
+    def zeros(shape: tuple[int, ...]) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device, pin_memory=pinned)
+
+    return [(zeros(shapes[0]), zeros(shapes[1])) for _ in range(hf.num_hidden_layers)]
+
+
+def _copy(sources: Pools, destinations: Pools, pairs: BlockPairs) -> None:
+    if not pairs:
+        return
+    index = torch.tensor(pairs, dtype=torch.int64)
+    for source, destination in zip(sources, destinations, strict=True):
+        ops.copy_blocks(source[0], destination[0], index)
+        ops.copy_blocks(source[1], destination[1], index)
