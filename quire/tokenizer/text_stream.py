@@ -85,8 +85,15 @@ class WindowStream:
 
     def __init__(self, decode: Callable[[list[int]], str], context: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._window = list(context[-_NUM_CONTEXT_TOKENS:])
+        self._window = self._visible_tail(context)
         self._num_shown = len(self._window)
+
+    def _visible_tail(self, context: Sequence[int]) -> list[int]:
+        """The end of the context, long enough to show text if any of it does."""
+        size = _NUM_CONTEXT_TOKENS
+        while size < len(context) and not self._decode(list(context[-size:])):
+            size *= 2
+        return list(context[-size:])
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Text that these tokens settle; may be empty."""
