@@ -1,6 +1,7 @@
 """The Jinja environment of chat templates: sandboxed, immutable, and bounded in work, memory and time.
 
-Templates come with models and are programs. Loops and calls spend a budget per rendering; operations that can make a
+Templates come with models and are programs. Loops and calls spend a budget per rendering; operations that can
+make a
 value much larger than their inputs are checked before they run.
 """
 
@@ -225,7 +226,9 @@ def _strftime_now(pattern: str) -> str:
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}...{% endgeneration %}` marks the assistant's words for training; here it is only its body."""
+    """`{% generation %}...{% endgeneration %}` marks the assistant's words for training; here it is only
+    its body.
+    """
 
     tags: ClassVar[set[str]] = {"generation"}
 
@@ -240,7 +243,9 @@ def _call_spend_step() -> nodes.Call:
 
 
 class _GuardedCodeGenerator(CodeGenerator):
-    """Compiles loops so that every iteration and every test of one spends budget, and `~` so that its result is checked."""
+    """Compiles loops so that every iteration and every test of one spends budget, and `~` so that its
+    result is checked.
+    """
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:
         node.body.insert(0, nodes.ExprStmt(_call_spend_step()).set_lineno(node.lineno))
