@@ -11,24 +11,39 @@ from quire.errors import ConfigError
 from quire.log import get_logger, warn_once
 from quire.tokenizer.byte_bpe import FAMILIES, add_bos_and_eos, build_byte_bpe
 from quire.tokenizer.fallback import load_with_transformers
-from quire.tokenizer.settings import AddedToken, TokenizerSettings, read_json, read_settings
+from quire.tokenizer.sentencepiece_bpe import Unsupported, build_sentencepiece_bpe, read_model
+from quire.tokenizer.settings import (
+    AddedToken,
+    TokenizerSettings,
+    default_special_tokens,
+    read_json,
+    read_settings,
+)
 from quire.tokenizer.tokenizer import FastTokenizer, Tokenizer
 
 _logger = get_logger(__name__)
 
 TOKENIZER_MODES = ("auto", "hf", "slow")
-"""`auto`: directly, else through transformers; `hf`: always through transformers; `slow`: its Python tokenizers."""
+"""`auto`: directly, else through transformers; `hf`: always through transformers; `slow`: its Python
+tokenizers.
+"""
 
 _HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 
 
 def load_tokenizer(
-    path: str | Path, *, tokenizer_mode: str = "auto", trust_remote_code: bool = False, revision: str | None = None
+    path: str | Path,
+    *,
+    tokenizer_mode: str = "auto",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> Tokenizer:
     """Load the tokenizer of a model folder (or of a hub name, at `revision`).
 
-    `tokenizer.json` is read by the `tokenizers` package, GPT-2 and Qwen2 folders with `vocab.json` and `merges.txt`
-    are built directly, everything else goes through transformers. Code that comes with a model runs only with
+    `tokenizer.json` is read by the `tokenizers` package, GPT-2 and Qwen2 folders with `vocab.json` and
+    `merges.txt`
+    are built directly, so is a Llama-style `tokenizer.model`; everything else goes through transformers. Code
+    that comes with a model runs only with
     `trust_remote_code`. Raises ConfigError when the folder holds no tokenizer or one that cannot be read.
     """
     if tokenizer_mode not in TOKENIZER_MODES:
@@ -57,7 +72,9 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (OSError, ValueError, HFValidationError, HfHubHTTPError) as error:
-        raise ConfigError(f"tokenizer {name!r} is neither a local folder nor a model on the hub: {error}") from error
+        raise ConfigError(
+            f"tokenizer {name!r} is neither a local folder nor a model on the hub: {error}"
+        ) from error
 
 
 def _load_directly(folder: Path, settings: TokenizerSettings) -> Tokenizer | None:
@@ -66,6 +83,8 @@ def _load_directly(folder: Path, settings: TokenizerSettings) -> Tokenizer | Non
         return _from_tokenizer_json(folder, settings)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return _from_vocab_and_merges(folder, settings)
+    if (folder / "tokenizer.model").is_file() and settings.family in (None, "Llama"):
+        return _from_sentencepiece(folder, settings)
     return None
 
 
@@ -91,6 +110,20 @@ def _from_vocab_and_merges(folder: Path, settings: TokenizerSettings) -> Tokeniz
     settings = _with_tokens_of_config(backend, folder, settings)
     _add_tokens(backend, settings)
     add_bos_and_eos(backend, settings)
+    return FastTokenizer(backend, settings)
+
+
+def _from_sentencepiece(folder: Path, settings: TokenizerSettings) -> Tokenizer | None:
+    try:
+        model = read_model(folder / "tokenizer.model")
+    except Unsupported as error:
+        _logger.info("%s goes to transformers: %s", folder / "tokenizer.model", error)
+        return None
+    backend = build_sentencepiece_bpe(model, settings)
+    if not settings.special_tokens:
+        settings = replace(settings, special_tokens=default_special_tokens("Llama"))
+    _add_tokens(backend, settings)
+    add_bos_and_eos(backend, replace(settings, add_bos_token=settings.add_bos_token is not False))
     return FastTokenizer(backend, settings)
 
 
