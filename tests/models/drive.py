@@ -7,7 +7,14 @@ from pathlib import Path
 
 from quire.batch import NewRequest, RequestResult, ScheduledBatch, ScheduledRequest, TokenLogprobs
 from quire.config.hf import load_hf_config
-from quire.config.types import CacheConfig, EngineConfig, LoadConfig, ModelConfig, ParallelConfig, SchedulerConfig
+from quire.config.types import (
+    CacheConfig,
+    EngineConfig,
+    LoadConfig,
+    ModelConfig,
+    ParallelConfig,
+    SchedulerConfig,
+)
 from quire.executor.base import Executor
 from quire.sampling_params import SamplingParams
 
@@ -29,7 +36,7 @@ def make_config(
         LoadConfig(load_format=load_format),
         CacheConfig(block_size=block_size, **cache),
         SchedulerConfig(max_num_seqs=max_num_seqs, max_model_len=max_model_len),
-        ParallelConfig(device=device),
+        ParallelConfig(device=device, num_threads=1),
     )
 
 
