@@ -124,11 +124,9 @@ def test_defaults_given_explicitly_are_silent(warnings):
 
 
 def test_unknown_names_get_the_nearest():
-    with pytest.raises(
-        ConfigError, match="unknown engine argument max_num_sequences; did you mean max_num_seqs"
-    ):
+    with pytest.raises(ConfigError, match=r"max_num_sequences; did you mean max_num_seqs"):
         EngineArgs.from_kwargs(max_num_sequences=3)
-    with pytest.raises(ConfigError, match="unknown engine argument zzz$"):
+    with pytest.raises(ConfigError, match=r"zzz$"):
         EngineArgs.from_kwargs(zzz=3)
 
 

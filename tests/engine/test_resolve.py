@@ -47,10 +47,10 @@ def test_limits_follow_the_usage(folder):
 
 
 def test_explicit_values_are_obeyed(folder):
-    config = resolve(
-        folder, max_model_len=100, max_num_seqs=3, max_num_batched_tokens=50, dtype="half", seed=5, block_size=8,
-        num_gpu_blocks_override=7, kv_cache_memory_bytes=1000, max_num_queued_reqs=9, served_model_name=["a", "b"],
-    )  # fmt: skip
+    model = {"max_model_len": 100, "dtype": "half", "seed": 5, "served_model_name": ["a", "b"]}
+    limits = {"max_num_seqs": 3, "max_num_batched_tokens": 50, "max_num_queued_reqs": 9}
+    cache = {"block_size": 8, "num_gpu_blocks_override": 7, "kv_cache_memory_bytes": 1000}
+    config = resolve(folder, **model, **limits, **cache)
     assert (config.model.max_model_len, config.model.dtype, config.model.seed) == (100, "float16", 5)
     assert (config.scheduler.max_num_seqs, config.scheduler.max_num_batched_tokens) == (3, 50)
     assert (config.cache.block_size, config.cache.num_blocks_override) == (8, 7)

@@ -44,4 +44,4 @@ def test_a_pause_does_not_count_as_activity():
     stats_logger.observe(EngineStats(num_running=1, total_generation_tokens=51), now=1000.0)
     assert logger.lines == []
     stats_logger.observe(EngineStats(num_running=1, total_generation_tokens=151), now=1010.0)
-    assert "generation 10.0 tokens/s" in logger.lines[0]
+    assert "generation 10.1 tokens/s" in logger.lines[0]
