@@ -2,6 +2,9 @@
 # goes into QUIRE_SKIP_REASON; nothing here is fatal.
 
 include(CheckLanguage)
+if(NOT CMAKE_CXX_COMPILER)
+  unset(CMAKE_CXX_COMPILER CACHE)  # an earlier "not found": look again
+endif()
 check_language(CXX)
 if(NOT CMAKE_CXX_COMPILER)
   set(QUIRE_SKIP_REASON "no working C++ compiler was found at install time")

@@ -62,11 +62,20 @@ def _quota_v1(folder: Path) -> float | None:
 
 def cpu_model(root: Path = _ROOT) -> str:
     """The processor's name, or the machine type where /proc does not tell."""
+    return _cpuinfo(root, "model name") or os.uname().machine
+
+
+def cpu_flags(root: Path = _ROOT) -> list[str]:
+    """Feature flags as the kernel names them; empty where /proc does not tell."""
+    return (_cpuinfo(root, "flags") or _cpuinfo(root, "Features")).split()
+
+
+def _cpuinfo(root: Path, wanted: str) -> str:
     for line in _read(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")
-        if key.strip() == "model name":
+        if key.strip() == wanted:
             return value.strip()
-    return os.uname().machine
+    return ""
 
 
 # ---------------------------------------------------------------- memory

@@ -41,7 +41,7 @@ class SamplerOutput:
 
 
 class Sampler:
-    """Samples rows of logits over one vocabulary. Holds scratch memory only."""
+    """Samples rows of logits over one vocabulary. Holds scratch memory only, so one call at a time."""
 
     def __init__(self, vocab_size: int, logprobs_mode: LogprobsMode = "raw_logprobs") -> None:
         check_logprobs_mode(logprobs_mode)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -23,7 +26,19 @@ _TOLERANCE = {
     torch.bfloat16: dict(rtol=2**-8, atol=1e-6),
     torch.float16: dict(rtol=2**-11, atol=1e-6),
 }
-_SHAPES = [(1, 1), (1, 15), (1, 16), (3, 17), (7, 63), (5, 64), (2, 65), (1, 127), (33, 128), (4, 1000), (2, 4096)]
+_SHAPES = [
+    (1, 1),
+    (1, 15),
+    (1, 16),
+    (3, 17),
+    (7, 63),
+    (5, 64),
+    (2, 65),
+    (1, 127),
+    (33, 128),
+    (4, 1000),
+    (2, 4096),
+]
 
 needs_extension = pytest.mark.skipif(_extension is None, reason=f"no C++ kernels: {_reason}")
 at_every_level = pytest.mark.parametrize("level", _LEVELS)
@@ -63,7 +78,9 @@ def test_features_agree_with_levels():
 
 
 @needs_extension
-@pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="not an AVX machine")
+@pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="not an AVX machine"
+)
 def test_features_agree_with_torch():
     assert _extension.cpu_features()["avx2"]
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
@@ -154,7 +171,9 @@ def test_every_16_bit_value_survives_widening_and_rounding(level, dtype):
 @at_every_level
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_rounding_is_to_nearest_even_like_torch(level, dtype):
-    x = random_tensor(7, (500, 64), dtype, 1e-3) * random_tensor(8, (500, 1), dtype, 100.0).exp().clamp(max=1e4)
+    x = random_tensor(7, (500, 64), dtype, 1e-3) * random_tensor(8, (500, 1), dtype, 100.0).exp().clamp(
+        max=1e4
+    )
     residual = random_tensor(9, (500, 64), dtype)
     _, total = run_at(level, x, torch.ones(64, dtype=dtype), residual=residual)
     assert_same_bits(total, (x.float() + residual.float()).to(dtype))
@@ -209,8 +228,32 @@ def test_the_registry_prefers_the_extension():
 def test_choose_level():
     assert cpu.choose_level(["generic", "avx2"], None) == "avx2"
     assert cpu.choose_level(["generic", "avx2"], "generic") == "generic"
-    with pytest.raises(ConfigError, match="QUIRE_CPU_ISA must be one of generic, avx2 on this machine, got 'amx'"):
+    with pytest.raises(
+        ConfigError, match="QUIRE_CPU_ISA must be one of generic, avx2 on this machine, got 'amx'"
+    ):
         cpu.choose_level(["generic", "avx2"], "amx")
+
+
+@needs_extension
+@at_every_level
+def test_the_environment_forces_a_level(level):
+    script = "from quire.ops import cpu; print(cpu.level())"
+    environment = os.environ | {"QUIRE_CPU_ISA": level}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == level, done.stderr
+
+
+def test_the_reason_that_the_build_wrote_is_given(tmp_path, monkeypatch):
+    (tmp_path / "build_info.json").write_text('{"built": false, "reason": "no headers"}')
+    monkeypatch.setattr(cpu, "__path__", [str(tmp_path)])
+    assert cpu._why_not_built() == "no headers"
+
+
+@pytest.mark.parametrize("installed, words", [(True, "compilation failed"), (False, "is not installed")])
+def test_a_build_that_wrote_nothing_is_explained(tmp_path, monkeypatch, installed, words):
+    monkeypatch.setattr(cpu, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(cpu, "_is_installed", lambda: installed)
+    assert words in cpu._why_not_built()
 
 
 def test_an_absent_extension_is_said_once(monkeypatch):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,12 +47,21 @@ def load() -> tuple[ModuleType | None, str]:
 
 
 def _why_not_built() -> str:
-    """The reason that the build wrote down, if there was a build."""
+    """The reason that the build wrote down; without a note, there was no build or its compilation failed."""
     for folder in _own_folders():
         path = folder / _BUILD_INFO
         if path.exists():
             return str(json.loads(path.read_text())["reason"]) or "the extension is missing from this install"
-    return "this tree was not installed, or its C++ build failed (`pip install -v .` shows why)"
+    if _is_installed():
+        return "their compilation failed at install time (`pip install -v .` shows the compiler's message)"
+    return "this source tree is not installed (`pip install -e .`)"
+
+
+def _is_installed() -> bool:
+    try:
+        return bool(importlib.metadata.version("quire"))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _own_folders() -> list[Path]:
@@ -64,7 +74,9 @@ def choose_level(available: list[str], forced: str | None) -> str:
     if forced is None:
         return available[-1]
     if forced not in available:
-        raise ConfigError(f"QUIRE_CPU_ISA must be one of {', '.join(available)} on this machine, got {forced!r}")
+        raise ConfigError(
+            f"QUIRE_CPU_ISA must be one of {', '.join(available)} on this machine, got {forced!r}"
+        )
     return forced
 
 

@@ -1,0 +1,147 @@
+"""Limits of the machine, read from fake /proc and /sys trees: cgroup version 1, version 2, hybrid, containers."""
+
+from __future__ import annotations
+
+import pytest
+
+from quire import platform
+
+GIB = 2**30
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """Writes files under a fake root: machine({"proc/meminfo": "..."}) returns the root."""
+
+    def write(files):
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return tmp_path
+
+    return write
+
+
+MEMINFO = {"proc/meminfo": f"MemTotal: {64 * 2**20} kB\nMemFree: 1 kB\nMemAvailable: {32 * 2**20} kB\n"}
+
+
+def version_2(path="/app", **files):
+    return {
+        "proc/self/cgroup": f"0::{path}\n",
+        "sys/fs/cgroup/cgroup.controllers": "cpu memory\n",
+        **{f"sys/fs/cgroup/{name}": text for name, text in files.items()},
+    }
+
+
+def test_without_cgroups_nothing_is_limited(machine):
+    root = machine(MEMINFO)
+    assert platform.cpu_quota(root) is None
+    assert platform.cgroup_memory_limit(root) is None
+    assert platform.total_memory_bytes(root) == 64 * GIB
+    assert platform.available_memory_bytes(root) == 32 * GIB
+    assert platform.cpu_count(root) == platform.affinity_count()
+
+
+def test_version_2_quota_and_limit(machine):
+    root = machine(
+        MEMINFO
+        | version_2(
+            **{
+                "app/cpu.max": "150000 100000\n",
+                "app/memory.max": f"{8 * GIB}\n",
+                "app/memory.current": f"{3 * GIB}\n",
+                "app/memory.stat": f"anon 5\ninactive_file {GIB}\n",
+            }
+        )
+    )
+    assert platform.cpu_quota(root) == 1.5
+    assert platform.cpu_count(root) == 1
+    assert platform.cgroup_memory_limit(root) == 8 * GIB
+    assert platform.available_memory_bytes(root) == 6 * GIB
+
+
+def test_version_2_without_limits(machine):
+    root = machine(MEMINFO | version_2(**{"app/cpu.max": "max 100000\n", "app/memory.max": "max\n"}))
+    assert platform.cpu_quota(root) is None
+    assert platform.cgroup_memory_limit(root) is None
+    assert platform.available_memory_bytes(root) == 32 * GIB
+
+
+def test_the_tightest_ancestor_counts(machine):
+    files = {"a/cpu.max": "200000 100000", "a/b/cpu.max": "max 100000", "a/memory.max": f"{2 * GIB}"}
+    files |= {"a/memory.current": f"{GIB}", "a/b/memory.max": f"{4 * GIB}", "a/b/memory.current": "0"}
+    root = machine(MEMINFO | version_2("/a/b", **files))
+    assert platform.cpu_quota(root) == 2.0
+    assert platform.cgroup_memory_limit(root) == 2 * GIB
+    assert platform.available_memory_bytes(root) == GIB
+
+
+def test_a_container_sees_its_own_group_at_the_top(machine):
+    """The path is the host's and does not exist here; the limits lie at the mount."""
+    files = {"cpu.max": "400000 100000", "memory.max": f"{GIB}", "memory.current": "0"}
+    root = machine(MEMINFO | version_2("/docker/0123", **files))
+    assert platform.cpu_quota(root) == 4.0
+    assert platform.cgroup_memory_limit(root) == GIB
+
+
+def test_usage_above_the_limit_leaves_nothing(machine):
+    files = {"app/memory.max": f"{GIB}", "app/memory.current": f"{2 * GIB}"}
+    assert platform.available_memory_bytes(machine(MEMINFO | version_2(**files))) == 0
+
+
+def version_1(cpu_mount="cpu,cpuacct"):
+    return {
+        "proc/self/cgroup": f"5:memory:/app\n4:{cpu_mount}:/app\n1:name=systemd:/\n0::/\n",
+        "sys/fs/cgroup/unified/cgroup.procs": "",
+    }
+
+
+@pytest.mark.parametrize("cpu_mount", ["cpu,cpuacct", "cpu"])
+def test_version_1_and_hybrid(machine, cpu_mount):
+    memory, cpu = "sys/fs/cgroup/memory/app", f"sys/fs/cgroup/{cpu_mount}/app"
+    root = machine(
+        MEMINFO
+        | version_1(cpu_mount)
+        | {
+            f"{cpu}/cpu.cfs_quota_us": "250000\n",
+            f"{cpu}/cpu.cfs_period_us": "100000\n",
+            f"{memory}/memory.limit_in_bytes": f"{4 * GIB}\n",
+            f"{memory}/memory.usage_in_bytes": f"{3 * GIB}\n",
+            f"{memory}/memory.stat": f"inactive_file 7\ntotal_inactive_file {GIB}\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        }
+    )
+    assert platform.cpu_quota(root) == 2.5
+    assert platform.cgroup_memory_limit(root) == 4 * GIB
+    assert platform.available_memory_bytes(root) == 2 * GIB
+
+
+def test_version_1_without_limits(machine):
+    unlimited = {
+        "sys/fs/cgroup/cpu/app/cpu.cfs_quota_us": "-1\n",
+        "sys/fs/cgroup/cpu/app/cpu.cfs_period_us": "100000\n",
+        "sys/fs/cgroup/memory/app/memory.limit_in_bytes": "9223372036854771712\n",
+    }
+    root = machine(MEMINFO | version_1("cpu") | unlimited)
+    assert platform.cpu_quota(root) is None
+    assert platform.cgroup_memory_limit(root) is None
+
+
+def test_cpu_model_and_flags(machine):
+    root = machine(
+        {"proc/cpuinfo": "processor : 0\nmodel name\t: Fast CPU\nflags\t\t: sse avx2\n\nprocessor : 1\n"}
+    )
+    assert platform.cpu_model(root) == "Fast CPU"
+    assert platform.cpu_flags(root) == ["sse", "avx2"]
+
+
+def test_a_machine_without_proc_answers_too(tmp_path):
+    assert platform.total_memory_bytes(tmp_path) >= platform.available_memory_bytes(tmp_path) > 0
+    assert platform.cpu_model(tmp_path)
+    assert platform.cpu_flags(tmp_path) == []
+
+
+def test_this_machine():
+    assert 1 <= platform.cpu_count() <= platform.affinity_count()
+    assert 0 < platform.available_memory_bytes() <= platform.total_memory_bytes()
