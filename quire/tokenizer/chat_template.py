@@ -110,9 +110,8 @@ def _compile(source: str) -> _CompiledTemplate:
 
 def _probe_renderer(template: Template) -> Any:
     def render(**variables: Any) -> str:
-        return _environment().render(
-            template, {**_NO_SPECIAL_TOKENS, "add_generation_prompt": False, "documents": None, **variables}
-        )
+        fixed = {**_NO_SPECIAL_TOKENS, "add_generation_prompt": False, "documents": None}
+        return _environment().render(template, fixed | variables, is_probe=True)
 
     return render
 

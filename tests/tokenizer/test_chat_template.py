@@ -20,7 +20,10 @@ from tests.tokenizer.conversations import TEXT_PARTS, WEATHER_TOOL, assistant, c
 
 PLAIN = "{% for m in messages %}{{ m.role }}:{{ m.content }}|{% endfor %}{% if add_generation_prompt %}>{% endif %}"
 LOOPS = "{% for m in messages %}{% for part in m['content'] %}[{{ part.type }} {{ part.text }}]{% endfor %}{% endfor %}"
-EITHER = "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}" + LOOPS[24:-12] + "{% endif %}{% endfor %}"
+EITHER = (
+    "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}[{{ part.type }} {{ part.text }}]{% endfor %}{% endif %}{% endfor %}"
+)
 DUMPS = "{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"
 JOINS = "{% for m in messages %}{% for c in m.tool_calls %}{{ 'a=' + c.function.arguments }}{% endfor %}{% endfor %}"
 
