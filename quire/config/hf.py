@@ -69,12 +69,16 @@ class _Fields:
         return ModelLoadError(f"{self.path}: field {name} must be {rule}, got {describe(value)}")
 
 
-def load_hf_config(path: str | Path) -> HFConfig:
-    """The configuration in folder `path`. Raises ModelLoadError or UnsupportedModelError naming file and field."""
+def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) -> HFConfig:
+    """The configuration in folder `path`; `overrides` replaces fields of config.json.
+
+    Raises ModelLoadError or UnsupportedModelError naming file and field.
+    """
     folder = Path(path)
     raw = _read_json(folder / "config.json")
     if raw is None:
         raise ModelLoadError(f"{folder} has no config.json: it is not a Hugging Face checkpoint folder")
+    raw = {**raw, **(overrides or {})}
     fields = _Fields(raw, folder / "config.json")
     architecture, model_type = _architecture(fields)
     _refuse_quantized(fields)

@@ -1,4 +1,6 @@
-"""`EngineCore`: the step loop's body. It knows requests, blocks and workers, and nothing of text, sockets or threads."""
+"""`EngineCore`: the step loop's body. It knows requests, blocks and
+workers, and nothing of text, sockets or threads.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,17 @@ class EngineCore:
     """Scheduler and workers of one model. Not thread-safe: one thread adds, aborts and steps."""
 
     def __init__(self, config: EngineConfig, executor: Executor | None = None) -> None:
-        """Load the model (unless an executor is given). Raises ConfigError, ModelLoadError or what the executor raises."""
+        """Load the model, unless an executor is given. Raises ConfigError,
+        ModelLoadError or the executor's own.
+        """
         self.config = config
         self.executor = make_executor(config) if executor is None else executor
         self.kv = self.executor.kv
         self.scheduler = Scheduler(config.scheduler, config.cache, self.kv)
         self._refused: list[RequestUpdate] = []
-        self._unsent_removals: list[str] = []
-        """Requests that a failed step was to make the workers forget."""
+        self._held_by_workers: set[str] = set()
+        self._to_forget: list[str] = []
+        """After a failed step: what the next one makes the workers forget."""
         self._num_failed_steps = 0
         self._stats = EngineStats(num_blocks=self.kv.num_blocks)
 
@@ -43,7 +48,9 @@ class EngineCore:
         """What the other side needs to know of the loaded engine."""
         num_slots = self.kv.num_blocks * self.kv.block_size
         max_model_len = min(self.config.scheduler.max_model_len, num_slots + 1)
-        return EngineReady(max_model_len=max_model_len, num_blocks=self.kv.num_blocks, block_size=self.kv.block_size)
+        return EngineReady(
+            max_model_len=max_model_len, num_blocks=self.kv.num_blocks, block_size=self.kv.block_size
+        )
 
     # -- requests --------------------------------------------------------------------------------------------
 
@@ -68,37 +75,46 @@ class EngineCore:
     # -- the step --------------------------------------------------------------------------------------------
 
     def step(self) -> list[RequestUpdate]:
-        """Schedule, execute, update. Raises EngineDeadError when steps keep failing; other failures are in the updates."""
+        """Schedule, execute, update. Failures are in the updates; raises
+        EngineDeadError when steps keep failing.
+        """
         updates, self._refused = self._refused, []
         batch = self.scheduler.schedule()
         if batch.requests:
-            updates += self.scheduler.update(batch, self._execute(batch))
+            updates += self._run(batch)
         self._count(updates)
         return updates
 
-    def _execute(self, batch: ScheduledBatch) -> StepResult:
-        """The executor's result; if the whole step fails, a result that fails every request of the step."""
-        batch.removed_request_ids[:0] = self._unsent_removals
+    def _run(self, batch: ScheduledBatch) -> list[RequestUpdate]:
+        batch.removed_request_ids += self._to_forget
+        self._held_by_workers.difference_update(batch.removed_request_ids)
+        self._held_by_workers.update(request.request_id for request in batch.new_requests)
         try:
             result = self.executor.execute(batch)
         except Exception as error:
-            _log.exception("step %d failed; its %d requests fail with it", batch.step_id, len(batch.requests))
-            self._unsent_removals = batch.removed_request_ids
-            return self._failed_result(batch, error)
-        self._unsent_removals = []
+            return self._fail_step(batch, error)
+        self._to_forget = []
         self._num_failed_steps = 0
         self._stats.total_step_time_s += result.step_time_s
-        return result
+        return self.scheduler.update(batch, result)
 
-    def _failed_result(self, batch: ScheduledBatch, error: Exception) -> StepResult:
+    def _fail_step(self, batch: ScheduledBatch, error: Exception) -> list[RequestUpdate]:
+        """Fail the requests of a step that was lost. Nobody knows how far it came, so what the workers hold is not
+        trusted any more: all other requests start again from their tokens, which gives the same output.
+        """
+        _log.exception("step %d failed, and its %d requests with it", batch.step_id, len(batch.requests))
         self._num_failed_steps += 1
+        cause = root_cause(error)
         if self._num_failed_steps >= MAX_FAILED_STEPS:
-            raise EngineDeadError(f"{self._num_failed_steps} steps in a row failed, the last with {root_cause(error)}") from error
-        message = f"the engine step failed: {root_cause(error)}"
-        return StepResult(
-            step_id=batch.step_id,
-            results=[RequestResult(request.request_id, error=message) for request in batch.requests],
-        )
+            raise EngineDeadError(
+                f"{MAX_FAILED_STEPS} steps in a row failed, the last with {cause}"
+            ) from error
+        message = f"the engine step failed: {cause}"
+        results = [RequestResult(request.request_id, error=message) for request in batch.requests]
+        updates = self.scheduler.update(batch, StepResult(batch.step_id, results))
+        self.scheduler.restart()
+        self._to_forget = sorted(self._held_by_workers.union(batch.removed_request_ids))
+        return updates
 
     # -- the rest --------------------------------------------------------------------------------------------
 

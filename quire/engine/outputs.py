@@ -1,4 +1,5 @@
-"""From the core's updates to `RequestOutput`s: text, stop strings, logprobs, and the `n` sequences of a request in one.
+"""From the core's updates to `RequestOutput`s: text, stop strings, logprobs, and the `n` sequences of a
+request in one.
 
 Text is decided here and nowhere else: a stop string ends a sequence here, and the core is told to abort it.
 """
@@ -21,7 +22,9 @@ from quire.tokenizer import IncrementalDetokenizer, Tokenizer
 class SequenceOutput:
     """One sequence of a request as it grows."""
 
-    def __init__(self, index: int, prompt_token_ids: list[int], params: SamplingParams, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self, index: int, prompt_token_ids: list[int], params: SamplingParams, tokenizer: Tokenizer | None
+    ) -> None:
         self.index = index
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
@@ -33,7 +36,7 @@ class SequenceOutput:
         self._detokenizer = _make_detokenizer(prompt_token_ids, params, tokenizer)
 
     def apply(self, update: RequestUpdate) -> bool:
-        """Take in an update; returns whether a stop string ended the sequence while the core still runs it."""
+        """Take in an update; returns whether a stop string ended what the core still runs."""
         self.has_news = True
         self._token_ids += update.new_token_ids
         if self._logprobs is not None and update.logprobs:
@@ -46,7 +49,9 @@ class SequenceOutput:
         return update.finish_reason is None
 
     def _detokenize(self, update: RequestUpdate) -> str | None:
-        """Decode the new tokens; returns the stop string that they complete. A stop token has no text of its own."""
+        """Decode the new tokens; returns the stop string that they
+        complete. A stop token has no text of its own.
+        """
         if self._detokenizer is None:
             return None
         token_ids = update.new_token_ids
@@ -112,6 +117,8 @@ class RequestState:
         self.sequences = [
             SequenceOutput(index, request.prompt_token_ids, params, tokenizer) for index in range(params.n)
         ]
+        self.num_live = params.n
+        """Sequences that have not ended."""
         self.error: str | None = None
         self._prompt_logprobs = LogprobsCollector(tokenizer) if params.prompt_logprobs is not None else None
         self._num_cached_tokens: int | None = None
@@ -122,7 +129,7 @@ class RequestState:
     @property
     def finished(self) -> bool:
         """Whether every sequence has ended."""
-        return all(sequence.finish_reason is not None for sequence in self.sequences)
+        return self.num_live == 0
 
     def apply(self, index: int, update: RequestUpdate) -> bool:
         """Take in the update of one sequence; returns whether the core must be told to abort it."""
@@ -131,8 +138,15 @@ class RequestState:
         if update.error is not None:
             self.error = update.error
         must_abort = self.sequences[index].apply(update)
+        self.num_live -= self.sequences[index].finish_reason is not None
         self._measure(index, update)
         return must_abort
+
+    def abort(self) -> None:
+        """End every sequence that has not ended."""
+        for sequence in self.sequences:
+            sequence.finish("abort")
+        self.num_live = 0
 
     def _measure(self, index: int, update: RequestUpdate) -> None:
         now, metrics = time.monotonic() - self._start, self._metrics
@@ -242,8 +256,7 @@ class OutputProcessor:
         if state is None:
             return None, []
         live = [child_id for child_id in state.child_ids if child_id in self._owners]
-        for sequence in state.sequences:
-            sequence.finish("abort")
+        state.abort()
         for child_id in live:
             del self._owners[child_id]
         outputs: list[RequestOutput] = []
