@@ -11,22 +11,23 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def shared_folder() -> Path | None:
-    """The shared folder: `QUIRE_SHARED`, else `../shared`; None where there is none."""
+    """The folder of shared data: `QUIRE_SHARED` (it or the folder above it), else `../shared/data`; None without one."""
     stated = os.environ.get("QUIRE_SHARED")
     folder = Path(stated) if stated else _REPOSITORY.parent / "shared"
+    folder = folder / "data" if (folder / "data").is_dir() else folder
     return folder if folder.is_dir() else None
 
 
 def shared(name: str) -> Path:
-    """Path of `data/<name>` in the shared folder; skips the test where it does not exist."""
+    """Path of `name` in the shared data; skips the test where it does not exist."""
     folder = shared_folder()
-    path = folder / "data" / name if folder else None
+    path = folder / name if folder else None
     if path is None or not path.exists():
         pytest.skip(f"needs {name} of the shared data (set QUIRE_SHARED, or put it in ../shared/data)")
     return path
 
 
 def shared_names(folder: str, pattern: str) -> list[str]:
-    """Names of the files in a shared data folder, for parametrized tests; empty where it is absent."""
+    """Names of the files in a folder of the shared data, for parametrized tests; empty where it is absent."""
     root = shared_folder()
-    return sorted(path.name for path in (root / "data" / folder).glob(pattern)) if root else []
+    return sorted(path.name for path in (root / folder).glob(pattern)) if root else []

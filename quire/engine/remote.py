@@ -64,7 +64,8 @@ def _read_config() -> EngineConfig:
 
 def _end_with_parent(folder: Path) -> None:
     """Standard input ends when the parent does: nobody is left to serve, or to remove the sockets."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1):  # not through the buffer, whose lock would be held at exit
+        pass
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
