@@ -40,7 +40,8 @@ _HOMES = {
     "ModelRegistry": "quire.models",
     **dict.fromkeys(("SamplingParams", "BeamSearchParams", "RequestOutputKind"), "quire.sampling_params"),
     **dict.fromkeys(
-        ("RequestOutput", "CompletionOutput", "Logprob", "BeamSearchOutput", "BeamSearchSequence"), "quire.outputs"
+        ("RequestOutput", "CompletionOutput", "Logprob", "BeamSearchOutput", "BeamSearchSequence"),
+        "quire.outputs",
     ),
     **dict.fromkeys(
         (

@@ -1,4 +1,6 @@
-"""`LLM`: batch inference in one object. Prompts in, outputs out, in order; the same engine as the server's, in this process."""
+"""`LLM`: batch inference in one object. Prompts in, outputs out, in
+order; the server's engine, in this process.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,11 @@ class LLM:
     """A loaded model for batch inference. Not thread-safe; for concurrent requests use `AsyncLLMEngine`."""
 
     def __init__(self, model: str | None = None, *, tokenizer: str | None = None, **engine_args: Any) -> None:
-        """Load a model: a folder, a hub id, or none for the built-in one. Keywords are the fields of `EngineArgs`.
+        """Load a model: a folder, a hub id, or none for the built-in one. Keywords are the fields of
+        `EngineArgs`.
 
-        Raises ConfigError for a wrong option, HubError, UnsupportedModelError or ModelLoadError for the model.
+        Raises ConfigError for a wrong option, HubError, UnsupportedModelError or ModelLoadError for the
+        model.
         """
         engine_args.setdefault("disable_log_stats", True)
         args = EngineArgs.from_kwargs(model=model, tokenizer=tokenizer, **engine_args)
@@ -68,10 +72,11 @@ class LLM:
     ) -> Any:
         """Complete prompts; returns `list[RequestOutput]` in the order of the prompts.
 
-        A prompt is text, a list of token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`; one prompt alone is a
-        batch of one. `sampling_params` is one for all, or one per prompt; None takes the model's recommendation. With
-        `stream=True` (or `stream` set in the parameters) returns an iterator of outputs as they grow instead; closing
-        it aborts what is left. Raises InvalidRequestError before anything runs if any request is invalid.
+        A prompt is text, a list of token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`; one prompt
+        alone is a batch of one. `sampling_params` is one for all, or one per prompt; None takes the model's
+        recommendation. With `stream=True` (or `stream` set in the parameters) returns an iterator of outputs
+        as they grow instead; closing it aborts what is left. Raises InvalidRequestError before anything runs
+        if any request is invalid.
         """
         batch = _batch_of_prompts(prompts, prompt_token_ids)
         params = self._params_per_prompt(sampling_params, len(batch))
@@ -98,7 +103,7 @@ class LLM:
 
         The rest is as in `generate`. Raises InvalidRequestError for messages that the template refuses.
         """
-        conversations = [messages] if messages and isinstance(messages[0], dict) else messages
+        conversations: Any = [messages] if messages and isinstance(messages[0], dict) else messages
         tokenizer = self.get_tokenizer()
         prompts = []
         for conversation in conversations:
@@ -111,7 +116,9 @@ class LLM:
                 tools=tools,
                 **(chat_template_kwargs or {}),
             )
-            prompts.append({"prompt": text, "prompt_token_ids": tokenizer.encode(text, add_special_tokens=False)})
+            prompts.append(
+                {"prompt": text, "prompt_token_ids": tokenizer.encode(text, add_special_tokens=False)}
+            )
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm, stream=stream, priority=priority)
 
     def beam_search(
@@ -119,8 +126,8 @@ class LLM:
     ) -> list[BeamSearchOutput]:
         """The likeliest continuations of each prompt, best first.
 
-        A beam's score is its logprob sum divided by its length (prompt included, end-of-sequence not) to the power of
-        `length_penalty`. Raises InvalidRequestError.
+        A beam's score is its logprob sum divided by its length (prompt included, end-of-sequence not) to the
+        power of `length_penalty`. Raises InvalidRequestError.
         """
         engine = self.llm_engine
         default = engine.default_sampling_params()
@@ -186,10 +193,9 @@ class LLM:
         limit_logprobs: bool = True,
     ) -> list[PreparedRequest]:
         """Check all requests; the user's parameters are copied, never changed."""
-        shared = isinstance(params, SamplingParams)
+        per_prompt = [params] * len(prompts) if isinstance(params, SamplingParams) else params
         requests = []
-        for index, prompt in enumerate(prompts):
-            own = params if shared else params[index]  # type: ignore[index]
+        for index, (prompt, own) in enumerate(zip(prompts, per_prompt, strict=True)):
             if kind is not None and isinstance(own, SamplingParams):
                 own = own.clone(output_kind=kind)
             requests.append(
@@ -210,7 +216,7 @@ class LLM:
                 self._arrived.setdefault(output.request_id, []).append(output)
 
     def _stream(self, requests: list[PreparedRequest]) -> Generator[RequestOutput, None, None]:
-        """Start requests, yield their outputs as they come; abort what is left when the iterator is closed."""
+        """Start requests and yield their outputs as they come; abort what is left when closed."""
         live = dict.fromkeys(request.request_id for request in requests)
         try:
             for request in requests:
@@ -244,12 +250,16 @@ def _batch_of_prompts(
 ) -> list[Prompt]:
     """A list of prompts, from one prompt or many, by position or by `prompt_token_ids`."""
     if (prompts is None) == (prompt_token_ids is None):
-        raise InvalidRequestError("give either prompts or prompt_token_ids", parameter="prompts", value=prompts)
-    batch = prompts if prompts is not None else prompt_token_ids
+        raise InvalidRequestError(
+            "give either prompts or prompt_token_ids", parameter="prompts", value=prompts
+        )
+    batch: Any = prompts if prompts is not None else prompt_token_ids
     if isinstance(batch, str | dict):
         return [batch]
     if not isinstance(batch, Sequence):
-        raise InvalidRequestError(f"prompts must be a prompt or a list of them, got {describe(batch)}", parameter="prompts")
+        raise InvalidRequestError(
+            f"prompts must be a prompt or a list of them, got {describe(batch)}", parameter="prompts"
+        )
     if batch and all(isinstance(item, int) for item in batch):
         return [list(batch)]
     return list(batch)

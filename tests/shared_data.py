@@ -11,7 +11,9 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def shared_folder() -> Path | None:
-    """The folder of shared data: `QUIRE_SHARED` (it or the folder above it), else `../shared/data`; None without one."""
+    """The folder of shared data: `QUIRE_SHARED` (it or the folder above
+    it), else `../shared/data`; None without one.
+    """
     stated = os.environ.get("QUIRE_SHARED")
     folder = Path(stated) if stated else _REPOSITORY.parent / "shared"
     folder = folder / "data" if (folder / "data").is_dir() else folder

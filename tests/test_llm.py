@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,8 @@ from quire.sampling_params import RequestOutputKind, SamplingParams
 from tests.engine.fakes import FakeExecutor, Script, counts, greedy, make_config, says, write_byte_tokenizer
 
 MakeLLM = Callable[..., LLM]
-TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+TEMPLATE += "{% if add_generation_prompt %}<bot>{% endif %}"
 
 
 @pytest.fixture
@@ -48,7 +50,8 @@ def test_outputs_come_in_the_order_of_the_prompts(make_llm):
 
 
 @pytest.mark.parametrize(
-    "prompts", ["abc", ["abc"], list(b"abc"), [list(b"abc")], {"prompt": "abc"}, [{"prompt_token_ids": list(b"abc")}]]
+    "prompts",
+    ["abc", ["abc"], list(b"abc"), [list(b"abc")], {"prompt": "abc"}, [{"prompt_token_ids": list(b"abc")}]],
 )
 def test_shapes_of_prompts(make_llm, prompts):
     (output,) = make_llm().generate(prompts, greedy())
@@ -57,7 +60,10 @@ def test_shapes_of_prompts(make_llm, prompts):
 
 def test_prompt_token_ids_by_name(make_llm):
     llm = make_llm()
-    assert texts(llm.generate(prompt_token_ids=[[1], [2]], sampling_params=greedy(max_tokens=1))) == ["c", "d"]
+    assert texts(llm.generate(prompt_token_ids=[[1], [2]], sampling_params=greedy(max_tokens=1))) == [
+        "c",
+        "d",
+    ]
     assert texts(llm.generate(prompt_token_ids=[1, 2], sampling_params=greedy(max_tokens=1))) == ["d"]
     with pytest.raises(InvalidRequestError, match="either prompts or prompt_token_ids"):
         llm.generate("a", prompt_token_ids=[1])
@@ -102,7 +108,7 @@ def test_stream_grows_to_the_final_text(make_llm, how):
     params = greedy(max_tokens=20, stream=how == "parameter")
     seen = [output.outputs[0].text for output in llm.generate("x", params, stream=how == "argument")]
     assert seen[-1] == "hello there" and len(seen) > 5
-    assert all(later.startswith(earlier) for earlier, later in zip(seen, seen[1:], strict=False))
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(seen))
 
 
 def test_stream_of_deltas_joins(make_llm):
@@ -162,7 +168,9 @@ def test_chat_uses_the_template(make_llm):
     (output,) = llm.chat(conversation, greedy(), chat_template=TEMPLATE)
     assert output.prompt == "<user>hello<bot>" and output.prompt_token_ids == list(b"<user>hello<bot>")
     assert output.outputs[0].text == "hi"
-    two = llm.chat([conversation, conversation], greedy(), chat_template=TEMPLATE, add_generation_prompt=False)
+    two = llm.chat(
+        [conversation, conversation], greedy(), chat_template=TEMPLATE, add_generation_prompt=False
+    )
     assert [output.prompt for output in two] == ["<user>hello", "<user>hello"]
 
 
@@ -184,7 +192,9 @@ def test_metrics(make_llm):
     llm.generate(["a", "b"], greedy(max_tokens=4))
     metrics = {metric.name: metric for metric in llm.get_metrics()}
     assert metrics["quire:generation_tokens_total"].value == 8
-    assert isinstance(metrics["quire:requests_total"], Counter) and isinstance(metrics["quire:num_running"], Gauge)
+    assert isinstance(metrics["quire:requests_total"], Counter) and isinstance(
+        metrics["quire:num_running"], Gauge
+    )
 
 
 def test_shutdown_by_context(make_llm):
@@ -195,7 +205,9 @@ def test_shutdown_by_context(make_llm):
 
 
 def test_unknown_options_name_the_nearest():
-    with pytest.raises(ConfigError, match=r"unknown engine argument max_model_length; did you mean max_model_len"):
+    with pytest.raises(
+        ConfigError, match=r"unknown engine argument max_model_length; did you mean max_model_len"
+    ):
         LLM("nowhere", max_model_length=3)
 
 

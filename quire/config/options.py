@@ -1,4 +1,5 @@
-"""How one engine option is described: its help text, limits and state, and what follows from them (checks and flags).
+"""How one engine option is described: its help text, limits and state, and what follows from them (checks and
+flags).
 
 The options themselves are the fields of `EngineArgs`; here is only the grammar they are written in.
 """
@@ -15,7 +16,17 @@ from typing import Any
 
 from quire.errors import ConfigError, NotSupportedError, describe
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "K": 2**10,
+    "M": 2**20,
+    "G": 2**30,
+    "T": 2**40,
+}
 _HUMAN_INT = re.compile(r"(-?\d+(?:\.\d+)?)([kmgtKMGT]?)(?:i?B)?")
 
 
@@ -64,7 +75,9 @@ def flag_of(field: dataclasses.Field[Any]) -> str:
 
 
 def parse_int(text: str) -> int:
-    """An integer, plain or with a unit: `4096`, `4k` (4000), `4K` (4096), `1.5G`; raises ValueError otherwise."""
+    """An integer, plain or with a unit: `4096`, `4k` (4000), `4K`
+    (4096), `1.5G`; raises ValueError otherwise.
+    """
     match = _HUMAN_INT.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not an integer such as 4096, 4k (4000) or 4K (4096)")
@@ -86,7 +99,7 @@ def _type_names(field: dataclasses.Field[Any]) -> set[str]:
 
 
 def clean_value(field: dataclasses.Field[Any], value: Any) -> Any:
-    """The value in the field's type and within its rules; raises ConfigError that names the field and what is allowed."""
+    """The value in the field's type and within its rules; ConfigError names the field and the rule."""
     names, rules = _type_names(field), option_of(field)
     if value is None and "None" in names:
         return None
@@ -122,7 +135,9 @@ def _clean_float(field: dataclasses.Field[Any], value: Any) -> float:
 
 def _check_choices(field: dataclasses.Field[Any], rules: Option, value: Any) -> None:
     if value in rules.later_choices:
-        raise NotSupportedError(f"not supported yet: {field.name}={value!r}", parameter=field.name, value=value)
+        raise NotSupportedError(
+            f"not supported yet: {field.name}={value!r}", parameter=field.name, value=value
+        )
     if rules.choices and value not in rules.choices:
         raise _fail(field, "one of " + ", ".join(rules.choices), value)
 

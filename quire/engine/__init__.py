@@ -1,1 +1,3 @@
-"""Requests in, outputs out: tokenizing, the step loop, detokenizing, and the border between the two processes."""
+"""Requests in, outputs out: tokenizing, the step loop, detokenizing,
+and the border between the two processes.
+"""

@@ -1,4 +1,5 @@
-"""`AsyncLLMEngine`: many requests at once from one event loop; the core runs in a thread or in its own process.
+"""`AsyncLLMEngine`: many requests at once from one event loop; the core runs in a thread or in its own
+process.
 
 Text work (tokenizing, detokenizing) happens here, on the event loop's side of the border.
 """
@@ -37,7 +38,9 @@ _CLOSE_TIMEOUT_S = 5.0
 
 
 class AsyncLLMEngine:
-    """Serves requests concurrently. Use it from one event loop at a time; it attaches to the loop that first calls it."""
+    """Serves requests concurrently. Use it from one event loop at a time; it
+    attaches to the loop that first calls it.
+    """
 
     def __init__(self, config: EngineConfig, client: CoreClient, tokenizer: Tokenizer | None = None) -> None:
         """`client` leads to a loaded core. The tokenizer is loaded unless one is given."""
@@ -79,8 +82,9 @@ class AsyncLLMEngine:
     ) -> AsyncIterator[RequestOutput]:
         """Outputs of one request as they grow, in the kind that `sampling_params.output_kind` names.
 
-        Closing or cancelling the iterator aborts the request. A reader that is slower than the engine gets several
-        steps in one output. Raises InvalidRequestError, QueueFullError, or EngineDeadError at any point.
+        Closing or cancelling the iterator aborts the request. A reader that is slower than the engine gets
+        several steps in one output. Raises InvalidRequestError, QueueFullError, or EngineDeadError at any
+        point.
         """
         self._attach()
         self._check_alive()
@@ -108,7 +112,9 @@ class AsyncLLMEngine:
 
     def _submit(self, request: PreparedRequest) -> Mailbox:
         if request.params.logits_processors is not None:
-            raise NotSupportedError("logits_processors are for LLM and LLMEngine only", parameter="logits_processors")
+            raise NotSupportedError(
+                "logits_processors are for LLM and LLMEngine only", parameter="logits_processors"
+            )
         self._check_alive()
         self._check_queue()
         self._outputs.add(request)
@@ -124,7 +130,7 @@ class AsyncLLMEngine:
             raise QueueFullError(f"{num_waiting} requests are waiting, and at most {limit} may")
 
     async def abort(self, request_id: str) -> None:
-        """End a request; its iterator gets a last output with finish_reason `abort`. Unknown ids are ignored."""
+        """End a request: its iterator gets a last output, finished by `abort`. Ignores unknown ids."""
         self._abort(request_id)
 
     def _abort(self, request_id: str) -> None:
@@ -140,7 +146,12 @@ class AsyncLLMEngine:
     def _attach(self) -> None:
         """Deliver events to the running loop, and start the client the first time."""
         loop = asyncio.get_running_loop()
-        if self._loop is not loop and self._mailboxes and self._loop is not None and not self._loop.is_closed():
+        if (
+            self._loop is not loop
+            and self._mailboxes
+            and self._loop is not None
+            and not self._loop.is_closed()
+        ):
             raise RuntimeError("this engine has requests on another event loop")
         self._loop = loop
         if not self._is_started:
@@ -231,7 +242,9 @@ class AsyncLLMEngine:
         return await future
 
     async def shutdown(self, drain_timeout_s: float = 0.0) -> None:
-        """Refuse new requests, wait up to `drain_timeout_s` for the running ones, abort the rest, stop the core."""
+        """Refuse new requests, wait up to `drain_timeout_s` for the running
+        ones, abort the rest, stop the core.
+        """
         deadline = asyncio.get_running_loop().time() + drain_timeout_s
         if self._death is None:
             self._death = EngineDeadError("the engine is shutting down")

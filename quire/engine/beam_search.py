@@ -1,4 +1,6 @@
-"""Beam search on top of the engine: every step asks for one token of every beam, and the prefix cache does the rest."""
+"""Beam search on top of the engine: every step asks for one token of
+every beam, and the prefix cache does the rest.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ def search_beams(
     step_params = SamplingParams(
         logprobs=2 * params.beam_width, max_tokens=1, temperature=0.0, detokenize=False, ignore_eos=True
     )
-    ends = frozenset() if params.ignore_eos else frozenset(eos_token_ids)
+    ends: frozenset[int] = frozenset() if params.ignore_eos else frozenset(eos_token_ids)
     for step in range(params.max_tokens):
         live = [search for search in searches if search.beams and step < search.max_tokens]
         if not live:
@@ -74,7 +76,9 @@ def _extend(
             if token_id in ends:
                 tokens = [*beam.tokens, token_id] if params.include_stop_str_in_output else beam.tokens
                 search.finished.append(
-                    BeamSearchSequence(tokens, logprobs, cum_logprob, finish_reason="stop", stop_reason=token_id)
+                    BeamSearchSequence(
+                        tokens, logprobs, cum_logprob, finish_reason="stop", stop_reason=token_id
+                    )
                 )
             else:
                 candidates.append(BeamSearchSequence([*beam.tokens, token_id], logprobs, cum_logprob))
@@ -85,7 +89,7 @@ def _extend(
 def score(beam: BeamSearchSequence, length_penalty: float, ends: Collection[int]) -> float:
     """Logprob sum / length ** length_penalty; the length counts the prompt, and no end-of-sequence token."""
     length = len(beam.tokens) - (beam.tokens[-1] in ends)
-    return beam.cum_logprob / max(1, length) ** length_penalty
+    return beam.cum_logprob / float(max(1, length) ** length_penalty)
 
 
 def _result(

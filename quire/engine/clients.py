@@ -1,4 +1,6 @@
-"""How an asynchronous engine reaches its core: the interface, and the core in a thread. In a process: `remote.py`."""
+"""How an asynchronous engine reaches its core: the interface, and the
+core in a thread. In a process: `remote.py`.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,7 @@ class QueueInbox:
 
 
 class ThreadClient:
-    """The core in a thread of this process. The model is loaded by the constructor, in the caller's thread."""
+    """The core in a thread of this process. The constructor loads the model, in the caller's thread."""
 
     def __init__(self, config: EngineConfig, core: EngineCore | None = None) -> None:
         self._core = EngineCore(config) if core is None else core

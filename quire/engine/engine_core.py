@@ -1,4 +1,6 @@
-"""`EngineCore`: the step loop's body. It knows requests, blocks and workers, and nothing of text, sockets or threads."""
+"""`EngineCore`: the step loop's body. It knows requests, blocks and
+workers, and nothing of text, sockets or threads.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class EngineCore:
     """Scheduler and workers of one model. Not thread-safe: one thread adds, aborts and steps."""
 
     def __init__(self, config: EngineConfig, executor: Executor | None = None) -> None:
-        """Load the model (unless an executor is given). Raises ConfigError, ModelLoadError or what the executor raises."""
+        """Load the model, unless an executor is given. Raises ConfigError,
+        ModelLoadError or the executor's own.
+        """
         self.config = config
         self.executor = make_executor(config) if executor is None else executor
         self.kv = self.executor.kv
@@ -43,7 +47,9 @@ class EngineCore:
         """What the other side needs to know of the loaded engine."""
         num_slots = self.kv.num_blocks * self.kv.block_size
         max_model_len = min(self.config.scheduler.max_model_len, num_slots + 1)
-        return EngineReady(max_model_len=max_model_len, num_blocks=self.kv.num_blocks, block_size=self.kv.block_size)
+        return EngineReady(
+            max_model_len=max_model_len, num_blocks=self.kv.num_blocks, block_size=self.kv.block_size
+        )
 
     # -- requests --------------------------------------------------------------------------------------------
 
@@ -68,7 +74,9 @@ class EngineCore:
     # -- the step --------------------------------------------------------------------------------------------
 
     def step(self) -> list[RequestUpdate]:
-        """Schedule, execute, update. Raises EngineDeadError when steps keep failing; other failures are in the updates."""
+        """Schedule, execute, update. Failures are in the updates; raises
+        EngineDeadError when steps keep failing.
+        """
         updates, self._refused = self._refused, []
         batch = self.scheduler.schedule()
         if batch.requests:
@@ -93,7 +101,9 @@ class EngineCore:
     def _failed_result(self, batch: ScheduledBatch, error: Exception) -> StepResult:
         self._num_failed_steps += 1
         if self._num_failed_steps >= MAX_FAILED_STEPS:
-            raise EngineDeadError(f"{self._num_failed_steps} steps in a row failed, the last with {root_cause(error)}") from error
+            raise EngineDeadError(
+                f"{self._num_failed_steps} steps in a row failed, the last with {root_cause(error)}"
+            ) from error
         message = f"the engine step failed: {root_cause(error)}"
         return StepResult(
             step_id=batch.step_id,

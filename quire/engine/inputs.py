@@ -1,4 +1,5 @@
-"""From a prompt and `SamplingParams` to the requests of the core: tokenize, check against the model, fill in, fan out.
+"""From a prompt and `SamplingParams` to the requests of the core: tokenize, check against the model, fill in,
+fan out.
 
 Everything a user can get wrong about one request is found here, before the core hears of it.
 """
@@ -44,7 +45,9 @@ def draw_seed(engine_seed: int, counter: int) -> int:
 
 
 class InputProcessor:
-    """Turns prompts into `PreparedRequest`s for one model. `max_model_len` is what the KV cache and the model allow."""
+    """Turns prompts into `PreparedRequest`s for one model. `max_model_len`
+    is what the KV cache and the model allow.
+    """
 
     def __init__(self, config: ModelConfig, tokenizer: Tokenizer | None, max_model_len: int) -> None:
         self._config = config
@@ -67,7 +70,9 @@ class InputProcessor:
         limit_logprobs: bool = True,
         add_special_tokens: bool = True,
     ) -> PreparedRequest:
-        """Check and complete one request; `params` is not changed. Raises InvalidRequestError or a subclass of it."""
+        """Check and complete one request; `params` is not changed. Raises
+        InvalidRequestError or a subclass of it.
+        """
         text, token_ids, cache_salt = self._parse(prompt, cache_salt, add_special_tokens)
         params = self.default_params() if params is None else params
         if not isinstance(params, SamplingParams):
@@ -86,7 +91,7 @@ class InputProcessor:
         )
 
     def default_params(self) -> SamplingParams:
-        """The sampling parameters that the model's generation_config.json recommends, else Quire's defaults."""
+        """What the model's generation_config.json recommends, else Quire's defaults."""
         return SamplingParams(**self._config.default_sampling_params)
 
     # -- the prompt ------------------------------------------------------------------------------------------
@@ -99,9 +104,10 @@ class InputProcessor:
             return prompt, None, cache_salt
         if isinstance(prompt, Mapping):
             return self._parse_mapping(prompt, cache_salt)
-        if isinstance(prompt, Sequence):
-            return None, list(prompt), cache_salt
-        raise _bad_prompt(prompt)
+        if isinstance(prompt, bytes) or not isinstance(prompt, Sequence):
+            raise _bad_prompt(prompt)
+        token_ids: Sequence[Any] = prompt
+        return None, list(token_ids), cache_salt
 
     @staticmethod
     def _parse_mapping(
@@ -138,21 +144,27 @@ class InputProcessor:
 
     def _check_prompt(self, token_ids: list[int]) -> None:
         if not token_ids:
-            raise InvalidRequestError("prompt must hold at least one token", parameter="prompt", value=token_ids)
+            raise InvalidRequestError(
+                "prompt must hold at least one token", parameter="prompt", value=token_ids
+            )
         if len(token_ids) >= self._max_model_len:
             raise self._too_long(f"{len(token_ids)} tokens")
         self._check_ids("prompt_token_ids", token_ids)
 
     def _too_long(self, amount: str) -> PromptTooLongError:
         return PromptTooLongError(
-            f"This model's maximum context length is {self._max_model_len} tokens. However, your prompt contains "
-            f"{amount}. Please shorten the prompt, leaving room for at least one token of output.",
+            f"This model's maximum context length is {self._max_model_len} tokens. However, your prompt "
+            f"contains {amount}. Please shorten the prompt, leaving room for at least one token of output.",
             parameter="prompt",
         )
 
     def _check_ids(self, parameter: str, token_ids: Sequence[int]) -> None:
         for token_id in token_ids:
-            if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < self._vocab_size:
+            if (
+                not isinstance(token_id, int)
+                or isinstance(token_id, bool)
+                or not 0 <= token_id < self._vocab_size
+            ):
                 raise InvalidRequestError(
                     f"{parameter} must hold token ids in [0, {self._vocab_size}), got {describe(token_id)}",
                     parameter=parameter,
@@ -167,7 +179,9 @@ class InputProcessor:
         self._check_ids("allowed_token_ids", params.allowed_token_ids or ())
         if self._tokenizer is None and (params.stop or params.bad_words):
             name = "stop" if params.stop else "bad_words"
-            raise InvalidRequestError(f"{name} needs a tokenizer, and skip_tokenizer_init is set", parameter=name)
+            raise InvalidRequestError(
+                f"{name} needs a tokenizer, and skip_tokenizer_init is set", parameter=name
+            )
         if limit_logprobs:
             self._check_logprobs("logprobs", params.logprobs)
             self._check_logprobs("prompt_logprobs", params.prompt_logprobs)
@@ -210,9 +224,16 @@ class InputProcessor:
     # -- the sequences ---------------------------------------------------------------------------------------
 
     def _fan_out(
-        self, request_id: str, token_ids: list[int], params: SamplingParams, priority: int, cache_salt: str | None
+        self,
+        request_id: str,
+        token_ids: list[int],
+        params: SamplingParams,
+        priority: int,
+        cache_salt: str | None,
     ) -> list[AddRequest]:
-        """One core request per sequence. What only concerns text stays behind; the first one reports the prompt."""
+        """One core request per sequence. What only concerns text stays
+        behind; the first one reports the prompt.
+        """
         seed = draw_seed(self._config.seed, next(self._counter)) if params.seed is None else params.seed
         first_id = request_id if params.n == 1 else f"{request_id}{_CHILD_SEPARATOR}0"
         core_params = params.clone(n=1, stop=[], bad_words=[], stream=False)
@@ -233,7 +254,8 @@ class InputProcessor:
 
 def _bad_prompt(prompt: object) -> InvalidRequestError:
     return InvalidRequestError(
-        'prompt must be text, token ids, {"prompt": text} or {"prompt_token_ids": ids}, got ' + describe(prompt),
+        'prompt must be text, token ids, {"prompt": text} or {"prompt_token_ids": ids}, got '
+        + describe(prompt),
         parameter="prompt",
         value=prompt,
     )

@@ -11,7 +11,8 @@ from types import FrameType
 
 @contextlib.contextmanager
 def defer_interrupt() -> Iterator[None]:
-    """Hold back the first SIGINT until the block is left, then raise KeyboardInterrupt; a second one acts at once.
+    """Hold back the first SIGINT until the block is left, then raise KeyboardInterrupt; a second one acts at
+    once.
 
     Does nothing outside the main thread, or where SIGINT has a handler of the program's own.
     """

@@ -1,4 +1,6 @@
-"""`EngineLoop`: takes commands, steps the core, hands out events, for as long as it is told to. A thread or a process runs it."""
+"""`EngineLoop`: takes commands, steps the core, hands out events, for as long
+as it is told to. A thread or a process runs it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,17 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from quire.engine.engine_core import EngineCore
-from quire.engine.messages import CALLABLE, AbortRequests, AddRequest, Call, Command, Event, Reply, StepOutputs, Stop
+from quire.engine.messages import (
+    CALLABLE,
+    AbortRequests,
+    AddRequest,
+    Call,
+    Command,
+    Event,
+    Reply,
+    StepOutputs,
+    Stop,
+)
 
 
 class Inbox(Protocol):

@@ -1,4 +1,6 @@
-"""Where the outputs of one asynchronous request wait for whoever reads them; outputs nobody took yet are merged."""
+"""Where the outputs of one asynchronous request wait for whoever reads
+them; outputs nobody took yet are merged.
+"""
 
 from __future__ import annotations
 

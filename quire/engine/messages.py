@@ -1,6 +1,8 @@
-"""What crosses the border between the engine and those who ask it: commands in, events out. Plain data, msgpack-able.
+"""What crosses the border between the engine and those who ask it: commands in, events out. Plain data,
+msgpack-able.
 
-The same messages travel over a queue to a thread and over a socket to a process. Nothing here is ever pickled.
+The same messages travel over a queue to a thread and over a socket to a process. Nothing here is ever
+pickled.
 """
 
 from __future__ import annotations

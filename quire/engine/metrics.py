@@ -1,4 +1,6 @@
-"""The engine's numbers by name. The server's Prometheus endpoint has its own names, made from the same `EngineStats`."""
+"""The engine's numbers by name. The server's Prometheus endpoint has its
+own names, made from the same `EngineStats`.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ class Gauge(Metric):
 
 
 def snapshot(stats: EngineStats) -> list[Metric]:
-    """Every field of `stats`: those whose name says total are counters (`quire:requests_total`), the others gauges."""
+    """Every field of `stats`: those whose name says total are counters
+    (`quire:requests_total`), the others gauges.
+    """
     metrics: list[Metric] = []
     for name, value in msgspec.structs.asdict(stats).items():
         if name.startswith("total_"):

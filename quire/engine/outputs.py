@@ -1,4 +1,5 @@
-"""From the core's updates to `RequestOutput`s: text, stop strings, logprobs, and the `n` sequences of a request in one.
+"""From the core's updates to `RequestOutput`s: text, stop strings, logprobs, and the `n` sequences of a
+request in one.
 
 Text is decided here and nowhere else: a stop string ends a sequence here, and the core is told to abort it.
 """
@@ -21,7 +22,9 @@ from quire.tokenizer import IncrementalDetokenizer, Tokenizer
 class SequenceOutput:
     """One sequence of a request as it grows."""
 
-    def __init__(self, index: int, prompt_token_ids: list[int], params: SamplingParams, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self, index: int, prompt_token_ids: list[int], params: SamplingParams, tokenizer: Tokenizer | None
+    ) -> None:
         self.index = index
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
@@ -33,7 +36,7 @@ class SequenceOutput:
         self._detokenizer = _make_detokenizer(prompt_token_ids, params, tokenizer)
 
     def apply(self, update: RequestUpdate) -> bool:
-        """Take in an update; returns whether a stop string ended the sequence while the core still runs it."""
+        """Take in an update; returns whether a stop string ended what the core still runs."""
         self.has_news = True
         self._token_ids += update.new_token_ids
         if self._logprobs is not None and update.logprobs:
@@ -46,7 +49,9 @@ class SequenceOutput:
         return update.finish_reason is None
 
     def _detokenize(self, update: RequestUpdate) -> str | None:
-        """Decode the new tokens; returns the stop string that they complete. A stop token has no text of its own."""
+        """Decode the new tokens; returns the stop string that they
+        complete. A stop token has no text of its own.
+        """
         if self._detokenizer is None:
             return None
         token_ids = update.new_token_ids

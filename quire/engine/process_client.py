@@ -1,4 +1,6 @@
-"""The core in its own process, seen from here: start it, talk to it, notice its death at once. Its own side: `remote.py`."""
+"""The core in its own process, seen from here: start it, talk to it, notice
+its death at once. Its own side: `remote.py`.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,12 @@ _MAX_SOCKET_PATH = 100
 class ProcessClient:
     """Starts `python -m quire.engine.remote` and waits until its model is loaded.
 
-    Commands and events are msgpack over two sockets in a private folder. A pipe that only the child holds open tells
-    of its death in the moment it dies; the child's standard input does the same for ours.
+    Commands and events are msgpack over two sockets in a private folder. A pipe that only the child holds
+    open tells of its death in the moment it dies; the child's standard input does the same for ours.
     """
 
     def __init__(self, config: EngineConfig) -> None:
-        """Raises the error that stopped the child at start-up, or EngineDeadError if it died without a word."""
+        """Raises what stopped the child at start-up, or EngineDeadError if it died without a word."""
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Event).decode
         self._folder = _private_folder()
@@ -80,11 +82,12 @@ class ProcessClient:
         raise EngineDeadError(f"the engine process began with {type(event).__name__}")
 
     def _next_event(self) -> Event:
-        """The next event, waiting for it; once the process is gone and has nothing more to say, `EngineDied`."""
+        """Wait for the next event; `EngineDied` once the process is gone and has said all it had to."""
         while True:
             ready = dict(self._poller.poll())
             if self._events in ready or self._events.poll(0):
-                return self._decode(self._events.recv())
+                event: Event = self._decode(self._events.recv())
+                return event
             if self._alive_fd in ready:
                 return EngineDied(f"the engine process {_how_it_ended(self._process)}")
 
@@ -132,12 +135,14 @@ def _private_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="quire-", dir=envs.IPC_DIR.read()))
     if len(str(folder / "commands")) > _MAX_SOCKET_PATH:
         folder.rmdir()
-        raise ConfigError(f"the path {folder} is too long for a socket: set {envs.IPC_DIR.name} to a shorter folder")
+        raise ConfigError(
+            f"the path {folder} is too long for a socket: set {envs.IPC_DIR.name} to a shorter folder"
+        )
     return folder
 
 
 def _spawn(folder: Path, config: EngineConfig) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the process; also the end of a pipe that becomes readable (at its end) when the process is gone."""
+    """Start the process; the file descriptor is a pipe that ends with it."""
     read_fd, write_fd = os.pipe()
     root = str(Path(quire.__file__).parents[1])
     paths = [root, os.environ.get("PYTHONPATH", "")]

@@ -1,7 +1,9 @@
-"""The engine's own process: `python -m quire.engine.remote FOLDER FD`, started by `process_client.py` and by nobody else.
+"""The engine's own process: `python -m quire.engine.remote FOLDER FD`, started by `process_client.py` and by
+nobody else.
 
-Reads the resolved configuration from standard input, loads the model, then steps until it is told to stop or the
-parent is gone. Signals that a terminal or a service manager sends to the whole group are left to the parent.
+Reads the resolved configuration from standard input, loads the model, then steps until it is told to stop or
+the parent is gone. Signals that a terminal or a service manager sends to the whole group are left to the
+parent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""From `EngineArgs` to `EngineConfig`: finds the model, reads its configuration, and settles every option left open."""
+"""From `EngineArgs` to `EngineConfig`: finds the model, reads its
+configuration, and settles every option left open.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,8 @@ DEFAULT_MODEL = "folio"
 _GIB = 2**30
 _DTYPE_NAMES = {"half": "float16", "float": "float32"}
 _MAX_SHARE_OF_MEMORY = 0.5
-"""Weights of 16 bits are widened to 32 only while they then take at most this share of the available memory."""
+"""Weights of 16 bits are widened to 32 only while they then take at most this share of the available memory.
+"""
 
 _NUM_BATCHED_TOKENS = {"server": 2048, "offline": 4096}
 _NUM_SEQS = {"server": 128, "offline": 256}
@@ -81,10 +84,12 @@ def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> Mo
 
 
 def _tokenizer_path(args: EngineArgs, path: Path) -> str:
-    """The model's folder, unless the tokenizer has a name or a revision of its own: then a folder or a hub id."""
+    """The model's folder, unless the tokenizer has a name or a revision
+    of its own: then a folder or a hub id.
+    """
     own_revision = args.tokenizer_revision not in (None, args.revision)
     name = args.tokenizer or (args.model if own_revision else None)
-    if name is None or name == args.model and not own_revision:
+    if name is None or (name == args.model and not own_revision):
         return str(path)
     return resolve_model(name) if name in BUILTIN_MODELS else name
 
@@ -93,7 +98,7 @@ def _max_model_len(args: EngineArgs, hf: HFConfig) -> int:
     limit = context_length(hf)
     if args.max_model_len is not None and args.max_model_len > limit:
         raise ConfigError(
-            f"max_model_len must be at most {limit}, the context length of the model, got {args.max_model_len}"
+            f"max_model_len must be at most {limit}, the model's context length, got {args.max_model_len}"
         )
     return args.max_model_len or limit
 
@@ -106,7 +111,10 @@ def _dtype(args: EngineArgs, hf: HFConfig, path: Path) -> str:
         return hf.dtype
     num_bytes = 2 * _weight_bytes(path)
     if num_bytes > _MAX_SHARE_OF_MEMORY * platform.available_memory_bytes():
-        warn_once(_log, f"dtype auto: {hf.dtype} as in the checkpoint; float32 would need {num_bytes / _GIB:.1f} GiB")
+        warn_once(
+            _log,
+            f"dtype auto: {hf.dtype} as in the checkpoint; float32 would need {num_bytes / _GIB:.1f} GiB",
+        )
         return hf.dtype
     _log.info("dtype auto: the checkpoint's %s is computed in float32 on this CPU", hf.dtype)
     return "float32"
@@ -114,12 +122,17 @@ def _dtype(args: EngineArgs, hf: HFConfig, path: Path) -> str:
 
 def _may_use_gpu(device: str) -> bool:
     """Whether the worker will compute on a GPU, as far as that can be known without loading torch."""
-    return device == "cuda" or (device == "auto" and any(Path(name).exists() for name in ("/dev/nvidia0", "/dev/kfd")))
+    return device == "cuda" or (
+        device == "auto" and any(Path(name).exists() for name in ("/dev/nvidia0", "/dev/kfd"))
+    )
 
 
 def _weight_bytes(path: Path) -> int:
     """Size of the checkpoint's weight files."""
-    sizes = {suffix: sum(file.stat().st_size for file in path.glob(f"*{suffix}")) for suffix in (".safetensors", ".bin")}
+    sizes = {
+        suffix: sum(file.stat().st_size for file in path.glob(f"*{suffix}"))
+        for suffix in (".safetensors", ".bin")
+    }
     return sizes[".safetensors"] or sizes[".bin"]
 
 
@@ -146,7 +159,9 @@ def _chat_template(given: str | None) -> str | None:
     try:
         return Path(given).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"chat_template {describe(given)} is neither a template nor a file: {error}") from None
+        raise ConfigError(
+            f"chat_template {describe(given)} is neither a template nor a file: {error}"
+        ) from None
 
 
 # -- the rest ------------------------------------------------------------------------------------------------
@@ -185,7 +200,8 @@ def _max_num_batched_tokens(args: EngineArgs, max_model_len: int, usage: str) ->
         return given or _NUM_BATCHED_TOKENS[usage]
     if given is not None and given < max_model_len:
         raise ConfigError(
-            f"max_num_batched_tokens must be at least max_model_len ({max_model_len}) without chunked prefill, got {given}"
+            f"max_num_batched_tokens must be at least max_model_len ({max_model_len}) "
+            f"without chunked prefill, got {given}"
         )
     return given or max(_NUM_BATCHED_TOKENS[usage], max_model_len)
 

@@ -1,4 +1,6 @@
-"""What an engine is doing, in numbers: one snapshot per step, and the line that the log gets every ten seconds."""
+"""What an engine is doing, in numbers: one snapshot per step, and the
+line that the log gets every ten seconds.
+"""
 
 from __future__ import annotations
 

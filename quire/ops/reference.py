@@ -118,8 +118,8 @@ def paged_attention(
 
 
 def _bucket(num_blocks: int) -> int:
-    """num_blocks rounded up to 1/4 of a power of two: at most 25% padding, few distinct sizes."""
-    step = max(1, 1 << max(0, num_blocks.bit_length() - 3))
+    """num_blocks rounded up to a multiple of 4 and of 1/4 of a power of two: little padding, few sizes."""
+    step = max(4, 1 << max(0, num_blocks.bit_length() - 3))
     return -(-num_blocks // step) * step
 
 

@@ -23,13 +23,14 @@ def build_byte_bpe(folder: Path, family: str, settings: TokenizerSettings) -> To
     vocab, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
     backend = Tokenizer(BPE.from_file(vocab, merges, continuing_subword_prefix="", end_of_word_suffix=""))
     backend.decoder = decoders.ByteLevel()
+    prefix_space = bool(settings.add_prefix_space)
     if family == "Qwen2":
         backend.normalizer = normalizers.NFC()
         split = pre_tokenizers.Split(Regex(_QWEN2_SPLIT), behavior="isolated", invert=False)
-        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=settings.add_prefix_space, use_regex=False)
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)
         backend.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     else:
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.add_prefix_space)
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     return backend
 
 

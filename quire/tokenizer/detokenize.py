@@ -70,16 +70,18 @@ class IncrementalDetokenizer:
         if not chunk:
             return False
         match = matcher.feed(chunk, self.num_tokens > self._min_tokens)
-        self._waiting += chunk if match is None else self._cut(chunk, match)
-        return match is not None
+        if match is None:
+            self._waiting += chunk
+            return False
+        self._cut(chunk, match)
+        return True
 
-    def _cut(self, chunk: str, match: StopMatch) -> str:
-        """The part of `chunk` to keep. The stop string's start waits, since it was held back."""
+    def _cut(self, chunk: str, match: StopMatch) -> None:
+        """End the text at the match. The stop string's start was held back, so all of it is in the waiting text."""
         self.stop = match.stop
         self._is_complete = True
         text = self._waiting + chunk[: match.end]
-        self._waiting = ""
-        return text if self._include_stop else text[: -len(match.stop)]
+        self._waiting = text if self._include_stop else text[: -len(match.stop)]
 
     def finish(self) -> None:
         """No more tokens: bytes that stayed incomplete become U+FFFD and nothing is held back. Idempotent."""

@@ -11,7 +11,14 @@ from quire.errors import ConfigError
 from quire.log import get_logger, warn_once
 from quire.tokenizer.byte_bpe import FAMILIES, add_bos_and_eos, build_byte_bpe
 from quire.tokenizer.fallback import load_with_transformers
-from quire.tokenizer.settings import AddedToken, TokenizerSettings, read_json, read_settings
+from quire.tokenizer.sentencepiece_bpe import Unsupported, build_sentencepiece_bpe, read_model
+from quire.tokenizer.settings import (
+    AddedToken,
+    TokenizerSettings,
+    default_special_tokens,
+    read_json,
+    read_settings,
+)
 from quire.tokenizer.tokenizer import FastTokenizer, Tokenizer
 
 _logger = get_logger(__name__)
@@ -28,7 +35,7 @@ def load_tokenizer(
     """Load the tokenizer of a model folder (or of a hub name, at `revision`).
 
     `tokenizer.json` is read by the `tokenizers` package, GPT-2 and Qwen2 folders with `vocab.json` and `merges.txt`
-    are built directly, everything else goes through transformers. Code that comes with a model runs only with
+    are built directly, so is a Llama-style `tokenizer.model`; everything else goes through transformers. Code that comes with a model runs only with
     `trust_remote_code`. Raises ConfigError when the folder holds no tokenizer or one that cannot be read.
     """
     if tokenizer_mode not in TOKENIZER_MODES:
@@ -66,6 +73,8 @@ def _load_directly(folder: Path, settings: TokenizerSettings) -> Tokenizer | Non
         return _from_tokenizer_json(folder, settings)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return _from_vocab_and_merges(folder, settings)
+    if (folder / "tokenizer.model").is_file() and settings.family in (None, "Llama"):
+        return _from_sentencepiece(folder, settings)
     return None
 
 
@@ -91,6 +100,20 @@ def _from_vocab_and_merges(folder: Path, settings: TokenizerSettings) -> Tokeniz
     settings = _with_tokens_of_config(backend, folder, settings)
     _add_tokens(backend, settings)
     add_bos_and_eos(backend, settings)
+    return FastTokenizer(backend, settings)
+
+
+def _from_sentencepiece(folder: Path, settings: TokenizerSettings) -> Tokenizer | None:
+    try:
+        model = read_model(folder / "tokenizer.model")
+    except Unsupported as error:
+        _logger.info("%s goes to transformers: %s", folder / "tokenizer.model", error)
+        return None
+    backend = build_sentencepiece_bpe(model, settings)
+    if not settings.special_tokens:
+        settings = replace(settings, special_tokens=default_special_tokens("Llama"))
+    _add_tokens(backend, settings)
+    add_bos_and_eos(backend, replace(settings, add_bos_token=settings.add_bos_token is not False))
     return FastTokenizer(backend, settings)
 
 

@@ -68,6 +68,8 @@ def _prepare(message: Any, where: str, traits: TemplateTraits) -> Message:
     plain = _with_reasoning({key: value for key, value in plain.items() if value is not None})
     if "content" in plain:
         plain["content"] = _prepare_content(plain["content"], f"{where}.content", traits)
+    elif plain.get("tool_calls"):
+        traits.null_content.put(plain)
     if not traits.takes_argument_text:
         _parse_arguments(plain.get("tool_calls"), f"{where}.tool_calls")
     return plain

@@ -21,7 +21,7 @@ _CLASS_DEFAULTS: dict[str, dict[str, str]] = {
     "Llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
     "Gemma": {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>"},
 }
-_FAMILY_OF_MODEL_TYPE = {"gpt2": "GPT2", "gpt_neox": "GPTNeoX", "llama": "Llama", "mistral": "Llama"} | {
+_FAMILY_OF_MODEL_TYPE = {"gpt2": "GPT2", "gpt_neox": "GPTNeoX", "llama": "Llama", "mistral": "Llama", "mixtral": "Llama"} | {
     model_type: "Qwen2" for model_type in ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
 }
 
@@ -49,9 +49,11 @@ class TokenizerSettings:
     extra_special_tokens: tuple[str, ...] = ()
     added_tokens: dict[int, AddedToken] = field(default_factory=dict)
     chat_templates: dict[str, str] = field(default_factory=dict)
-    add_bos_token: bool = False
+    add_bos_token: bool | None = None
+    """None where no file states it; then the family decides."""
     add_eos_token: bool = False
-    add_prefix_space: bool = False
+    add_prefix_space: bool | None = None
+    legacy: bool = False
     split_special_tokens: bool = False
     clean_up_tokenization_spaces: bool = False
     truncation_side: str = "right"
@@ -87,9 +89,10 @@ def read_settings(folder: Path) -> TokenizerSettings:
         extra_special_tokens=extra,
         added_tokens=_added_tokens(folder, config, {*special_tokens.values(), *extra}),
         chat_templates=_chat_templates(folder, config),
-        add_bos_token=bool(config.get("add_bos_token")),
+        add_bos_token=config.get("add_bos_token"),
         add_eos_token=bool(config.get("add_eos_token")),
-        add_prefix_space=bool(config.get("add_prefix_space")),
+        add_prefix_space=config.get("add_prefix_space"),
+        legacy=bool(config.get("legacy")),
         split_special_tokens=bool(config.get("split_special_tokens")),
         clean_up_tokenization_spaces=bool(config.get("clean_up_tokenization_spaces")),
         truncation_side=config.get("truncation_side", "right"),
@@ -110,8 +113,13 @@ def _content(token: Any) -> str | None:
     return token.get("content") if isinstance(token, dict) else token
 
 
+def default_special_tokens(family: str | None) -> dict[str, str]:
+    """Special tokens of a family whose files name none."""
+    return dict(_CLASS_DEFAULTS.get(family or "", {}))
+
+
 def _special_tokens(stated: Mapping[str, Any], family: str | None) -> dict[str, str]:
-    defaults = _CLASS_DEFAULTS.get(family or "", {})
+    defaults = default_special_tokens(family)
     found = {name: _content(stated.get(name, defaults.get(name))) for name in SPECIAL_TOKEN_NAMES}
     return {name: token for name, token in found.items() if token}
 

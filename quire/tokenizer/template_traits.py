@@ -4,20 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
 from jinja2 import nodes
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 
+class NullContent(Enum):
+    """How a template wants an assistant message that has tool calls and no content."""
+
+    ABSENT = "absent"
+    EMPTY = "empty"
+    NONE = "none"
+
+    def put(self, message: dict[str, Any]) -> None:
+        """Give the message its missing content, in place."""
+        if self is not NullContent.ABSENT:
+            message["content"] = None if self is NullContent.NONE else ""
+
+
 @dataclass(frozen=True)
 class TemplateTraits:
-    """`takes_parts`: content may be a list of parts. `needs_parts`: a plain string would be looped over by
-    character. `takes_argument_text`: tool call arguments must stay JSON text instead of an object."""
+    """What a template expects."""
 
     takes_parts: bool
+    """Content may be a list of parts."""
     needs_parts: bool
-    takes_argument_text: bool
+    """Content must be a list of parts: a plain string would be looped over by character."""
+    takes_argument_text: bool = False
+    """Tool call arguments must stay JSON text instead of an object."""
+    null_content: NullContent = NullContent.ABSENT
 
 
 def find_traits(environment: SandboxedEnvironment, source: str, render: Callable[..., str]) -> TemplateTraits:
@@ -25,7 +43,7 @@ def find_traits(environment: SandboxedEnvironment, source: str, render: Callable
     tree = environment.parse(source)
     takes_parts = _loops_over_content(tree)
     needs_parts = takes_parts and not any(test.name in ("string", "iterable") for test in tree.find_all(nodes.Test))
-    return TemplateTraits(takes_parts, needs_parts, _takes_argument_text(render))
+    return TemplateTraits(takes_parts, needs_parts, *_probe_tool_calls(render))
 
 
 def _names_in(target: nodes.Node) -> Iterator[str]:
@@ -47,6 +65,21 @@ def _base(node: nodes.Node) -> nodes.Node:
             node = node.expr1
         else:
             return node
+
+
+def _is_content_key(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Const) and node.value == "content"
+
+
+def _owner_of_content(node: nodes.Node) -> nodes.Node | None:
+    """x of `x.content`, `x['content']` and `x.get('content')`, else None."""
+    if isinstance(node, nodes.Getattr):
+        return node.node if node.attr == "content" else None
+    if isinstance(node, nodes.Getitem):
+        return node.node if _is_content_key(node.arg) else None
+    if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr) and node.node.attr == "get":
+        return node.node.node if node.args and _is_content_key(node.args[0]) else None
+    return None
 
 
 class _Aliases:
@@ -89,12 +122,10 @@ class _Aliases:
 
     def is_content(self, node: nodes.Node) -> bool:
         base = _base(node)
-        if isinstance(base, nodes.Getattr):
-            return base.attr == "content" and self.is_message(base.node)
-        if isinstance(base, nodes.Getitem):
-            is_key = isinstance(base.arg, nodes.Const) and base.arg.value == "content"
-            return is_key and self.is_message(base.node)
-        return isinstance(base, nodes.Name) and base.name in self.contents
+        if isinstance(base, nodes.Name):
+            return base.name in self.contents
+        owner = _owner_of_content(base)
+        return owner is not None and self.is_message(owner)
 
 
 def _bindings(tree: nodes.Template) -> Iterator[tuple[str, nodes.Node]]:
@@ -123,6 +154,7 @@ def _loops_over_content(tree: nodes.Template) -> bool:
 
 
 _PROBE_KEY = "quire_probe"
+_PROBE_TEXT = f'{{"{_PROBE_KEY}": "x"}}'
 _PROBE_TOOL = {
     "type": "function",
     "function": {
@@ -133,20 +165,30 @@ _PROBE_TOOL = {
 }
 
 
-def _probe(render: Callable[..., str], arguments: object) -> str:
-    """The template's text for a conversation with one tool call, empty if it refuses."""
-    function = {"name": "probe", "arguments": arguments}
-    call = {"id": "call00001", "type": "function", "function": function}
-    messages = [{"role": "user", "content": "probe"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+def _render_probe(render: Callable[..., str], null_content: NullContent, as_text: bool) -> str | None:
+    """The template's text for a conversation with one tool call, None if it refuses."""
+    arguments = _PROBE_TEXT if as_text else {_PROBE_KEY: "x"}
+    call = {"id": "call00001", "type": "function", "function": {"name": "probe", "arguments": arguments}}
+    reply: dict[str, Any] = {"role": "assistant", "tool_calls": [call]}
+    null_content.put(reply)
+    result = {"role": "tool", "tool_call_id": "call00001", "name": "probe", "content": "x"}
+    answer = {"role": "assistant", "content": "x"}
+    question = {"role": "user", "content": "x"}
     try:
-        return render(messages=messages, tools=[_PROBE_TOOL])
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError):
-        return ""
+        return render(messages=[question, reply, result, answer, question], tools=[_PROBE_TOOL])
+    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, RecursionError):
+        return None
 
 
-def _takes_argument_text(render: Callable[..., str]) -> bool:
-    """True when an object comes out as Python's repr (or fails) while JSON text comes out as it is."""
-    from_object = _probe(render, {_PROBE_KEY: "x"})
-    if _PROBE_KEY in from_object and f"'{_PROBE_KEY}'" not in from_object:
-        return False
-    return f'{{"{_PROBE_KEY}": "x"}}' in _probe(render, f'{{"{_PROBE_KEY}": "x"}}')
+def _probe_tool_calls(render: Callable[..., str]) -> tuple[bool, NullContent]:
+    """(takes_argument_text, null_content): the first way that shows the call as JSON, else the first that renders.
+
+    An object that a template does not serialise comes out as Python's repr, with single quotes.
+    """
+    ways = [(as_text, null_content) for null_content in NullContent for as_text in (False, True)]
+    rendered = [(way, _render_probe(render, way[1], way[0])) for way in ways]
+    accepted = [(way, text) for way, text in rendered if text is not None]
+    for way, text in accepted:
+        if _PROBE_TEXT in text if way[0] else _PROBE_KEY in text and f"'{_PROBE_KEY}'" not in text:
+            return way
+    return accepted[0][0] if accepted else ways[0]

@@ -22,7 +22,9 @@ def byte_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_engine(byte_tokenizer: Path) -> Callable[..., LLMEngine]:
     """Makes an `LLMEngine` over a script."""
 
-    def make(script: Script = counts, *, executor: FakeExecutor | None = None, **options: object) -> LLMEngine:
+    def make(
+        script: Script = counts, *, executor: FakeExecutor | None = None, **options: object
+    ) -> LLMEngine:
         config = make_config(byte_tokenizer, **options)
         return LLMEngine(config, EngineCore(config, executor or FakeExecutor(script)))
 

@@ -49,7 +49,10 @@ def make_config(folder: Path, *, max_model_len: int = 64, **scheduler: object) -
     model = ModelConfig("fake", str(folder), str(folder), hf, "float32", max_model_len, ("fake",))
     limits = {"max_num_batched_tokens": 64, "max_num_seqs": 8, "max_model_len": max_model_len, **scheduler}
     return EngineConfig(
-        model, cache=CacheConfig(block_size=BLOCK_SIZE), scheduler=SchedulerConfig(**limits), disable_log_stats=True
+        model,
+        cache=CacheConfig(block_size=BLOCK_SIZE),
+        scheduler=SchedulerConfig(**limits),
+        disable_log_stats=True,
     )
 
 
@@ -104,7 +107,9 @@ class FakeExecutor:
         if request.params.prompt_logprobs is not None:
             end = min(entry.num_computed_tokens + entry.num_tokens, request.num_prompt_tokens - 1)
             following = request.token_ids[entry.num_computed_tokens + 1 : end + 1]
-            result.prompt_logprobs = [make_logprobs(token, request.params.prompt_logprobs) for token in following]
+            result.prompt_logprobs = [
+                make_logprobs(token, request.params.prompt_logprobs) for token in following
+            ]
         if entry.samples:
             index = self.num_outputs[entry.request_id]
             self.num_outputs[entry.request_id] += 1

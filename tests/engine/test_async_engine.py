@@ -62,7 +62,9 @@ async def test_many_requests_at_once(make_async):
 async def test_deltas_join_for_a_slow_reader(make_async):
     engine = make_async(FakeExecutor(says("a fairly long answer, read slowly")))
     deltas = []
-    async for output in engine.generate("x", greedy(max_tokens=50, output_kind=RequestOutputKind.DELTA, logprobs=1)):
+    async for output in engine.generate(
+        "x", greedy(max_tokens=50, output_kind=RequestOutputKind.DELTA, logprobs=1)
+    ):
         deltas.append(output.outputs[0])
         await asyncio.sleep(0.01)
     assert "".join(delta.text for delta in deltas) == "a fairly long answer, read slowly"
@@ -198,10 +200,13 @@ def make_output(*completions: CompletionOutput, finished: bool = False) -> Reque
 
 def test_merged_deltas():
     first = make_output(
-        CompletionOutput(0, "ab", [1, 2], -1.0, [{1: Logprob(-0.5)}, {2: Logprob(-0.5)}]), CompletionOutput(2, "x", [9])
+        CompletionOutput(0, "ab", [1, 2], -1.0, [{1: Logprob(-0.5)}, {2: Logprob(-0.5)}]),
+        CompletionOutput(2, "x", [9]),
     )
     second = make_output(
-        CompletionOutput(0, "c", [3], -1.5, [{3: Logprob(-0.5)}], "stop", "c"), CompletionOutput(1, "y", [8]), finished=True
+        CompletionOutput(0, "c", [3], -1.5, [{3: Logprob(-0.5)}], "stop", "c"),
+        CompletionOutput(1, "y", [8]),
+        finished=True,
     )
     merged = merge_deltas(first, second)
     assert merged.finished and [completion.index for completion in merged.outputs] == [0, 1, 2]

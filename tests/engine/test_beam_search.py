@@ -28,7 +28,9 @@ def plain_beam_search(prompt: list[int], params: BeamSearchParams) -> list[tuple
         grown = []
         for tokens, total in beams:
             logprobs = transitions(tokens)
-            for token in sorted(range(VOCAB_SIZE), key=lambda token: -logprobs[token])[: 2 * params.beam_width]:
+            for token in sorted(range(VOCAB_SIZE), key=lambda token: -logprobs[token])[
+                : 2 * params.beam_width
+            ]:
                 if token == EOS and not params.ignore_eos:
                     finished.append((tokens, total + logprobs[token]))
                 else:
@@ -49,7 +51,9 @@ def test_equals_the_plain_search(make_engine, beam_width, length_penalty, ignore
     for prompt, output in zip(prompts, llm.beam_search(prompts, params), strict=True):
         expected = plain_beam_search(prompt, params)
         assert [beam.tokens for beam in output.sequences] == [tokens for tokens, _ in expected]
-        assert [beam.cum_logprob for beam in output.sequences] == pytest.approx([total for _, total in expected])
+        assert [beam.cum_logprob for beam in output.sequences] == pytest.approx(
+            [total for _, total in expected]
+        )
     assert not llm.llm_engine.has_unfinished_requests()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import pytest
 
 from quire.errors import EngineDeadError, InvalidRequestError
@@ -104,8 +107,13 @@ def test_deltas_join_to_the_final_output(make_engine, stop):
     (final,) = seen["final"]
     deltas = [output.outputs[0] for output in seen["delta"]]
     assert "".join(delta.text for delta in deltas) == final.outputs[0].text
-    assert sum((delta.token_ids for delta in deltas), []) == final.outputs[0].token_ids
-    assert sum((delta.logprobs for delta in deltas), []) == final.outputs[0].logprobs
+    assert (
+        functools.reduce(operator.iadd, (delta.token_ids for delta in deltas), [])
+        == final.outputs[0].token_ids
+    )
+    assert (
+        functools.reduce(operator.iadd, (delta.logprobs for delta in deltas), []) == final.outputs[0].logprobs
+    )
     assert seen["whole"][-1].outputs == final.outputs
     assert len(seen["whole"]) > 3
 
@@ -147,7 +155,9 @@ def test_final_only_waits_for_every_sequence(make_engine):
 def test_n_deltas_join(make_engine):
     executor = FakeExecutor(lambda request, index: ord("a") + (request.seed + index) % 26)
     engine = make_engine(executor=executor)
-    engine.add_request("r", "x", SamplingParams(n=3, seed=0, max_tokens=4, output_kind=RequestOutputKind.DELTA))
+    engine.add_request(
+        "r", "x", SamplingParams(n=3, seed=0, max_tokens=4, output_kind=RequestOutputKind.DELTA)
+    )
     texts = ["", "", ""]
     for output in run(engine)["r"]:
         for completion in output.outputs:
@@ -202,7 +212,7 @@ def test_a_failed_step_fails_its_requests_and_the_engine_goes_on(make_engine):
 
 def test_an_engine_whose_every_step_fails_gives_up(make_engine):
     engine = make_engine(executor=FakeExecutor(fail_steps=[RuntimeError("no")] * 100))
-    with pytest.raises(EngineDeadError, match="in a row failed.*no"):
+    with pytest.raises(EngineDeadError, match=r"in a row failed.*no"):
         for index in range(100):
             engine.add_request(str(index), "x", greedy())
             engine.step()
@@ -239,7 +249,9 @@ def test_metrics_and_cached_tokens(make_engine):
     assert engine.reset_prefix_cache()
     assert complete(engine, "a long enough prompt").num_cached_tokens == 0
     stats = engine.stats()
-    assert stats.total_requests == 3 and stats.total_prompt_tokens == 60 and stats.total_generation_tokens == 12
+    assert (
+        stats.total_requests == 3 and stats.total_prompt_tokens == 60 and stats.total_generation_tokens == 12
+    )
 
 
 def test_preempted_requests_give_the_same_text(make_engine):

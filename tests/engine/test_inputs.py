@@ -19,7 +19,9 @@ def test_every_shape_of_prompt(make_engine, prompt):
     assert make_engine().prepare("r", prompt).prompt_token_ids == list(b"abc")
 
 
-@pytest.mark.parametrize("prompt", ["", [], {}, {"text": "abc"}, {"prompt": 3}, 3, None, [1.5], [-1], [260], ["a"]])
+@pytest.mark.parametrize(
+    "prompt", ["", [], {}, {"text": "abc"}, {"prompt": 3}, 3, None, [1.5], [-1], [260], ["a"]]
+)
 def test_bad_prompts(make_engine, prompt):
     with pytest.raises(InvalidRequestError):
         make_engine().prepare("r", prompt)
@@ -28,7 +30,9 @@ def test_bad_prompts(make_engine, prompt):
 def test_a_prompt_that_fills_the_context_is_too_long(make_engine):
     engine = make_engine(max_model_len=8)
     assert engine.prepare("r", "1234567").params.max_tokens == 1
-    with pytest.raises(PromptTooLongError, match="maximum context length is 8 tokens. However, your prompt contains 8"):
+    with pytest.raises(
+        PromptTooLongError, match=r"maximum context length is 8 tokens. However, your prompt contains 8"
+    ):
         engine.prepare("r", "12345678")
 
 
@@ -41,7 +45,9 @@ def test_a_huge_text_is_refused_before_tokenizing(make_engine):
 def test_truncation_keeps_the_end(make_engine):
     engine = make_engine(max_model_len=8)
     assert engine.prepare("r", "123456789", greedy(truncate_prompt_tokens=3)).prompt_token_ids == list(b"789")
-    assert engine.prepare("r", "123456789", greedy(truncate_prompt_tokens=-1)).prompt_token_ids == list(b"3456789")
+    assert engine.prepare("r", "123456789", greedy(truncate_prompt_tokens=-1)).prompt_token_ids == list(
+        b"3456789"
+    )
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def make_config(
         LoadConfig(load_format=load_format),
         CacheConfig(block_size=block_size, **cache),
         SchedulerConfig(max_num_seqs=max_num_seqs, max_model_len=max_model_len),
-        ParallelConfig(device=device),
+        ParallelConfig(device=device, num_threads=1),
     )
 
 

@@ -75,6 +75,7 @@ CONVERSATIONS: dict[str, dict[str, Any]] = {
     "think-tags": {"messages": [user("2+2?"), assistant("<think>\nhm\n</think>\n\n4"), user("Sure?")]},
     "no-thinking": {"messages": [user("2+2?")], "enable_thinking": False},
     "thinking": {"messages": [user("2+2?")], "thinking": True, "reasoning_effort": "high"},
+    "functions": {"messages": [SYSTEM, user("Weather?")], "functions": "[get_weather]", "datetime": "now"},
     "two-users": {"messages": [user("One."), user("Two.")]},
     "continue": {
         "messages": [user("Tell"), assistant("Once upon a ")],
