@@ -1,4 +1,5 @@
-"""A small streaming HTTP client: one request per connection, the moment of every event, little work per event.
+"""A small streaming HTTP client: one request per connection, the moment of every event, little work per
+event.
 
 Small, because it shares the machine with what it measures.
 """
@@ -33,7 +34,9 @@ class Target:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"base_url must look like http://127.0.0.1:8000, got {base_url!r}")
         is_tls = parts.scheme == "https"
-        return cls(parts.hostname, parts.port or (443 if is_tls else 80), parts.path.rstrip("/") + path, is_tls)
+        return cls(
+            parts.hostname, parts.port or (443 if is_tls else 80), parts.path.rstrip("/") + path, is_tls
+        )
 
 
 @dataclass
@@ -107,7 +110,8 @@ async def post_stream(target: Target, body: dict[str, Any], timeout_s: float) ->
     """Send one request and read its stream to the end; network errors are in the result."""
     content = msgspec.json.encode(body)
     head = (
-        f"POST {target.path} HTTP/1.1\r\nHost: {target.host}:{target.port}\r\nContent-Type: application/json\r\n"
+        f"POST {target.path} HTTP/1.1\r\nHost: {target.host}:{target.port}\r\n"
+        "Content-Type: application/json\r\n"
         f"Connection: close\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     loop = asyncio.get_running_loop()
@@ -115,7 +119,10 @@ async def post_stream(target: Target, body: dict[str, Any], timeout_s: float) ->
     try:
         async with asyncio.timeout(timeout_s):
             transport, receiver = await loop.create_connection(
-                lambda: _Receiver(head.encode() + content), target.host, target.port, ssl=target.is_tls or None
+                lambda: _Receiver(head.encode() + content),
+                target.host,
+                target.port,
+                ssl=target.is_tls or None,
             )
             await receiver.done
             return receiver.result

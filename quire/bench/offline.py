@@ -7,7 +7,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from quire.bench.report import RequestTimes, add_output_arguments, distribution, publish, summarize
-from quire.bench.workloads import BenchRequest, add_workload_arguments, describe_workload, fit_to_context, make_workload
+from quire.bench.workloads import (
+    BenchRequest,
+    add_workload_arguments,
+    describe_workload,
+    fit_to_context,
+    make_workload,
+)
 from quire.config.engine_args import EngineArgs
 from quire.errors import ConfigError
 from quire.sampling_params import RequestOutputKind, SamplingParams
@@ -19,7 +25,9 @@ if TYPE_CHECKING:
 def add_throughput_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `quire bench throughput`."""
     _add_common(parser)
-    parser.add_argument("--num-warmups", type=int, default=1, metavar="N", help="requests before the clock starts")
+    parser.add_argument(
+        "--num-warmups", type=int, default=1, metavar="N", help="requests before the clock starts"
+    )
 
 
 def add_latency_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +35,15 @@ def add_latency_arguments(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="requests of one batch")
     parser.add_argument("--num-iters", type=int, default=10, metavar="N", help="batches to measure")
-    parser.add_argument("--num-iters-warmup", type=int, default=2, metavar="N", help="batches before the clock starts")
+    parser.add_argument(
+        "--num-iters-warmup", type=int, default=2, metavar="N", help="batches before the clock starts"
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model_name", metavar="MODEL", nargs="?", help="folder or hub id; none: the small built-in model")
+    parser.add_argument(
+        "model_name", metavar="MODEL", nargs="?", help="folder or hub id; none: the small built-in model"
+    )
     add_workload_arguments(parser)
     add_output_arguments(parser)
     _add_engine_arguments(parser)
@@ -72,8 +84,16 @@ def run_latency(args: argparse.Namespace) -> int:
         for _ in range(args.num_iters_warmup):
             _generate(llm, requests)
         seconds = [_time_batch(llm, requests) for _ in range(args.num_iters)]
-        result: dict[str, Any] = {"benchmark": "latency", "model": _name(llm), "workload": describe_workload(args)}
-    result |= {"batch_size": args.batch_size, "num_iters": args.num_iters, "avg_latency": sum(seconds) / len(seconds)}
+        result: dict[str, Any] = {
+            "benchmark": "latency",
+            "model": _name(llm),
+            "workload": describe_workload(args),
+        }
+    result |= {
+        "batch_size": args.batch_size,
+        "num_iters": args.num_iters,
+        "avg_latency": sum(seconds) / len(seconds),
+    }
     publish(result | distribution("latency", seconds), args)
     return 0
 

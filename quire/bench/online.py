@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -34,13 +35,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--endpoint", default="/v1/completions", metavar="PATH", help="where requests go")
     server.add_argument("--model", metavar="NAME", help="model to ask for; default: the server's first")
     load = parser.add_argument_group("load")
-    load.add_argument("--request-rate", type=float, default=float("inf"), metavar="R", help="requests per second; inf: all at once")
+    load.add_argument(
+        "--request-rate",
+        type=float,
+        default=float("inf"),
+        metavar="R",
+        help="requests per second; inf: all at once",
+    )
     load.add_argument("--use-trace-times", action="store_true", help="send requests when the trace did")
     load.add_argument("--max-concurrency", type=int, metavar="N", help="most requests at a time")
-    load.add_argument("--num-warmups", type=int, default=1, metavar="N", help="requests before the clock starts")
-    load.add_argument("--ignore-eos", action=argparse.BooleanOptionalAction, default=True, help="generate all output tokens")
+    load.add_argument(
+        "--num-warmups", type=int, default=1, metavar="N", help="requests before the clock starts"
+    )
+    load.add_argument(
+        "--ignore-eos", action=argparse.BooleanOptionalAction, default=True, help="generate all output tokens"
+    )
     load.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy")
-    load.add_argument("--request-timeout", type=float, default=600.0, metavar="S", help="seconds until a request counts as failed")
+    load.add_argument(
+        "--request-timeout",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="seconds until a request counts as failed",
+    )
     add_workload_arguments(parser)
     add_output_arguments(parser)
 
@@ -124,11 +141,13 @@ class _LoadGenerator:
         }
         start = time.perf_counter()
         answer = await post_stream(self._target, body, self._args.request_timeout)
-        times = RequestTimes(len(request.prompt_token_ids), error=answer.error, e2e_s=time.perf_counter() - start)
+        times = RequestTimes(
+            len(request.prompt_token_ids), error=answer.error, e2e_s=time.perf_counter() - start
+        )
         if answer.event_times:
             moments = answer.event_times
             times.ttft_s = moments[0] - start
-            times.itl_s = [after - before for before, after in zip(moments, moments[1:])]
+            times.itl_s = [after - before for before, after in pairwise(moments)]
             times.e2e_s = moments[-1] - start
             times.num_output_tokens = (answer.usage or {}).get("completion_tokens", len(moments))
         return times

@@ -1,4 +1,6 @@
-"""From the times of requests to a result: rates, and mean, median and 99th percentile of TTFT, TPOT, ITL and E2E."""
+"""From the times of requests to a result: rates, and mean, median and 99th percentile of TTFT, TPOT, ITL and
+E2E.
+"""
 
 from __future__ import annotations
 

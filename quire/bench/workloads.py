@@ -1,4 +1,6 @@
-"""What benchmarks ask for: lists of requests, made from lengths, from a seed, or from a trace file. Equal seeds, equal requests."""
+"""What benchmarks ask for: lists of requests, made from lengths, from a seed, or from a trace file. Equal
+seeds, equal requests.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +35,36 @@ class BenchRequest:
 def add_workload_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags that say which requests to send."""
     group = parser.add_argument_group("workload")
-    group.add_argument("--dataset-name", choices=DATASETS, default="random", help="lengths drawn, fixed, or of a trace")
-    group.add_argument("--dataset-path", metavar="FILE", help="trace file of sharegpt-lengths, mooncake or azure")
+    group.add_argument(
+        "--dataset-name", choices=DATASETS, default="random", help="lengths drawn, fixed, or of a trace"
+    )
+    group.add_argument(
+        "--dataset-path", metavar="FILE", help="trace file of sharegpt-lengths, mooncake or azure"
+    )
     group.add_argument("--num-prompts", type=int, default=100, metavar="N", help="how many requests")
-    group.add_argument("--input-len", "--random-input-len", type=int, default=128, metavar="N", help="prompt tokens")
-    group.add_argument("--output-len", "--random-output-len", type=int, default=64, metavar="N", help="output tokens")
+    group.add_argument(
+        "--input-len", "--random-input-len", type=int, default=128, metavar="N", help="prompt tokens"
+    )
+    group.add_argument(
+        "--output-len", "--random-output-len", type=int, default=64, metavar="N", help="output tokens"
+    )
     group.add_argument(
         "--range-ratio", "--random-range-ratio", type=float, default=0.0, metavar="R",
         help="random: lengths are drawn from [len * (1 - R), len * (1 + R)]",
     )  # fmt: skip
-    group.add_argument("--prefix-len", "--random-prefix-len", type=int, default=0, metavar="N", help="first tokens shared by all prompts")
+    group.add_argument(
+        "--prefix-len",
+        "--random-prefix-len",
+        type=int,
+        default=0,
+        metavar="N",
+        help="first tokens shared by all prompts",
+    )
     group.add_argument("--max-input-len", type=int, metavar="N", help="cut longer prompts of a trace")
     group.add_argument("--max-output-len", type=int, metavar="N", help="cut longer outputs of a trace")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="seed of lengths, tokens and arrivals")
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of lengths, tokens and arrivals"
+    )
 
 
 def make_workload(args: argparse.Namespace) -> list[BenchRequest]:
@@ -126,7 +145,12 @@ def _json_rows(path: Path) -> Iterator[tuple[float, int, int, list[int]]]:
         for line in lines:
             row = json.loads(line)
             arrival_ms = row["arrival_ms"] if "arrival_ms" in row else row["timestamp"]
-            yield arrival_ms / 1000, int(row["input_length"]), int(row["output_length"]), row.get("hash_ids") or []
+            yield (
+                arrival_ms / 1000,
+                int(row["input_length"]),
+                int(row["output_length"]),
+                row.get("hash_ids") or [],
+            )
 
 
 def _azure_rows(path: Path) -> Iterator[tuple[float, int, int, list[int]]]:

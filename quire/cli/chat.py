@@ -39,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
 
     with Session(engine_args_from(args), args) as session:
         if not session.has_chat_template:
-            raise ConfigError(f"{session.model_name} has no chat template: give one with --chat-template, or use quire run")
+            raise ConfigError(
+                f"{session.model_name} has no chat template: give one with --chat-template, or use quire run"
+            )
         is_terminal = sys.stdin.isatty()
         if is_terminal:
             print(f"{session.model_name}. {_HELP}.")

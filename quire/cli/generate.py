@@ -21,9 +21,14 @@ def add_parser(subparsers: Any) -> None:
         description="Print a model's answer to one prompt, through its chat template if it has one.",
     )
     parser.add_argument(
-        "words", nargs="*", metavar="MODEL PROMPT", help="the prompt, or a model and a prompt; - reads standard input"
+        "words",
+        nargs="*",
+        metavar="MODEL PROMPT",
+        help="the prompt, or a model and a prompt; - reads standard input",
     )
-    parser.add_argument("--raw", action="store_true", help="let the model continue the prompt: no chat template")
+    parser.add_argument(
+        "--raw", action="store_true", help="let the model continue the prompt: no chat template"
+    )
     parser.add_argument("--system", metavar="TEXT", help="system message before the prompt")
     add_sampling_arguments(parser, max_tokens=256)
     EngineArgs.add_cli_args(parser)

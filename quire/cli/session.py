@@ -24,7 +24,9 @@ class Session:
     """Holds the engine (in this process) and its event loop; use it with `with`."""
 
     def __init__(self, engine_args: EngineArgs, args: argparse.Namespace) -> None:
-        """Loads the model. Raises ConfigError, ModelLoadError, or InvalidRequestError for a wrong decoding flag."""
+        """Loads the model. Raises ConfigError, ModelLoadError, or InvalidRequestError for a wrong decoding
+        flag.
+        """
         _quiet_log()
         fields = {**sampling_fields(args), "output_kind": RequestOutputKind.DELTA}
         SamplingParams(**fields)
@@ -36,7 +38,9 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._runner.run(self._engine.shutdown())
         self._runner.close()
 

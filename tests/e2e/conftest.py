@@ -37,7 +37,10 @@ class ServerProcess:
         )
         self.log: list[str] = []
         self.out: list[str] = []
-        self._readers = [self._read(self._process.stderr, self.log), self._read(self._process.stdout, self.out)]
+        self._readers = [
+            self._read(self._process.stderr, self.log),
+            self._read(self._process.stdout, self.out),
+        ]
         self._found_url = threading.Event()
         self.url = self._wait_for_url()
 
@@ -92,6 +95,8 @@ def model_path() -> str:
 @pytest.fixture(scope="session")
 def server(model_path: str) -> Iterator[ServerProcess]:
     """One server for the tests that leave it running."""
-    process = ServerProcess(model_path, "--served-model-name", "stories", "also/stories", "--chat-template", TEMPLATE)
+    process = ServerProcess(
+        model_path, "--served-model-name", "stories", "also/stories", "--chat-template", TEMPLATE
+    )
     yield process
     process.kill()

@@ -18,6 +18,8 @@ def test_malformed_requests_over_http(server: ServerProcess) -> None:
             try:
                 check_answer(request, response)
             except AssertionError as error:
-                raise AssertionError(f"{dataclasses.replace(request, content=request.content[:200])}") from error
+                raise AssertionError(
+                    f"{dataclasses.replace(request, content=request.content[:200])}"
+                ) from error
         answer = client.post("/v1/completions", json={"prompt": "Once", "max_tokens": 2}).json()
     assert answer["usage"]["completion_tokens"] == 2

@@ -45,12 +45,18 @@ def test_a_stream_is_the_same_text(client: openai.OpenAI) -> None:
     whole = client.completions.create(model="stories", prompt=PROMPT, max_tokens=20, temperature=0)
     chunks = list(
         client.completions.create(
-            model="stories", prompt=PROMPT, max_tokens=20, temperature=0, stream=True,
+            model="stories",
+            prompt=PROMPT,
+            max_tokens=20,
+            temperature=0,
+            stream=True,
             stream_options={"include_usage": True},
         )
-    )  # fmt: skip
+    )
     assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == whole.choices[0].text
-    assert chunks[-1].usage == whole.usage or chunks[-1].usage.completion_tokens == 20  # cached tokens may differ
+    assert (
+        chunks[-1].usage == whole.usage or chunks[-1].usage.completion_tokens == 20
+    )  # cached tokens may differ
     assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]].count("length") == 1
 
 
@@ -67,13 +73,17 @@ def test_seeds_and_n(client: openai.OpenAI) -> None:
 
 
 def test_stop(client: openai.OpenAI) -> None:
-    answer = client.completions.create(model="stories", prompt=PROMPT, max_tokens=50, temperature=0, stop=["girl"])
+    answer = client.completions.create(
+        model="stories", prompt=PROMPT, max_tokens=50, temperature=0, stop=["girl"]
+    )
     assert answer.choices[0].text == ", there was a little "
     assert answer.choices[0].finish_reason == "stop"
 
 
 def test_completion_logprobs(client: openai.OpenAI) -> None:
-    answer = client.completions.create(model="stories", prompt=PROMPT, max_tokens=3, temperature=0, logprobs=2)
+    answer = client.completions.create(
+        model="stories", prompt=PROMPT, max_tokens=3, temperature=0, logprobs=2
+    )
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
     assert "".join(logprobs.tokens or []) == answer.choices[0].text
@@ -101,7 +111,9 @@ def test_chat(client: openai.OpenAI) -> None:
 def test_chat_stream(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(model="stories", messages=MESSAGES, max_tokens=8, temperature=0)  # type: ignore[arg-type]
     chunks = list(
-        client.chat.completions.create(model="stories", messages=MESSAGES, max_tokens=8, temperature=0, stream=True)  # type: ignore[arg-type]
+        client.chat.completions.create(
+            model="stories", messages=MESSAGES, max_tokens=8, temperature=0, stream=True
+        )  # type: ignore[arg-type]
     )
     deltas = [chunk.choices[0].delta for chunk in chunks]
     assert [delta.role for delta in deltas].count("assistant") == 1
@@ -110,7 +122,13 @@ def test_chat_stream(client: openai.OpenAI) -> None:
 
 
 def test_the_accumulating_stream_helper(client: openai.OpenAI) -> None:
-    with client.chat.completions.stream(model="stories", messages=MESSAGES, max_tokens=8, temperature=0) as stream:  # type: ignore[arg-type]
+    with client.chat.completions.stream(
+        model="stories",
+        messages=MESSAGES,
+        max_tokens=100,
+        temperature=0,
+        stop=".",  # type: ignore[arg-type]
+    ) as stream:
         final = stream.get_final_completion()
     assert final.choices[0].message.role == "assistant"
     assert final.choices[0].message.content
@@ -118,8 +136,13 @@ def test_the_accumulating_stream_helper(client: openai.OpenAI) -> None:
 
 def test_chat_logprobs(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
-        model="stories", messages=MESSAGES, max_tokens=4, temperature=0, logprobs=True, top_logprobs=3,  # type: ignore[arg-type]
-    )  # fmt: skip
+        model="stories",
+        messages=MESSAGES,
+        max_tokens=4,
+        temperature=0,
+        logprobs=True,
+        top_logprobs=3,  # type: ignore[arg-type]
+    )
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None and logprobs.content is not None
     spelled = b"".join(bytes(token.bytes or []) for token in logprobs.content)

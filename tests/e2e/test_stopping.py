@@ -74,7 +74,9 @@ def test_a_dead_engine_is_reported(model_path: str) -> None:
     try:
         os.kill(server.engine_pid(), signal.SIGKILL)
         deadline = time.monotonic() + 10
-        while (health := httpx.get(f"{server.url}/health")).status_code == 200 and time.monotonic() < deadline:
+        while (
+            health := httpx.get(f"{server.url}/health")
+        ).status_code == 200 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert (health.status_code, health.json()["error"]["code"]) == (503, "engine_dead")
         answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"})
@@ -89,8 +91,10 @@ def test_a_port_in_use_is_one_line(server: ServerProcess, model_path: str) -> No
     port = server.url.rsplit(":", 1)[1]
     done = subprocess.run(
         [sys.executable, "-m", "quire.entrypoints.openai.api_server", "--model", model_path, "--port", port],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert f"127.0.0.1:{port}" in done.stderr and "--port" in done.stderr

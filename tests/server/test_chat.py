@@ -36,15 +36,20 @@ async def test_the_whole_shape(client: httpx.AsyncClient) -> None:
         "model": "alias/two",
         "choices": [
             {
-                "index": 0, "message": {"role": "assistant", "content": "<user", "refusal": None},
-                "logprobs": None, "finish_reason": "length", "stop_reason": None,
+                "index": 0,
+                "message": {"role": "assistant", "content": "<user", "refusal": None},
+                "logprobs": None,
+                "finish_reason": "length",
+                "stop_reason": None,
             }
         ],
         "usage": {
-            "prompt_tokens": len(PROMPT), "completion_tokens": 5, "total_tokens": len(PROMPT) + 5,
+            "prompt_tokens": len(PROMPT),
+            "completion_tokens": 5,
+            "total_tokens": len(PROMPT) + 5,
             "prompt_tokens_details": {"cached_tokens": 0},
         },
-    }  # fmt: skip
+    }
 
 
 async def test_the_default_length_is_the_rest_of_the_context(client: httpx.AsyncClient) -> None:
@@ -60,12 +65,27 @@ async def test_max_completion_tokens_wins(client: httpx.AsyncClient) -> None:
     [
         ({}, "<user>hi<assistant>"),
         ({"add_generation_prompt": False}, "<user>hi"),
-        ({"messages": [*HI, {"role": "assistant", "content": "he"}], "continue_final_message": True}, "<user>hi<assistant>he"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]}, "<user>a\nb<assistant>"),
+        (
+            {"messages": [*HI, {"role": "assistant", "content": "he"}], "continue_final_message": True},
+            "<user>hi<assistant>he",
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+                    }
+                ]
+            },
+            "<user>a\nb<assistant>",
+        ),
         ({"messages": [{"role": "system", "content": "s"}, *HI]}, "<system>s<user>hi<assistant>"),
     ],
 )
-async def test_rendering(client: httpx.AsyncClient, engine: MockEngine, body: dict[str, Any], prompt: str) -> None:
+async def test_rendering(
+    client: httpx.AsyncClient, engine: MockEngine, body: dict[str, Any], prompt: str
+) -> None:
     await chat(client, max_tokens=1, **body)
     assert bytes(engine.seen[0][0]).decode() == prompt
 
@@ -99,7 +119,9 @@ async def test_empty_tools_and_text_format_are_fine(client: httpx.AsyncClient) -
 
 
 async def test_template_variables(client: httpx.AsyncClient) -> None:
-    assert await chat(client, max_tokens=1, chat_template_kwargs={"enable_thinking": False}, reasoning_effort="low")
+    assert await chat(
+        client, max_tokens=1, chat_template_kwargs={"enable_thinking": False}, reasoning_effort="low"
+    )
 
 
 async def test_stream(client: httpx.AsyncClient) -> None:
@@ -141,8 +163,11 @@ async def test_long_conversations_are_rendered_on_a_thread(client: httpx.AsyncCl
 async def test_tokenize(client: httpx.AsyncClient) -> None:
     body = (await client.post("/tokenize", json={"prompt": "hé", "return_token_strs": True})).json()
     assert body == {
-        "count": 4, "max_model_len": 64, "tokens": [1, 104, 195, 169], "token_strs": ["<1>", "<104>", "<195>", "<169>"]
-    }  # fmt: skip
+        "count": 4,
+        "max_model_len": 64,
+        "tokens": [1, 104, 195, 169],
+        "token_strs": ["<1>", "<104>", "<195>", "<169>"],
+    }
     body = (await client.post("/tokenize", json={"prompt": "h", "add_special_tokens": False})).json()
     assert (body["tokens"], body["token_strs"]) == ([104], None)
     body = (await client.post("/tokenize", json={"messages": HI})).json()

@@ -36,15 +36,21 @@ async def test_the_whole_shape(client: httpx.AsyncClient) -> None:
         "model": "mock",
         "choices": [
             {
-                "index": 0, "text": "hel", "logprobs": None, "finish_reason": "length", "stop_reason": None,
+                "index": 0,
+                "text": "hel",
+                "logprobs": None,
+                "finish_reason": "length",
+                "stop_reason": None,
                 "prompt_logprobs": None,
             }
         ],
         "usage": {
-            "prompt_tokens": 6, "completion_tokens": 3, "total_tokens": 9,
+            "prompt_tokens": 6,
+            "completion_tokens": 3,
+            "total_tokens": 9,
             "prompt_tokens_details": {"cached_tokens": 0},
         },
-    }  # fmt: skip
+    }
 
 
 async def test_max_tokens_defaults_to_16(client: httpx.AsyncClient) -> None:
@@ -62,7 +68,9 @@ async def test_max_tokens_defaults_to_16(client: httpx.AsyncClient) -> None:
         (["ab", [99]], ["ab", "cc"], 4),
     ],
 )
-async def test_forms_of_the_prompt(client: httpx.AsyncClient, prompt: Any, texts: list[str], num_prompt_tokens: int) -> None:
+async def test_forms_of_the_prompt(
+    client: httpx.AsyncClient, prompt: Any, texts: list[str], num_prompt_tokens: int
+) -> None:
     body = await complete(client, prompt=prompt, max_tokens=2)
     assert [choice["text"] for choice in body["choices"]] == texts
     assert body["usage"]["prompt_tokens"] == num_prompt_tokens
@@ -70,13 +78,30 @@ async def test_forms_of_the_prompt(client: httpx.AsyncClient, prompt: Any, texts
 
 async def test_choices_are_prompt_major(client: httpx.AsyncClient) -> None:
     body = await complete(client, prompt=["ab", "cd"], n=2, max_tokens=1)
-    assert [(choice["index"], choice["text"]) for choice in body["choices"]] == [(0, "a"), (1, "a"), (2, "c"), (3, "c")]
+    assert [(choice["index"], choice["text"]) for choice in body["choices"]] == [
+        (0, "a"),
+        (1, "a"),
+        (2, "c"),
+        (3, "c"),
+    ]
     assert body["usage"]["completion_tokens"] == 4
     assert body["usage"]["prompt_tokens"] == 6
 
 
 async def test_null_means_not_given(client: httpx.AsyncClient) -> None:
-    names = ("temperature", "n", "stop", "logprobs", "stream", "stream_options", "logit_bias", "seed", "suffix", "model", "best_of")
+    names = (
+        "temperature",
+        "n",
+        "stop",
+        "logprobs",
+        "stream",
+        "stream_options",
+        "logit_bias",
+        "seed",
+        "suffix",
+        "model",
+        "best_of",
+    )
     body = await complete(client, prompt="ab", max_tokens=1, **dict.fromkeys(names))
     assert body["choices"][0]["text"] == "a"
 
@@ -87,11 +112,26 @@ async def test_unknown_fields_are_ignored(client: httpx.AsyncClient) -> None:
 
 async def test_parameters_reach_the_engine(client: httpx.AsyncClient, engine: MockEngine) -> None:
     fields: dict[str, Any] = {
-        "temperature": 0.5, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "seed": 7, "presence_penalty": 0.5,
-        "frequency_penalty": 0.25, "repetition_penalty": 1.5, "min_tokens": 1, "stop": ["x"], "stop_token_ids": [3],
-        "ignore_eos": True, "include_stop_str_in_output": True, "skip_special_tokens": False, "bad_words": ["no"],
-        "allowed_token_ids": [1, 2], "max_tokens": 4, "n": 2, "truncate_prompt_tokens": 5,
-    }  # fmt: skip
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 5,
+        "min_p": 0.1,
+        "seed": 7,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.25,
+        "repetition_penalty": 1.5,
+        "min_tokens": 1,
+        "stop": ["x"],
+        "stop_token_ids": [3],
+        "ignore_eos": True,
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
+        "bad_words": ["no"],
+        "allowed_token_ids": [1, 2],
+        "max_tokens": 4,
+        "n": 2,
+        "truncate_prompt_tokens": 5,
+    }
     await complete(client, prompt="ab", logit_bias={"5": 1}, priority=3, cache_salt="s", best_of=2, **fields)
     prompt, params, priority, salt = engine.seen[0]
     assert (prompt, priority, salt) == ("ab", 3, "s")
@@ -197,7 +237,10 @@ async def test_usage_in_a_stream(client: httpx.AsyncClient) -> None:
     assert events[-1]["usage"]["completion_tokens"] == 2
     assert all("usage" not in event for event in events[:-1])
     events = await stream(
-        client, prompt="ab", max_tokens=2, stream_options={"include_usage": True, "continuous_usage_stats": True}
+        client,
+        prompt="ab",
+        max_tokens=2,
+        stream_options={"include_usage": True, "continuous_usage_stats": True},
     )
     assert [event["usage"]["completion_tokens"] for event in events] == [1, 2, 2]
 
@@ -226,8 +269,11 @@ async def test_a_failure_in_a_stream_is_an_event(client: httpx.AsyncClient, engi
     events = await stream(client, prompt="ab", max_tokens=5)
     assert events[0]["choices"][0]["text"] == "a"
     assert events[-1]["error"] == {
-        "message": "the worker broke", "type": "server_error", "param": None, "code": "request_failed"
-    }  # fmt: skip
+        "message": "the worker broke",
+        "type": "server_error",
+        "param": None,
+        "code": "request_failed",
+    }
 
 
 async def test_one_bad_prompt_of_many_ends_the_others(client: httpx.AsyncClient, engine: MockEngine) -> None:

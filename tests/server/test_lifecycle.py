@@ -23,10 +23,18 @@ class Call:
         self.hang_up = asyncio.Event()
         self._messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
         scope = {
-            "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "",
-            "scheme": "http", "server": ("server", 80), "client": ("client", 1), "http_version": "1.1",
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "scheme": "http",
+            "server": ("server", 80),
+            "client": ("client", 1),
+            "http_version": "1.1",
             "headers": [(b"content-type", b"application/json")],
-        }  # fmt: skip
+        }
         self.task = asyncio.create_task(app(scope, self._receive, self._send))
 
     async def _receive(self) -> dict[str, Any]:
@@ -128,7 +136,9 @@ async def test_health_while_draining(app: Starlette) -> None:
 
 
 async def test_load_counts_running_requests(app: Starlette) -> None:
-    calls = [Call(app, "/v1/completions", {"prompt": "ab", "max_tokens": 20, "stream": True}) for _ in range(3)]
+    calls = [
+        Call(app, "/v1/completions", {"prompt": "ab", "max_tokens": 20, "stream": True}) for _ in range(3)
+    ]
     await wait_until(lambda: context_of(app).lifecycle.num_running == 3)
     await asyncio.gather(*(call.task for call in calls))
     assert context_of(app).lifecycle.num_running == 0

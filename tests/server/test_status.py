@@ -18,9 +18,14 @@ async def test_models(client: httpx.AsyncClient) -> None:
     card = body["data"][0]
     assert isinstance(card.pop("created"), int)
     assert card == {
-        "id": "mock", "object": "model", "owned_by": "quire", "root": "mock", "parent": None,
-        "max_model_len": 64, "permission": [],
-    }  # fmt: skip
+        "id": "mock",
+        "object": "model",
+        "owned_by": "quire",
+        "root": "mock",
+        "parent": None,
+        "max_model_len": 64,
+        "permission": [],
+    }
 
 
 @pytest.mark.parametrize("name", ["mock", "alias/two", "alias%2Ftwo"])
@@ -100,8 +105,15 @@ async def test_metrics(client: httpx.AsyncClient) -> None:
     assert sample(text, "vllm:request_queue_time_seconds_count", **labels) == 2
     assert sample(text, "vllm:request_generation_tokens_sum", **labels) == 12
     assert sample(text, "vllm:request_prompt_tokens_sum", **labels) == 6
-    for name in ("num_requests_waiting", "kv_cache_usage_perc", "prefix_cache_queries_total", "prefix_cache_hits_total",
-                 "num_preemptions_total", "prompt_tokens_total", "generation_tokens_total"):  # fmt: skip
+    for name in (
+        "num_requests_waiting",
+        "kv_cache_usage_perc",
+        "prefix_cache_queries_total",
+        "prefix_cache_hits_total",
+        "num_preemptions_total",
+        "prompt_tokens_total",
+        "generation_tokens_total",
+    ):
         sample(text, f"vllm:{name}", **labels)
 
 
