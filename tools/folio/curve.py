@@ -8,6 +8,7 @@ from tools.folio.evaluate import RESULTS
 from tools.folio.train import WORK
 
 WIDTH, HEIGHT, MARGIN, MAX_LOSS = 640, 320, 40, 4.0
+FONT = 'font-family="sans-serif" font-size="12"'
 COLOURS = {"folio": "#1f5fa8", "folio-draft": "#b5622a"}
 
 
@@ -26,8 +27,7 @@ def points(log: list[dict], key: str) -> str:
 
 def draw(logs: dict[str, list[dict]]) -> str:
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        'font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" {FONT}>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
     ]
     for loss in range(int(MAX_LOSS) + 1):

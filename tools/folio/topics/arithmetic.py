@@ -161,7 +161,7 @@ def quotient(rng: Random, split: str) -> Document:
 
 
 def larger(rng: Random, split: str) -> Document:
-    a, b = rng.sample(range(0, 101), 2)
+    a, b = rng.sample(range(101), 2)
     answer = f"{max(a, b)} is larger than {min(a, b)}."
     return chat("larger", LARGER.pick(rng, split).format(a=a, b=b), answer)
 
