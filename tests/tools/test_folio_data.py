@@ -31,7 +31,9 @@ def documents() -> tuple:
 
 @cache
 def training_questions() -> frozenset[str]:
-    asked = {normalise(turn.text) for document in documents() for turn in document.turns if turn.role == "user"}
+    asked = {
+        normalise(turn.text) for document in documents() for turn in document.turns if turn.role == "user"
+    }
     return frozenset(asked | {normalise(document.text) for document in documents() if document.text})
 
 
@@ -92,7 +94,13 @@ class TestHeldOut:
         assert not [q for q in training_questions() if pattern.fullmatch(q)]
 
     def test_held_out_sentences_are_not_inside_training_questions(self):
-        kinds = (extraction.PERSON, extraction.PRODUCT, extraction.EVENT, extraction.ORDER, extraction.WEATHER)
+        kinds = (
+            extraction.PERSON,
+            extraction.PRODUCT,
+            extraction.EVENT,
+            extraction.ORDER,
+            extraction.WEATHER,
+        )
         asked = [q for q in training_questions() if "json" in q]
         for template in (template for kind in kinds for template in kind.held_out):
             assert not [q for q in asked if template_pattern(template).search(q)]

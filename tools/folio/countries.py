@@ -20,12 +20,27 @@ class Country(NamedTuple):
         return f"the {self.name}" if self.name in _TAKE_ARTICLE else self.name
 
 
-_TAKE_ARTICLE = frozenset({
-    "Netherlands", "Philippines", "United States", "United Kingdom", "United Arab Emirates", "Czech Republic",
-    "Dominican Republic", "Central African Republic", "Democratic Republic of the Congo",
-    "Republic of the Congo", "Maldives", "Bahamas", "Solomon Islands", "Marshall Islands", "Comoros",
-    "Seychelles", "Gambia",
-})
+_TAKE_ARTICLE = frozenset(
+    {
+        "Netherlands",
+        "Philippines",
+        "United States",
+        "United Kingdom",
+        "United Arab Emirates",
+        "Czech Republic",
+        "Dominican Republic",
+        "Central African Republic",
+        "Democratic Republic of the Congo",
+        "Republic of the Congo",
+        "Maldives",
+        "Bahamas",
+        "Solomon Islands",
+        "Marshall Islands",
+        "Comoros",
+        "Seychelles",
+        "Gambia",
+    }
+)
 
 _TABLE = """
 France|Paris|Europe|French|euro|法国|巴黎

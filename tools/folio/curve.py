@@ -42,7 +42,9 @@ def draw(logs: dict[str, list[dict]]) -> str:
         )
         label = f"{name}: {log[-1]['step']} steps (dashed: held-out phrasings)"
         lines.append(f'<text x="{WIDTH // 3}" y="{MARGIN + 18 * i}" fill="{colour}">{label}</text>')
-    lines.append(f'<text x="{WIDTH // 3}" y="{HEIGHT - 12}">training, left to right; loss per learned token</text>')
+    lines.append(
+        f'<text x="{WIDTH // 3}" y="{HEIGHT - 12}">training, left to right; loss per learned token</text>'
+    )
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 

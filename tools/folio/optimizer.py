@@ -47,12 +47,14 @@ class Muon(torch.optim.Optimizer):
 class Optimizer:
     """Both optimizers behind one `step(progress)`; progress runs from 0 to 1 over the training."""
 
-    WARMUP, DECAY_FROM, FLOOR = 0.01, 0.55, 0.02
+    WARMUP, DECAY_FROM, FLOOR = 0.015, 0.55, 0.02
 
     def __init__(self, model: nn.Module, muon_lr: float = 0.02, adam_lr: float = 4e-3):
         matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
         others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-        adam = torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=True)
+        adam = torch.optim.AdamW(
+            others, lr=adam_lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=True
+        )
         self.parts = (Muon(matrices, lr=muon_lr), adam)
         self.base = (muon_lr, adam_lr)
 

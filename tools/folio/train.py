@@ -34,7 +34,7 @@ class Plan:
     """How long and on what shape of batch; the last `LONG_FROM` of the steps see rows of full length."""
 
     steps: int
-    tokens_per_step: int = 3072
+    tokens_per_step: int = 2048
     length: int = 256
     long_length: int = 1024
     long_from: float = 0.86
@@ -44,7 +44,7 @@ class Plan:
         return self.tokens_per_step // length, length
 
 
-PLANS = {"folio": Plan(steps=2200), "folio-draft": Plan(steps=1500)}
+PLANS = {"folio": Plan(steps=1600), "folio-draft": Plan(steps=1500)}
 
 
 def load_tokenizer() -> Tokenizer:
@@ -137,13 +137,20 @@ class Training:
             if self.step % LOG_EVERY == 0:
                 now = time.perf_counter()
                 self.seconds += now - started
-                self.record(sum(recent) / len(recent), len(recent) * self.plan.tokens_per_step / (now - started))
+                self.record(
+                    sum(recent) / len(recent), len(recent) * self.plan.tokens_per_step / (now - started)
+                )
                 started, recent = now, []
             if self.step % SAVE_EVERY == 0 or self.step == self.plan.steps:
                 self.save()
 
     def record(self, loss: float, rate: float) -> None:
-        entry = {"step": self.step, "seconds": round(self.seconds), "loss": round(loss, 4), "rate": round(rate)}
+        entry = {
+            "step": self.step,
+            "seconds": round(self.seconds),
+            "loss": round(loss, 4),
+            "rate": round(rate),
+        }
         if self.step % SAVE_EVERY == 0:
             entry["held_out_loss"] = round(self.held_out_loss(), 4)
         self.log.append(entry)

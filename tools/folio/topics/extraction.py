@@ -127,11 +127,38 @@ ITEMS = (
     "lamp", "desk", "chair", "bicycle", "camera", "keyboard", "jacket", "backpack", "kettle", "radio", "clock",
     "guitar", "tent", "phone", "mirror", "carpet", "hammer", "wallet", "parasol", "laptop", "notebook", "table",
 )  # fmt: skip
-COLOURS = ("red", "blue", "green", "black", "white", "yellow", "brown", "grey", "small", "large", "new", "heavy")
+COLOURS = (
+    "red",
+    "blue",
+    "green",
+    "black",
+    "white",
+    "yellow",
+    "brown",
+    "grey",
+    "small",
+    "large",
+    "new",
+    "heavy",
+)
 EVENTS = ("concert", "meeting", "workshop", "festival", "race", "market", "show", "lecture", "party", "match")
 WEATHERS = ("sunny", "cloudy", "rainy", "windy", "foggy", "snowy", "warm", "cold", "stormy", "clear")
-PLURALS = ("apples", "books", "chairs", "pens", "lamps", "cups", "shirts", "tickets", "pizzas", "boxes", "eggs")
-CITIES = tuple(country.capital for country in COUNTRIES if country.capital.isascii() and "." not in country.capital)
+PLURALS = (
+    "apples",
+    "books",
+    "chairs",
+    "pens",
+    "lamps",
+    "cups",
+    "shirts",
+    "tickets",
+    "pizzas",
+    "boxes",
+    "eggs",
+)
+CITIES = tuple(
+    country.capital for country in COUNTRIES if country.capital.isascii() and "." not in country.capital
+)
 
 
 class Record(NamedTuple):
@@ -167,12 +194,16 @@ def event(rng: Random) -> Record:
 
 def order(rng: Random) -> Record:
     item = thing(rng, PLURALS)
-    return Record(ORDER, {"name": full_name(rng), "item": item, "quantity": rng.randint(2, 60)}, {"items": item})
+    return Record(
+        ORDER, {"name": full_name(rng), "item": item, "quantity": rng.randint(2, 60)}, {"items": item}
+    )
 
 
 def weather(rng: Random) -> Record:
     return Record(
-        WEATHER, {"city": rng.choice(CITIES), "weather": rng.choice(WEATHERS), "degrees": rng.randint(1, 40)}, {}
+        WEATHER,
+        {"city": rng.choice(CITIES), "weather": rng.choice(WEATHERS), "degrees": rng.randint(1, 40)},
+        {},
     )
 
 

@@ -61,9 +61,36 @@ LINES = (
     "This is a test of the model. The model works, and the test is over.",
     "The earth goes around the sun in one year, and the moon goes around the earth in about one month.",
 )
-JOBS = ("teacher", "baker", "doctor", "painter", "farmer", "student", "nurse", "writer", "pilot", "cook", "gardener")
-HOBBIES = ("reading books", "playing chess", "swimming", "singing", "cooking", "long walks", "painting", "old maps")
-QUALITIES = ("bright", "open to everyone", "full of possibilities", "still being written", "closer than it seems")
+JOBS = (
+    "teacher",
+    "baker",
+    "doctor",
+    "painter",
+    "farmer",
+    "student",
+    "nurse",
+    "writer",
+    "pilot",
+    "cook",
+    "gardener",
+)
+HOBBIES = (
+    "reading books",
+    "playing chess",
+    "swimming",
+    "singing",
+    "cooking",
+    "long walks",
+    "painting",
+    "old maps",
+)
+QUALITIES = (
+    "bright",
+    "open to everyone",
+    "full of possibilities",
+    "still being written",
+    "closer than it seems",
+)
 REASONS = (
     "Models will become smaller, faster and more useful.", "Good tools will let everyone build with it.",
     "It will help doctors, teachers and engineers in their work.", "What matters is that we use it with care.",

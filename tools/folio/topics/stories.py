@@ -33,14 +33,35 @@ SEARCHES = (
     "looked under the old bridge", "walked along the river", "climbed the tall hill", "asked the wise old owl",
     "searched every corner of the garden", "followed the footprints in the snow", "looked behind the mill",
 )  # fmt: skip
-FRIENDS = ("a friendly goat", "a little bird", "an old fisherman", "a shy hedgehog", "a merry duck", "a tall stranger")
+FRIENDS = (
+    "a friendly goat",
+    "a little bird",
+    "an old fisherman",
+    "a shy hedgehog",
+    "a merry duck",
+    "a tall stranger",
+)
 LESSONS = (
     "From that day on, they were best friends.", "And they all lived happily ever after.",
     "It was the best day of the year.", "After that, nobody in the village was ever lonely again.",
     "That night, everyone slept well.",
 )  # fmt: skip
-WEATHERS = ("One sunny morning", "One rainy day", "One cold evening", "One day", "Early one morning", "One night")
-GIFTS = ("a warm loaf of bread", "a basket of apples", "a cup of tea", "a song", "a bright flower", "a funny story")
+WEATHERS = (
+    "One sunny morning",
+    "One rainy day",
+    "One cold evening",
+    "One day",
+    "Early one morning",
+    "One night",
+)
+GIFTS = (
+    "a warm loaf of bread",
+    "a basket of apples",
+    "a cup of tea",
+    "a song",
+    "a bright flower",
+    "a funny story",
+)
 
 STORY = phrasings(
     """
