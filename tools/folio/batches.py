@@ -21,10 +21,18 @@ class Encoded(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """inputs and labels, both [rows, length]; a label of IGNORED does not count."""
+    """inputs, labels and the number of the document, all [rows, length]; a label of IGNORED does not count."""
 
     inputs: Tensor
     labels: Tensor
+    document: Tensor
+
+    def mask(self) -> Tensor:
+        """[rows, 1, length, length]: 0 where a token may look (back, in its own document), else -inf."""
+        length = self.inputs.shape[1]
+        own = self.document[:, :, None] == self.document[:, None, :]
+        allowed = own & torch.ones(length, length, dtype=torch.bool).tril()
+        return torch.zeros(allowed.shape).masked_fill_(~allowed, float("-inf"))[:, None]
 
 
 def encode(tokenizer: Tokenizer, document: Document) -> Encoded:
@@ -53,19 +61,20 @@ class Packer:
                 return self.waiting.pop(i)
         return None
 
-    def row(self, length: int) -> tuple[list[int], list[int]]:
-        """`length + 1` ids, and labels that are IGNORED where the loss does not count."""
+    def row(self, length: int) -> tuple[list[int], list[int], list[int]]:
+        """`length + 1` ids, labels that are IGNORED where the loss does not count, and document numbers."""
         self.waiting = [encoded for encoded in self.waiting if len(encoded.ids) <= length + 1]
         ids: list[int] = []
         labels: list[int] = []
+        document: list[int] = []
         while found := self._take(length + 1 - len(ids)):
             ids += found.ids
             labels += [i if learn else IGNORED for i, learn in zip(found.ids, found.learn, strict=True)]
+            document += [len(ids)] * len(found.ids)
         missing = length + 1 - len(ids)
-        return ids + [self.pad_id] * missing, labels + [IGNORED] * missing
+        return ids + [self.pad_id] * missing, labels + [IGNORED] * missing, document + [0] * missing
 
     def batch(self, num_rows: int, length: int) -> Batch:
         rows = [self.row(length) for _ in range(num_rows)]
-        ids = torch.tensor([row[0] for row in rows])
-        labels = torch.tensor([row[1] for row in rows])
-        return Batch(ids[:, :-1], labels[:, 1:].contiguous())
+        ids, labels, document = (torch.tensor(part) for part in zip(*rows, strict=True))
+        return Batch(ids[:, :-1], labels[:, 1:].contiguous(), document[:, :-1])

@@ -59,24 +59,28 @@ class Block(nn.Module):
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.rms_norm(x, (self.shape.hidden_size,), weight, self.shape.rms_norm_eps)
 
-    def attend(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def attend(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         s, (batch, length, _) = self.shape, x.shape
         heads = self.qkv(x).view(batch, length, s.num_heads + 2 * s.num_kv_heads, s.head_dim).transpose(1, 2)
         q, k, v = heads.split((s.num_heads, s.num_kv_heads, s.num_kv_heads), dim=1)
         group = s.num_heads // s.num_kv_heads
         k = rotate(k, cos, sin).repeat_interleave(group, dim=1)
         v = v.repeat_interleave(group, dim=1)
-        out = F.scaled_dot_product_attention(rotate(q, cos, sin), k, v, is_causal=True)
+        q = rotate(q, cos, sin)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.o(out.transpose(1, 2).reshape(batch, length, -1))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attend(self.norm(x, self.input_norm), cos, sin)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.attend(self.norm(x, self.input_norm), cos, sin, mask)
         gate, up = self.gate_up(self.norm(x, self.mlp_norm)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
 
 
 class SmallLlama(nn.Module):
-    """Token ids [batch, length] -> hidden states; `logits` multiplies by the tied embedding."""
+    """Token ids [batch, length] -> hidden states; `logits` multiplies by the tied embedding.
+
+    `mask` [batch, 1, length, length] is added to the scores; without it attention is causal.
+    """
 
     def __init__(self, shape: LlamaShape):
         super().__init__()
@@ -97,11 +101,11 @@ class SmallLlama(nn.Module):
             nn.init.zeros_(block.o.weight)
             nn.init.zeros_(block.down.weight)
 
-    def forward(self, token_ids: Tensor) -> Tensor:
+    def forward(self, token_ids: Tensor, mask: Tensor | None = None) -> Tensor:
         x = self.embed(token_ids)
         cos, sin = self.cos[: token_ids.shape[1]], self.sin[: token_ids.shape[1]]
         for block in self.blocks:
-            x = block(x, cos, sin)
+            x = block(x, cos, sin, mask)
         return F.rms_norm(x, (self.shape.hidden_size,), self.final_norm, self.shape.rms_norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class Optimizer:
 
     WARMUP, DECAY_FROM, FLOOR = 0.015, 0.55, 0.02
 
-    def __init__(self, model: nn.Module, muon_lr: float = 0.02, adam_lr: float = 4e-3):
+    def __init__(self, model: nn.Module, muon_lr: float = 0.014, adam_lr: float = 2.5e-3):
         matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
         others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
         adam = torch.optim.AdamW(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,25 +27,40 @@ from tools.folio.tokenizer import save_tokenizer, train_tokenizer
 WORK = Path("build/folio")
 SEED = 20_26
 TOKENIZER_SEED, HELD_OUT_SEED = 7, 99
-LOG_EVERY, SAVE_EVERY = 10, 100
+LOG_EVERY, SAVE_EVERY = 10, 50
+
+
+class Stage(NamedTuple):
+    """A number of steps on batches of one shape; `isolated` hides the other documents of a row."""
+
+    steps: int
+    rows: int
+    length: int
+    isolated: bool
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and on what shape of batch; the last `LONG_FROM` of the steps see rows of full length."""
+    """Stages in order: first packed rows, then documents by themselves, at last rows of full length."""
 
-    steps: int
-    tokens_per_step: int = 2048
-    length: int = 256
-    long_length: int = 1024
-    long_from: float = 0.86
+    stages: tuple[Stage, ...]
 
-    def shape(self, step: int) -> tuple[int, int]:
-        length = self.long_length if step >= self.long_from * self.steps else self.length
-        return self.tokens_per_step // length, length
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def stage(self, step: int) -> Stage:
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage
+            step -= stage.steps
+        raise IndexError("the plan has ended")
 
 
-PLANS = {"folio": Plan(steps=1600), "folio-draft": Plan(steps=1500)}
+PLANS = {
+    "folio": Plan((Stage(300, 8, 256, False), Stage(700, 4, 256, True), Stage(60, 1, 1024, False))),
+    "folio-draft": Plan((Stage(1500, 4, 256, True), Stage(60, 1, 1024, False))),
+}
 
 
 def load_tokenizer() -> Tokenizer:
@@ -69,11 +85,11 @@ def learned_loss(model: SmallLlama, hidden: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(model.logits(hidden[counted]), labels[counted])
 
 
-def distilled_loss(model: SmallLlama, hidden: Tensor, batch: Batch, teacher: SmallLlama) -> Tensor:
+def distilled_loss(model: SmallLlama, hidden: Tensor, batch: Batch, teacher_hidden: Tensor, teacher: SmallLlama) -> Tensor:
     """Half cross entropy, half divergence from the teacher's distribution."""
     counted = batch.labels >= 0
     with torch.no_grad():
-        target = F.log_softmax(teacher.logits(teacher(batch.inputs)[counted]), dim=-1)
+        target = F.log_softmax(teacher.logits(teacher_hidden[counted]), dim=-1)
     logits = model.logits(hidden[counted])
     divergence = F.kl_div(F.log_softmax(logits, dim=-1), target, reduction="batchmean", log_target=True)
     return 0.5 * F.cross_entropy(logits, batch.labels[counted]) + 0.5 * divergence
@@ -90,11 +106,11 @@ class Training:
         tokenizer = load_tokenizer()
         self.model = SmallLlama(SHAPES[name])
         self.optimizer = Optimizer(self.model)
-        self.forward: Callable = torch.compile(self.model, dynamic=False) if compile_model else self.model
+        self.compiled: Callable = torch.compile(self.model, dynamic=False) if compile_model else self.model
         self.data = Packer(stream(SEED), tokenizer)
         rng = Random(HELD_OUT_SEED)
         held_out = (make_chat(rng, "held_out") for _ in iter(int, 1))
-        self.held_out = Packer(held_out, tokenizer).batch(16, plan.length)
+        self.held_out = Packer(held_out, tokenizer).batch(16, 256)
         self.step = 0
         self.log: list[dict] = []
         self.seconds = 0.0
@@ -105,7 +121,7 @@ class Training:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.log, self.seconds = saved["step"], saved["log"], saved["seconds"]
         for step in range(self.step):
-            self.data.batch(*self.plan.shape(step))
+            self.batch(step)
 
     def save(self) -> None:
         state = {
@@ -116,31 +132,41 @@ class Training:
         torch.save(state, partial)
         partial.replace(self.folder / "checkpoint.pt")
 
-    def loss(self, batch: Batch) -> Tensor:
-        hidden = self.forward(batch.inputs)
-        if self.teacher is not None:
-            return distilled_loss(self.model, hidden, batch, self.teacher)
-        return learned_loss(self.model, hidden, batch.labels)
+    def batch(self, step: int) -> Batch:
+        stage = self.plan.stage(step)
+        return self.data.batch(stage.rows, stage.length)
+
+    def loss(self, batch: Batch, stage: Stage) -> Tensor:
+        mask = batch.mask() if stage.isolated else None
+        # Only the longest stage is worth the minute that compiling for a shape takes.
+        forward = self.compiled if stage == max(self.plan.stages, key=lambda s: s.steps) else self.model
+        hidden = forward(batch.inputs, mask)
+        if self.teacher is None:
+            return learned_loss(self.model, hidden, batch.labels)
+        with torch.no_grad():
+            teacher_hidden = self.teacher(batch.inputs, mask)
+        return distilled_loss(self.model, hidden, batch, teacher_hidden, self.teacher)
 
     @torch.no_grad()
     def held_out_loss(self) -> float:
-        return learned_loss(self.model, self.model(self.held_out.inputs), self.held_out.labels).item()
+        hidden = self.model(self.held_out.inputs, self.held_out.mask())
+        return learned_loss(self.model, hidden, self.held_out.labels).item()
 
     def run(self) -> None:
-        started, recent = time.perf_counter(), []
+        started, recent, num_tokens = time.perf_counter(), [], 0
         while self.step < self.plan.steps:
-            loss = self.loss(self.data.batch(*self.plan.shape(self.step)))
+            batch = self.batch(self.step)
+            loss = self.loss(batch, self.plan.stage(self.step))
             loss.backward()
             self.optimizer.step(self.step / self.plan.steps)
             self.step += 1
             recent.append(loss.item())
-            if self.step % LOG_EVERY == 0:
+            num_tokens += batch.inputs.numel()
+            if self.step % LOG_EVERY == 0 or self.step == self.plan.steps:
                 now = time.perf_counter()
                 self.seconds += now - started
-                self.record(
-                    sum(recent) / len(recent), len(recent) * self.plan.tokens_per_step / (now - started)
-                )
-                started, recent = now, []
+                self.record(sum(recent) / len(recent), num_tokens / (now - started))
+                started, recent, num_tokens = now, [], 0
             if self.step % SAVE_EVERY == 0 or self.step == self.plan.steps:
                 self.save()
 
@@ -160,16 +186,14 @@ class Training:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", choices=sorted(SHAPES), default="folio")
-    parser.add_argument("--steps", type=int, help="number of steps; the plan of the model by default")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument("--teacher", type=Path, help="a checkpoint to distil from")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-compile", action="store_true", help="run without torch.compile")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    plan = Plan(steps=args.steps) if args.steps else PLANS[args.name]
     teacher = load_model(args.teacher) if args.teacher else None
-    training = Training(args.name, plan, teacher, not args.no_compile)
+    training = Training(args.name, PLANS[args.name], teacher, not args.no_compile)
     if args.resume:
         training.resume()
     training.run()
