@@ -155,3 +155,15 @@ def test_the_parent_may_run_far_ahead_before_a_child_enters() -> None:
     engine.run()
     check_outputs(engine, requests)
     assert engine.worker.num_block_copies == 2
+
+
+def test_children_do_not_wait_for_a_parent_preempted_in_its_prompt() -> None:
+    engine = Engine(num_blocks=9, max_num_batched_tokens=4)
+    requests = [make_request("first", 7, max_tokens=14), *family(24, 2)]
+    engine.add(*requests)
+    while not engine.scheduler.num_preemptions:
+        engine.step()
+    assert engine.outputs["p"] == [] and len(engine.scheduler.forks) == 0
+    assert [request.request_id for request in engine.scheduler.waiting] == ["p", "c0", "c1"]
+    engine.run()
+    check_outputs(engine, requests)

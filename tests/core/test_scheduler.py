@@ -97,12 +97,16 @@ def preempting_engine(**config: Any) -> Engine:
 
 
 def test_invariant_16_nothing_is_admitted_in_a_step_that_preempted() -> None:
-    engine = preempting_engine(max_num_seqs=2)
+    engine = Engine(num_blocks=6, max_num_batched_tokens=32, max_num_seqs=2, policy="priority")
+    engine.add(make_request("a", 7, 5, priority=1), make_request("b", 7, 5, priority=1))
+    engine.step()
+    engine.add(make_request("c", 2, 2, priority=0))
     while not engine.scheduler.num_preemptions:
         batch = engine.step()
-    assert shares(batch) == {"a": 1} and not batch.new_requests  # c would have fitted
+    assert shares(batch) == {"a": 1} and not batch.new_requests  # c goes first and would have fitted
     assert batch.removed_request_ids == ["b"]
-    assert [request.request_id for request in engine.scheduler.waiting] == ["b", "c"]
+    assert [request.request_id for request in engine.scheduler.waiting] == ["c", "b"]
+    assert shares(engine.step()) == {"a": 1, "c": 2}
 
 
 def test_invariant_17_the_whole_prompt_must_fit_the_free_blocks() -> None:
@@ -231,6 +235,17 @@ def test_invariant_20_finish_reasons() -> None:
     engine.run()
     ends = {name: (update.finish_reason, update.stop_reason) for name, update in engine.finished.items()}
     assert ends == {"eos": ("stop", None), "stop": ("stop", stop), "length": ("length", None)}
+
+
+def test_invariant_20_a_stop_token_ends_any_step() -> None:
+    plain = make_request("a", 3, max_tokens=12)
+    expected = expected_output(plain)
+    for index, token_id in enumerate(expected):
+        engine = Engine()
+        engine.add(make_request("a", plain.token_ids, max_tokens=12, stop_token_ids=[token_id]))
+        engine.run()
+        assert engine.outputs["a"] == expected[: expected.index(token_id) + 1], index
+        assert engine.finished["a"].stop_reason == token_id
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 3])
@@ -408,6 +423,18 @@ def test_invariant_8_rejected_drafts_are_never_cached() -> None:
     assert request.num_registered_blocks == 1
 
 
+def test_drafts_that_found_no_budget_are_stale_after_the_step() -> None:
+    engine = Engine(max_num_batched_tokens=1)
+    engine.add(request := make_request("a", 1, max_tokens=9))
+    engine.worker.proposer = lambda request_id, tokens: [1, 2]
+    engine.step()
+    assert request.draft_token_ids == [1, 2] and request.num_draft_tokens == 2
+    engine.worker.proposer = None
+    for _ in range(2):
+        assert shares(engine.step()) == {"a": 1}
+        assert request.draft_token_ids == []
+
+
 def test_drafts_never_reach_past_the_end() -> None:
     engine = drafting_engine(3, max_model_len=10)
     engine.add(make_request("a", 3, max_tokens=None))
@@ -418,9 +445,10 @@ def test_drafts_never_reach_past_the_end() -> None:
 
 
 def test_drafts_preempt_nobody() -> None:
-    engine = drafting_engine(3, num_blocks=5, max_num_batched_tokens=32)
-    engine.add(make_request("a", 4, max_tokens=4), make_request("b", 4, max_tokens=4))
-    engine.run()
+    engine = drafting_engine(3, num_blocks=4)
+    engine.add(make_request("a", 3, max_tokens=20), make_request("b", 3, max_tokens=20))
+    engine.step()
+    assert shares(engine.step()) == {"a": 4, "b": 1}  # the last free block went to a's drafts
     assert engine.scheduler.num_preemptions == 0
 
 
