@@ -151,4 +151,4 @@ def test_generation_defaults_are_sampling_params(tmp_path):
     assert defaults == {**advice, "max_tokens": 512}
     SamplingParams(**defaults)
     (tmp_path / "generation_config.json").write_text(json.dumps({"do_sample": False}))
-    assert generation_defaults(tmp_path) == {"temperature": 0.0}
+    assert generation_defaults(tmp_path) == {}
