@@ -69,3 +69,11 @@ class RequestFailedError(QuireError):
 
 class EngineDeadError(QuireError):
     """The engine process is gone and the request cannot be served."""
+
+
+class BodyTooLargeError(InvalidRequestError):
+    """The body of an HTTP request is larger than the server accepts."""
+
+
+class ShuttingDownError(QuireError):
+    """The server has been told to stop: it takes no new requests, and ends running ones when their time is up."""

@@ -41,7 +41,9 @@ def find_traits(environment: SandboxedEnvironment, source: str, render: Callable
     """Traits of a template. `render(messages=..., tools=...)` renders it."""
     tree = environment.parse(source)
     takes_parts = _loops_over_content(tree)
-    needs_parts = takes_parts and not any(test.name in ("string", "iterable") for test in tree.find_all(nodes.Test))
+    needs_parts = takes_parts and not any(
+        test.name in ("string", "iterable") for test in tree.find_all(nodes.Test)
+    )
     return TemplateTraits(takes_parts, needs_parts, *_probe_tool_calls(render))
 
 
@@ -128,7 +130,9 @@ class _Aliases:
 
 
 def _bindings(tree: nodes.Template) -> Iterator[tuple[str, nodes.Node]]:
-    """(name, value) of every assignment, and of every macro parameter with each argument it is called with."""
+    """(name, value) of every assignment, and of every macro parameter with each argument it is called
+    with.
+    """
     for assign in tree.find_all(nodes.Assign):
         if isinstance(assign.target, nodes.Name):
             yield assign.target.name, assign.node

@@ -1,0 +1,64 @@
+"""`quire`: the list of commands; a command's module is imported only when it is the one that runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from quire.cli.parser import EXIT_USAGE, Parser
+
+# Command -> (module with add_parser and run, one line of help).
+COMMANDS = {
+    "serve": ("quire.cli.serve", "start the HTTP server"),
+    "run": ("quire.cli.generate", "answer one prompt and exit"),
+    "chat": ("quire.cli.chat", "talk to a model in the terminal"),
+    "bench": ("quire.cli.bench", "measure throughput, latency or a running server"),
+    "models": ("quire.cli.models", "list the model architectures that Quire runs"),
+    "doctor": ("quire.cli.doctor", "show the machine, the build and the backends in use"),
+    "version": ("quire.cli.version", "show the version"),
+}
+_EXIT_INTERRUPTED = 130
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser with all commands by name, and the options of `command` alone."""
+    parser = Parser(prog="quire", description="Run and serve large language models.")
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=Parser)
+    for name, (module, help_text) in COMMANDS.items():
+        if name == command:
+            import_module(module).add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=help_text)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status. An error of the user's is one line and status 2."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in words if not word.startswith("-")), None)
+    from quire.errors import QuireError
+
+    try:
+        args = build_parser(command).parse_args(words)
+        if args.version:
+            command = "version"
+            args = build_parser(command).parse_args([command])
+        if args.command is None:
+            build_parser(None).print_help()
+            return 0
+        return int(args.run(args) or 0)
+    except QuireError as error:
+        print(f"quire: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+    except BrokenPipeError:  # `quire ... | head`
+        sys.stderr.close()
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""`quire models`: which architectures a checkpoint may have."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `models` to the commands."""
+    parser = subparsers.add_parser("models", help="list the model architectures that Quire runs")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """One architecture per line."""
+    from quire import ModelRegistry
+
+    for name in sorted(ModelRegistry.get_supported_archs()):
+        print(name)
+    return 0

@@ -1,0 +1,46 @@
+"""`quire serve [MODEL]`: the HTTP server."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from quire.config.engine_args import EngineArgs
+from quire.server.args import ServerArgs
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add `serve` to the commands."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="start the HTTP server",
+        usage="quire serve [MODEL] [options]",
+        description="Serve a model over HTTP with OpenAI's API.",
+    )
+    add_model_argument(parser)
+    ServerArgs.add_cli_args(parser)
+    EngineArgs.add_cli_args(parser)
+    parser.set_defaults(run=run)
+
+
+def add_model_argument(parser: argparse.ArgumentParser) -> None:
+    """The model as a positional argument; `--model` stays for command lines written for other servers."""
+    parser.add_argument(
+        "model_name", metavar="MODEL", nargs="?", help="folder or hub id of the model; none: the small built-in model"
+    )
+
+
+def engine_args_from(args: argparse.Namespace) -> EngineArgs:
+    """The engine's options, with the positional model in its place. Raises ConfigError."""
+    if args.model_name is not None:
+        args.model = args.model_name
+    return EngineArgs.from_cli_args(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    engine_args, server_args = engine_args_from(args), ServerArgs.from_cli_args(args)
+    from quire.server.run import run_server
+
+    run_server(engine_args, server_args)
+    return 0

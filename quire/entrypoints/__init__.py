@@ -1,0 +1,1 @@
+"""Thin aliases for module paths that deployments already use; nothing here does work of its own."""

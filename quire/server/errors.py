@@ -1,0 +1,119 @@
+"""The one map from Quire's exception tree to HTTP: status, OpenAI error object, headers. Every error body is rendered here.
+
+Messages for the client name the parameter, the value and the rule; what only the operator may know goes to the log.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from quire.errors import (
+    BodyTooLargeError,
+    EngineDeadError,
+    InvalidRequestError,
+    NotSupportedError,
+    PromptTooLongError,
+    QueueFullError,
+    QuireError,
+    RequestFailedError,
+    ShuttingDownError,
+    UnknownModelError,
+)
+from quire.log import get_logger
+
+MAX_MESSAGE_CHARS = 1000
+"""Longest error message; a short request must not buy a long answer."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    """What a client is told about one error, before a protocol gives it its shape."""
+
+    status: int
+    type: str
+    message: str
+    param: str | None = None
+    code: str | None = None
+    retry_after_s: float | None = None
+
+
+# First match wins, so subclasses stand before their base.
+_RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
+    (PromptTooLongError, 400, "invalid_request_error", "context_length_exceeded"),
+    (NotSupportedError, 400, "invalid_request_error", "unsupported_parameter"),
+    (UnknownModelError, 404, "invalid_request_error", "model_not_found"),
+    (BodyTooLargeError, 413, "invalid_request_error", "body_too_large"),
+    (InvalidRequestError, 400, "invalid_request_error", None),
+    (QueueFullError, 503, "server_overloaded", "queue_full"),
+    (ShuttingDownError, 503, "service_unavailable", "shutting_down"),
+    (EngineDeadError, 503, "service_unavailable", "engine_dead"),
+    (RequestFailedError, 500, "server_error", "request_failed"),
+)
+
+
+def report_error(error: BaseException) -> ErrorReport:
+    """Status, type and code of any exception; an unforeseen one is logged in full and reported in general terms."""
+    if isinstance(error, HTTPException):
+        return _report_http(error)
+    for kind, status, type_, code in _RULES:
+        if isinstance(error, kind):
+            return ErrorReport(
+                status=status,
+                type=type_,
+                message=_cap(str(error)),
+                param=getattr(error, "parameter", None),
+                code=code,
+                retry_after_s=_retry_after(error),
+            )
+    _log.error("unexpected error while serving a request", exc_info=error)
+    return ErrorReport(500, "server_error", "The server had an error while processing your request; see its log.")
+
+
+def _report_http(error: HTTPException) -> ErrorReport:
+    """Errors of the routing layer: unknown paths and wrong methods."""
+    code = {404: "route_not_found", 405: "method_not_allowed"}.get(error.status_code)
+    text = error.detail or HTTPStatus(error.status_code).phrase
+    return ErrorReport(error.status_code, "invalid_request_error", _cap(text), code=code)
+
+
+def _retry_after(error: QuireError) -> float | None:
+    if isinstance(error, QueueFullError):
+        return error.retry_after_s
+    return 1.0 if isinstance(error, ShuttingDownError) else None
+
+
+def _cap(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 3] + "..."
+
+
+def openai_error(report: ErrorReport) -> dict[str, Any]:
+    """OpenAI's error object; also what a stream sends when it breaks."""
+    return {
+        "error": {"message": report.message, "type": report.type, "param": report.param, "code": report.code}
+    }
+
+
+def encode_error(report: ErrorReport) -> bytes:
+    """The error object as JSON; text that has no UTF-8 form is escaped rather than refused."""
+    try:
+        return msgspec.json.encode(openai_error(report))
+    except UnicodeEncodeError:
+        escaped = report.message.encode("utf-8", "backslashreplace").decode()
+        return msgspec.json.encode(openai_error(replace(report, message=escaped)))
+
+
+def error_response(error: BaseException) -> Response:
+    """The HTTP response for an exception."""
+    report = report_error(error)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if report.retry_after_s is not None:
+        headers["retry-after"] = str(max(1, round(report.retry_after_s)))
+    return Response(encode_error(report), report.status, headers, media_type="application/json")

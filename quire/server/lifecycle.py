@@ -1,0 +1,83 @@
+"""Which requests are running, and how they end early: the client goes away, or the server is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.types import Receive
+
+from quire.errors import QuireError, ShuttingDownError
+
+_Result = TypeVar("_Result")
+
+_POLL_S = 0.02
+
+
+class ClientGoneError(QuireError):
+    """The client closed its connection; nobody is left to answer."""
+
+
+class Lifecycle:
+    """Counts running requests, refuses new ones while draining, and cancels what is left at the end."""
+
+    def __init__(self) -> None:
+        self.is_draining = False
+        self.num_running = 0
+        self._is_stopped = False
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Hold this while a request is served; raises ShuttingDownError once draining has begun."""
+        if self.is_draining:
+            raise ShuttingDownError("The server is shutting down and takes no new requests")
+        self.num_running += 1
+        try:
+            yield
+        finally:
+            self.num_running -= 1
+
+    async def run(self, request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
+        """Run `work` while the client is there; it is cancelled, and may clean up, when it is no longer wanted.
+
+        Raises ClientGoneError or ShuttingDownError then.
+        """
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(_wait_until_gone(request.receive))
+        gone.add_done_callback(lambda _: task.cancel())
+        self._tasks.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if self._is_stopped:
+                raise ShuttingDownError("The server shut down before this request was finished") from None
+            if gone.done() and not gone.cancelled():
+                raise ClientGoneError("the client closed the connection") from None
+            raise
+        finally:
+            self._tasks.discard(task)
+            gone.cancel()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new requests and wait until the running ones are done, or `timeout_s` is over; then stop."""
+        self.is_draining = True
+        deadline = time.monotonic() + timeout_s
+        while self.num_running and time.monotonic() < deadline and not self._is_stopped:
+            await asyncio.sleep(_POLL_S)
+        self.stop()
+
+    def stop(self) -> None:
+        """Cancel every running request; its client gets an error that says so."""
+        self.is_draining = self._is_stopped = True
+        for task in self._tasks:
+            task.cancel()
+
+
+async def _wait_until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

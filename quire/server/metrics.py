@@ -1,0 +1,165 @@
+"""`/metrics`: gauges and counters of the engine's snapshot, and times of requests, under vLLM's names so that existing
+dashboards work.
+
+Series in the exposition start with `vllm:`; one registry per application, nothing global.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from quire.errors import QuireError
+from quire.outputs import RequestOutput
+from quire.sampling_params import SamplingParams
+
+_LABELS = ("model_name", "engine")
+_TTFT_BUCKETS = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75,
+    1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+)  # fmt: skip
+_TOKEN_TIME_BUCKETS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75,
+    1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+)  # fmt: skip
+_REQUEST_TIME_BUCKETS = (
+    0.05, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0,
+    120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
+)  # fmt: skip
+_N_BUCKETS = (1, 2, 5, 10, 20)
+
+# Field of EngineStats, name, help.
+_GAUGES = (
+    ("num_running", "vllm:num_requests_running", "Requests that are being computed."),
+    ("num_waiting", "vllm:num_requests_waiting", "Requests that wait to be computed."),
+    ("kv_cache_usage", "vllm:kv_cache_usage_perc", "Share of the KV cache in use; 1 is all of it."),
+)
+_COUNTERS = (
+    ("total_prefix_query_tokens", "vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache."),
+    ("total_prefix_hit_tokens", "vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache."),
+    ("total_preemptions", "vllm:num_preemptions", "Preemptions of running requests."),
+    ("total_prompt_tokens", "vllm:prompt_tokens", "Prompt tokens of the requests that were started."),
+    ("total_generation_tokens", "vllm:generation_tokens", "Tokens generated."),
+    ("total_steps", "quire:engine_steps", "Steps of the engine."),
+    ("total_step_time_s", "quire:engine_step_seconds", "Time spent in steps."),
+)
+
+
+class _EngineCollector(Collector):
+    """Reads the engine's snapshot when somebody scrapes."""
+
+    def __init__(self, read_stats: Callable[[], Any], labels: tuple[str, str]) -> None:
+        self._read_stats = read_stats
+        self._labels = labels
+
+    def collect(self) -> Iterator[Metric]:
+        """One metric family per row of the two tables."""
+        stats = self._read_stats()
+        for field, name, help_text in _GAUGES:
+            gauge = GaugeMetricFamily(name, help_text, labels=_LABELS)
+            gauge.add_metric(self._labels, getattr(stats, field))
+            yield gauge
+        for field, name, help_text in _COUNTERS:
+            counter = CounterMetricFamily(name, help_text, labels=_LABELS)
+            counter.add_metric(self._labels, getattr(stats, field))
+            yield counter
+
+    def describe(self) -> list[Metric]:
+        """Nothing is read at registration."""
+        return []
+
+
+class ServerMetrics:
+    """The metrics of one application. `observe` wraps a request's outputs and writes down its times."""
+
+    def __init__(self, model_name: str, max_model_len: int, read_stats: Callable[[], Any]) -> None:
+        self._registry = CollectorRegistry()
+        self._labels = (model_name, "0")
+        self._registry.register(_EngineCollector(read_stats, self._labels))
+        lengths = _one_two_five(max_model_len)
+        self._ttft = self._histogram("time_to_first_token_seconds", "Time to first token.", _TTFT_BUCKETS)
+        self._itl = self._histogram(
+            "inter_token_latency_seconds", "Time between the events of a stream.", _TOKEN_TIME_BUCKETS
+        )
+        self._tpot = self._histogram(
+            "request_time_per_output_token_seconds", "Mean time per token after the first.", _TOKEN_TIME_BUCKETS
+        )
+        self._e2e = self._histogram("e2e_request_latency_seconds", "Time of a request.", _REQUEST_TIME_BUCKETS)
+        self._queue = self._histogram("request_queue_time_seconds", "Time in the queue.", _REQUEST_TIME_BUCKETS)
+        self._prompt = self._histogram("request_prompt_tokens", "Prompt tokens per request.", lengths)
+        self._generation = self._histogram("request_generation_tokens", "Output tokens per request.", lengths)
+        self._n = self._histogram("request_params_n", "Sequences per request.", _N_BUCKETS)
+        self._success = Counter(
+            "vllm:request_success", "Finished sequences.", (*_LABELS, "finished_reason"), registry=self._registry
+        )
+
+    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
+        family = Histogram(f"vllm:{name}", help_text, _LABELS, buckets=buckets, registry=self._registry)
+        return family.labels(*self._labels)
+
+    def render(self) -> bytes:
+        """The exposition in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    async def observe(
+        self, outputs: AsyncIterator[RequestOutput], params: SamplingParams
+    ) -> AsyncGenerator[RequestOutput]:
+        """Pass the outputs of one request through and record it; closing this closes them."""
+        start = last = time.monotonic()
+        num_tokens, is_first, is_finished = 0, True, False
+        try:
+            async for output in outputs:
+                now = time.monotonic()
+                num_tokens += self._count_choices(output)
+                if not is_first:
+                    self._itl.observe(now - last)
+                elif not output.finished:
+                    self._ttft.observe(now - start)
+                if output.finished:
+                    self._finish(output, params, now - start, num_tokens, is_first)
+                last, is_first, is_finished = now, False, output.finished
+                yield output
+        except QuireError:
+            is_finished = True  # refused or failed, not given up
+            raise
+        finally:
+            await outputs.aclose()  # type: ignore[attr-defined]
+            if not is_finished:
+                self._success.labels(*self._labels, "abort").inc()
+
+    def _count_choices(self, output: RequestOutput) -> int:
+        """Count the sequences that end with this output; returns its number of tokens."""
+        num_tokens = 0
+        for choice in output.outputs:
+            num_tokens += len(choice.token_ids)
+            if choice.finish_reason is not None:
+                self._success.labels(*self._labels, choice.finish_reason).inc()
+        return num_tokens
+
+    def _finish(
+        self, output: RequestOutput, params: SamplingParams, elapsed: float, num_tokens: int, is_whole: bool
+    ) -> None:
+        """Record a finished request; `is_whole`: it came as one output, which alone knows its first token's time."""
+        times = output.metrics
+        ttft = None if times is None else times.time_to_first_token_s
+        if is_whole and ttft is not None:
+            self._ttft.observe(ttft)
+        if times is not None and times.queued_s is not None:
+            self._queue.observe(times.queued_s)
+        if ttft is not None and num_tokens > params.n:
+            self._tpot.observe(max(0.0, elapsed - ttft) * params.n / (num_tokens - params.n))
+        self._e2e.observe(elapsed)
+        self._prompt.observe(len(output.prompt_token_ids))
+        self._generation.observe(num_tokens)
+        self._n.observe(params.n)
+
+
+def _one_two_five(limit: int) -> tuple[float, ...]:
+    """1, 2, 5, 10, 20, ... up to `limit`."""
+    values = (factor * 10**power for power in range(10) for factor in (1, 2, 5))
+    return tuple(value for value in values if value <= limit) or (1,)

@@ -1,0 +1,100 @@
+"""From a request to `SamplingParams`, and the rules that both kinds of completions share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quire.errors import InvalidRequestError, NotSupportedError, describe
+from quire.sampling_params import RequestOutputKind, SamplingParams
+from quire.server.openai.schemas import GenerationRequest
+
+MAX_CHOICES = 2048
+"""Most choices (prompts x n) of one request."""
+MAX_CACHE_SALT_CHARS = 128
+
+_SAME_NAME = (
+    "n",
+    "max_tokens",
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "seed",
+    "stop",
+    "stop_token_ids",
+    "include_stop_str_in_output",
+    "ignore_eos",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+    "prompt_logprobs",
+    "truncate_prompt_tokens",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+)
+_NOT_YET = ("use_beam_search", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+
+
+def make_sampling_params(
+    request: GenerationRequest, defaults: Mapping[str, Any], **changes: Any
+) -> SamplingParams:
+    """Defaults of the model, then what the request gives, then `changes`. Raises InvalidRequestError."""
+    fields = dict(defaults)
+    for name in _SAME_NAME:
+        value = getattr(request, name)
+        if value is not None:
+            fields[name] = value
+    fields.update(changes)
+    kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
+    return SamplingParams(**fields, output_kind=kind)
+
+
+def check_common(request: GenerationRequest) -> None:
+    """Rules that need no engine; raises InvalidRequestError that names the parameter."""
+    for name in _NOT_YET:
+        if getattr(request, name):
+            raise not_yet(name)
+    if request.stream_options is not None and not request.stream:
+        raise InvalidRequestError("stream_options needs stream=true", parameter="stream_options")
+    if request.stream and request.prompt_logprobs:
+        raise InvalidRequestError("prompt_logprobs cannot be streamed: leave stream out", parameter="prompt_logprobs")
+    if request.best_of is not None and request.best_of != (1 if request.n is None else request.n):
+        raise NotSupportedError(
+            f"best_of is not supported other than equal to n, got {request.best_of}", parameter="best_of"
+        )
+    _check_cache_salt(request.cache_salt)
+
+
+def check_choices(num_prompts: int, n: int) -> None:
+    """Refuse a request that asks for too many choices at once."""
+    if num_prompts * n > MAX_CHOICES:
+        raise InvalidRequestError(
+            f"prompts x n must be at most {MAX_CHOICES}, got {num_prompts} x {n}", parameter="n", value=n
+        )
+
+
+def not_yet(name: str, detail: str = "") -> NotSupportedError:
+    """The answer for something that exists elsewhere but not here yet."""
+    return NotSupportedError(f"{name} is not supported yet{detail}", parameter=name)
+
+
+def wants_usage(request: GenerationRequest) -> tuple[bool, bool]:
+    """(usage in a last event, running usage in every event)."""
+    options = request.stream_options
+    if options is None or not options.include_usage:
+        return False, False
+    return True, bool(options.continuous_usage_stats)
+
+
+def _check_cache_salt(salt: str | None) -> None:
+    if salt is not None and not 0 < len(salt) <= MAX_CACHE_SALT_CHARS:
+        raise InvalidRequestError(
+            f"cache_salt must be a string of 1 to {MAX_CACHE_SALT_CHARS} characters, got {describe(salt)}",
+            parameter="cache_salt",
+        )

@@ -1,0 +1,38 @@
+"""Small parts that the responses of several protocols share: ids, fingerprint, JSON."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from functools import cache
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+import quire
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def given_request_id(request: Request) -> str | None:
+    """The `X-Request-Id` header, where it is one that can be repeated in a response and a log."""
+    given = request.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else None
+
+
+def make_response_id(prefix: str, request: Request) -> str:
+    """`cmpl-<X-Request-Id>`, or `cmpl-<random>`."""
+    return f"{prefix}-{given_request_id(request) or uuid.uuid4().hex}"
+
+
+@cache
+def fingerprint() -> str:
+    """What answers: the same string for the same build."""
+    return f"quire-{quire.__version__}"
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    """A JSON response; text without a UTF-8 form cannot be in it."""
+    return Response(msgspec.json.encode(content), status, media_type="application/json")

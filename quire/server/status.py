@@ -1,0 +1,55 @@
+"""Routes for people and load balancers: `/`, `/health`, `/ping`, `/version`, `/load`, `/metrics`."""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+import quire
+from quire.errors import ShuttingDownError
+from quire.server.context import ServerContext
+from quire.server.replies import json_response
+
+
+async def show_root(context: ServerContext, request: Request) -> Response:
+    """A page of plain text that says what this is and how to try it."""
+    base = str(request.base_url).rstrip("/")
+    names = ", ".join(context.config.model.served_model_names)
+    return PlainTextResponse(
+        f"Quire {quire.__version__} serves {names}.\n\n"
+        f"Try it:\n  {curl_line(base, has_template=context.has_chat_template)}\n\n"
+        "Routes: /v1/completions /v1/chat/completions /v1/models /tokenize /detokenize /health /metrics\n"
+    )
+
+
+def curl_line(base: str, *, has_template: bool) -> str:
+    """A command that gets an answer from the server at `base`."""
+    if has_template:
+        path, body = "chat/completions", '{"messages": [{"role": "user", "content": "Hello!"}]}'
+    else:
+        path, body = "completions", '{"prompt": "Once upon a time", "max_tokens": 32}'
+    return f"curl {base}/v1/{path} -H 'Content-Type: application/json' -d '{body}'"
+
+
+async def show_health(context: ServerContext, request: Request) -> Response:
+    """200 while requests are served; 503 when the engine is dead or the server is about to stop."""
+    if context.lifecycle.is_draining:
+        raise ShuttingDownError("The server is shutting down")
+    await context.engine.health()
+    return json_response({"status": "ok"})
+
+
+async def show_version(context: ServerContext, request: Request) -> Response:
+    """The version of Quire."""
+    return json_response({"version": quire.__version__})
+
+
+async def show_load(context: ServerContext, request: Request) -> Response:
+    """How many requests are being served."""
+    return json_response({"server_load": context.lifecycle.num_running})
+
+
+async def show_metrics(context: ServerContext, request: Request) -> Response:
+    """Prometheus' text format."""
+    return Response(context.metrics.render(), media_type=CONTENT_TYPE_LATEST)

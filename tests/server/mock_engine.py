@@ -1,0 +1,179 @@
+"""An engine of words: it answers with the prompt's tokens in a loop, one token per step, so every expectation is exact."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from quire.config import EngineConfig
+from quire.config.types import HFConfig, ModelConfig
+from quire.engine.stats import EngineStats
+from quire.errors import EngineDeadError, InvalidRequestError, PromptTooLongError
+from quire.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+from quire.sampling_params import RequestOutputKind, SamplingParams
+
+VOCAB_SIZE = 256
+MAX_MODEL_LEN = 64
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+class MockTokenizer:
+    """One token per byte."""
+
+    max_chars_per_token = 1
+    special_tokens: dict[str, str] = {}
+    chat_template = TEMPLATE
+    chat_templates = {"default": TEMPLATE}
+
+    def encode(self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt") -> list[int]:
+        """Bytes, after a 1 for the beginning of text."""
+        return [1, *text.encode()] if add_special_tokens else list(text.encode())
+
+    def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
+        """Text of bytes; the 1 shows unless it is skipped."""
+        shown = [i for i in token_ids if i != 1 or not skip_special_tokens]
+        return bytes(shown).decode(errors="replace")
+
+    def decode_token(self, token_id: int) -> str:
+        """Text of one byte."""
+        return bytes([token_id]).decode(errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The byte itself."""
+        return bytes([token_id])
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """A name for the byte."""
+        return f"<{token_id}>"
+
+
+def make_config(**changes: Any) -> EngineConfig:
+    """A configuration of no checkpoint."""
+    hf = HFConfig("Mock", "mock", VOCAB_SIZE, 8, 8, 1, 1, 1, 8, MAX_MODEL_LEN)
+    fields: dict[str, Any] = {
+        "model": "mock", "path": "", "tokenizer_path": "", "hf": hf, "dtype": "float32",
+        "max_model_len": MAX_MODEL_LEN, "served_model_names": ("mock", "alias/two"), "chat_template": TEMPLATE,
+    }  # fmt: skip
+    return EngineConfig(model=ModelConfig(**fields | changes))
+
+
+class MockEngine:
+    """Implements what the server sees of an engine."""
+
+    def __init__(self, step_s: float = 0.0, **config: Any) -> None:
+        self.config = make_config(**config)
+        self.tokenizer = MockTokenizer()
+        self.max_model_len = MAX_MODEL_LEN
+        self.step_s = step_s
+        self.is_dead = False
+        self.fail_after: int | None = None
+        self.running: set[str] = set()
+        self.aborted: list[str] = []
+        self.seen: list[tuple[Any, SamplingParams, int, str | None]] = []
+
+    async def generate(
+        self,
+        prompt: str | list[int],
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        add_special_tokens: bool = True,
+    ) -> AsyncIterator[RequestOutput]:
+        """Echo the prompt's bytes, again and again, until max_tokens."""
+        if self.is_dead:
+            raise EngineDeadError("the engine process is gone")
+        self.seen.append((prompt, sampling_params, priority, cache_salt))
+        ids = self.tokenizer.encode(prompt, add_special_tokens) if isinstance(prompt, str) else prompt
+        self._check(ids, sampling_params)
+        self.running.add(request_id)
+        finished = False
+        try:
+            async for output in self._steps(request_id, prompt, ids, sampling_params):
+                finished = output.finished
+                yield output
+        finally:
+            self.running.discard(request_id)
+            if not finished:
+                self.aborted.append(request_id)
+
+    def _check(self, ids: list[int], params: SamplingParams) -> None:
+        for token in ids:
+            if token >= VOCAB_SIZE:
+                raise InvalidRequestError(f"prompt must hold token ids in [0, {VOCAB_SIZE}), got {token}", parameter="prompt")
+        if len(ids) >= MAX_MODEL_LEN:
+            raise PromptTooLongError(
+                f"This model's maximum context length is {MAX_MODEL_LEN} tokens. However, your prompt contains "
+                f"{len(ids)} tokens.", parameter="prompt",
+            )  # fmt: skip
+        for name in ("logprobs", "prompt_logprobs"):
+            if (getattr(params, name) or 0) > self.config.model.max_logprobs:
+                raise InvalidRequestError(f"{name} must be at most 20", parameter=name)
+        for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
+            for token in getattr(params, name) or ():
+                if token >= VOCAB_SIZE:
+                    raise InvalidRequestError(f"{name} must hold token ids in [0, {VOCAB_SIZE})", parameter=name)
+
+    async def _steps(
+        self, request_id: str, prompt: Any, ids: list[int], params: SamplingParams
+    ) -> AsyncIterator[RequestOutput]:
+        room = MAX_MODEL_LEN - len(ids)
+        count = min(params.max_tokens or room, room)
+        source = [token for token in ids if token > 1] or [65]
+        tokens = [source[i % len(source)] for i in range(count)]
+        delta = params.output_kind == RequestOutputKind.DELTA
+        for step in range(count):
+            await asyncio.sleep(self.step_s)
+            done = step == count - 1
+            failed = self.fail_after is not None and step >= self.fail_after
+            if failed or delta or done:
+                part = tokens[step : step + 1] if delta else tokens[: step + 1]
+                yield self._output(request_id, prompt, ids, params, part, done or failed, failed)
+            if failed:
+                return
+
+    def _output(
+        self, request_id: str, prompt: Any, ids: list[int], params: SamplingParams, part: list[int], done: bool, failed: bool
+    ) -> RequestOutput:
+        reason = ("error" if failed else "length") if done else None
+        choices = [
+            CompletionOutput(
+                index=index,
+                text=bytes(part).decode(errors="replace"),
+                token_ids=part,
+                logprobs=None if params.logprobs is None else [self._logprobs(t, params.logprobs) for t in part],
+                finish_reason=reason,
+            )
+            for index in range(params.n)
+        ]
+        prompt_logprobs = None
+        if params.prompt_logprobs is not None:
+            prompt_logprobs = [None, *(self._logprobs(t, params.prompt_logprobs) for t in ids[1:])]
+        return RequestOutput(
+            request_id=request_id, prompt=prompt if isinstance(prompt, str) else None, prompt_token_ids=ids,
+            outputs=choices, finished=done, prompt_logprobs=prompt_logprobs, num_cached_tokens=0,
+            metrics=RequestMetrics(queued_s=0.001, time_to_first_token_s=0.002),
+            error="the worker broke" if failed else None,
+        )  # fmt: skip
+
+    def _logprobs(self, token: int, num_top: int) -> dict[int, Logprob]:
+        """The token itself at -0.5, then X at -inf, then Y, ..."""
+        top = {88 + i: Logprob(float("-inf"), i + 2, chr(88 + i)) for i in range(max(0, num_top - 1))}
+        return {token: Logprob(-0.5, 1, self.tokenizer.decode_token(token)), **top}
+
+    async def abort(self, request_id: str) -> None:
+        """Not needed: closing the iterator aborts."""
+
+    def stats(self) -> EngineStats:
+        """How many run."""
+        return EngineStats(num_running=len(self.running))
+
+    async def health(self) -> None:
+        """Raises when dead."""
+        if self.is_dead:
+            raise EngineDeadError("the engine process is gone")
