@@ -163,7 +163,6 @@ class RequestState:
         self._num_cached_tokens = update.num_cached_tokens
         if self._prompt_logprobs is not None and update.prompt_logprobs:
             self._prompt_logprobs.extend(update.prompt_logprobs)
-            self._prompt_logprobs.truncate(len(self.request.prompt_token_ids) - 1)
 
     def output(self) -> RequestOutput | None:
         """What to show now, in the kind that the request asked for; None if there is nothing to show yet."""

@@ -22,9 +22,12 @@ class UnreliableWorker(FakeWorker):
     """Loses some steps, before or after doing them."""
 
     lost_steps: dict[int, str] = field(default_factory=dict)
+    lost_requests: set[str] = field(default_factory=set)
 
     def execute(self, batch: ScheduledBatch) -> StepResult:
         when = self.lost_steps.get(batch.step_id)
+        if when is not None:
+            self.lost_requests.update(request.request_id for request in batch.requests)
         if when == "before":
             raise RuntimeError("lost before")
         batch.removed_request_ids = [each for each in batch.removed_request_ids if each in self.requests]
@@ -69,13 +72,14 @@ KV = KVCacheSpec(24, 0, 4, 1)
 def test_lost_steps_cost_only_their_own_requests(tmp_path, mode, seed):
     generator = random.Random(seed)
     config = dataclasses.replace(
-        make_config(tmp_path, preemption_mode=mode, max_num_seqs=6), cache=CacheConfig(block_size=4)
+        make_config(tmp_path, preemption_mode=mode, max_num_seqs=6, max_num_batched_tokens=4),
+        cache=CacheConfig(block_size=4),
     )
     num_host_blocks = 16 if mode == "swap" else 0
     expected, _ = run(config, num_host_blocks, {})
-    lost = {generator.randrange(2, 60): generator.choice(["before", "after"]) for _ in range(2)}
+    lost = {generator.randrange(2, 60): generator.choice(["before", "after"]) for _ in range(4)}
     outputs, core = run(config, num_host_blocks, lost)
-    assert 0 < len(outputs) < len(expected) == 24
+    assert set(expected) - set(outputs) == core.executor.lost_requests != set()
     assert all(outputs[request_id] == expected[request_id] for request_id in outputs)
     assert core.stats().num_running == 0 and core.stats().kv_cache_usage == 0
 
