@@ -34,6 +34,7 @@ class ScheduledRequest(msgspec.Struct, array_like=True, gc=False):
     """What one request does in this step: compute tokens [num_computed_tokens, num_computed_tokens + num_tokens).
 
     Samples at the end when that range reaches the last known token (`samples` is True), and after every draft token.
+    Read only: entries may share their empty lists.
     """
 
     request_id: str

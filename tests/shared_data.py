@@ -11,12 +11,10 @@ _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def shared_folder() -> Path | None:
-    """The folder of shared data: `QUIRE_SHARED` (it or the folder above
-    it), else `../shared/data`; None without one.
-    """
+    """The data folder: in or at `QUIRE_SHARED`, else `../shared/data`; None where there is none."""
     stated = os.environ.get("QUIRE_SHARED")
-    folder = Path(stated) if stated else _REPOSITORY.parent / "shared"
-    folder = folder / "data" if (folder / "data").is_dir() else folder
+    root = Path(stated) if stated else _REPOSITORY.parent / "shared"
+    folder = root / "data" if (root / "data").is_dir() else root
     return folder if folder.is_dir() else None
 
 

@@ -73,6 +73,7 @@ class Request:
         "num_tokens",
         "params",
         "parent",
+        "plain_until",
         "priority",
         "queue_key",
         "request_id",
@@ -142,6 +143,8 @@ class Request:
         self.stop_ids = _stop_ids(params)
         self.max_num_tokens = 0
         """The request finishes when num_tokens reaches this; set at admission."""
+        self.plain_until = 0
+        """With fewer tokens than this, a sampled token is appended and nothing else happens, unless it is a stop token."""
         self.queue_key: tuple[float, ...] = ()
         """Place in policy order, smallest first; set at admission, unique."""
 

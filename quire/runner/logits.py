@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 Row = NDArray[np.float32]
 TokenIds = NDArray[np.int64]
 
-_FIRST_CANDIDATES = 64
-_CANDIDATE_GROWTH = 8
+_BUCKETS_PER_NAT = np.float32(32)
+_NUM_BUCKETS = 1024
 
 # -- edits ---------------------------------------------------------------------------------------------------
 
@@ -81,18 +81,18 @@ def keep_top_k(row: Row, k: int) -> TokenIds:
 
 def keep_top_p(row: Row, top_p: float) -> TokenIds:
     """Fewest likeliest tokens whose probability together is at least top_p in (0, 1) (Holtzman et al., 1904.09751)."""
-    return _fewest_with_mass(row, np.exp(row - row.max()), top_p)
+    distance = row.max() - row
+    return _fewest_with_mass(distance, np.exp(-distance), top_p)
 
 
 def keep_typical_p(row: Row, typical_p: float) -> TokenIds:
     """Fewest tokens of mass >= typical_p whose surprise is closest to the entropy (Meister et al., 2202.00666)."""
-    shifted = row - row.max()
-    weights = np.exp(shifted)
+    distance = row.max() - row
+    weights = np.exp(-distance)
     total = weights.sum(dtype=np.float64)
-    logprobs = shifted - np.log(total)
-    probs = weights / total
-    entropy = -np.multiply(probs, logprobs, where=weights > 0, out=np.zeros_like(probs)).sum()
-    return _fewest_with_mass(-np.abs(logprobs + entropy), weights, typical_p)
+    # Surprise is distance + log(total), so its mean, the entropy, is the mean distance + log(total).
+    mean = np.multiply(weights, distance, where=weights > 0, out=np.zeros_like(weights)).sum(dtype=np.float64) / total
+    return _fewest_with_mass(np.abs(distance - np.float32(mean)), weights, typical_p)
 
 
 def keep_likely(row: Row, *, min_p: float, typical_p: float, top_k: int, top_p: float) -> TokenIds | None:
@@ -111,7 +111,7 @@ def keep_likely(row: Row, *, min_p: float, typical_p: float, top_k: int, top_p: 
     return ids
 
 
-def top_ids(row: NDArray[np.floating], k: int) -> TokenIds:
+def top_ids(row: Row, k: int) -> TokenIds:
     """Ids of the k largest values, largest first, lowest id first among equals; values of -inf are left out.
 
     Selects the k-th largest value (linear time) and sorts only what reaches it.
@@ -121,21 +121,31 @@ def top_ids(row: NDArray[np.floating], k: int) -> TokenIds:
         candidates = np.flatnonzero((row >= border) & (row > -np.inf))
     else:
         candidates = np.flatnonzero(row > -np.inf)
-    order = np.argsort(-row[candidates], kind="stable")
-    return candidates[order[:k]]
+    return candidates[_falling_order(row[candidates])[:k]]
 
 
-def _fewest_with_mass(preference: NDArray[np.floating], weights: Row, mass: float) -> TokenIds:
-    """Fewest tokens, by falling preference, with at least `mass` of the sum of weights; at least one. Ascending ids.
+def _falling_order(values: Row) -> TokenIds:
+    """Stable argsort by falling value, by sorting integers (value, index) packed in 64 bits: several times faster."""
+    bits = (np.float32(0) - values).view(np.int32)
+    rising = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))  # as integers, in the order of the floats
+    packed = (rising.astype(np.int64) << 32) | np.arange(len(values))
+    packed.sort()
+    return packed & 0xFFFFFFFF
 
-    Looks at a candidate set that grows until it covers the mass. Running sums are float64 in order of preference, so the
-    result does not depend on how far the set had to grow.
+
+def _fewest_with_mass(distance: Row, weights: Row, mass: float) -> TokenIds:
+    """Fewest tokens, nearest first, that hold at least `mass` of the sum of weights; at least one. Ascending ids.
+
+    distance >= 0, inf for impossible tokens (whose weight is 0). Sums the weights in buckets of distance, finds the bucket
+    that crosses the mass, and sorts only that one.
     """
-    needed = mass * weights.sum(dtype=np.float64)
-    num_candidates = _FIRST_CANDIDATES
-    while True:
-        ids = top_ids(preference, num_candidates)
-        num_kept = int(np.searchsorted(np.cumsum(weights[ids], dtype=np.float64), needed)) + 1
-        if num_kept <= len(ids) or len(ids) < num_candidates:
-            return np.sort(ids[:num_kept])
-        num_candidates *= _CANDIDATE_GROWTH
+    bucket = np.minimum(distance * _BUCKETS_PER_NAT, _NUM_BUCKETS - 1).astype(np.int64)
+    cumulative = np.cumsum(np.bincount(bucket, weights=weights, minlength=_NUM_BUCKETS))
+    needed = mass * cumulative[-1]
+    crossing = int(np.searchsorted(cumulative, needed))
+    kept = bucket < crossing
+    ids = np.flatnonzero((bucket == crossing) & (distance < np.inf))
+    ids = ids[_falling_order(-distance[ids])]
+    reached = np.cumsum(weights[ids], dtype=np.float64) + (cumulative[crossing - 1] if crossing else 0.0)
+    kept[ids[: int(np.searchsorted(reached, needed)) + 1]] = True
+    return np.flatnonzero(kept)

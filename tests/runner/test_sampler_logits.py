@@ -134,6 +134,15 @@ def test_filters_compose_in_order():
 def test_top_ids_orders_by_value_then_id():
     assert L.top_ids(row(1, 3, 2, 3, -INF), 3).tolist() == [1, 3, 2]
     assert L.top_ids(row(1, 3, 2, 3, -INF), 99).tolist() == [1, 3, 2, 0]
+    assert L.top_ids(row(-0.0, 0.0, -0.0, 1e-45, -1e-45, -3, 1e38), 9).tolist() == [6, 3, 0, 1, 2, 4, 5]
+
+
+@pytest.mark.parametrize("num_tokens", [1, 7, 1000, 40_000])
+def test_top_ids_equals_a_stable_sort(num_tokens):
+    values = np.random.default_rng(num_tokens).standard_normal(num_tokens).astype(np.float32).round(2)
+    order = np.argsort(-values, kind="stable").tolist()
+    for k in {1, 2, num_tokens // 2 + 1, num_tokens}:
+        assert L.top_ids(values, k).tolist() == order[:k]
 
 
 def test_bad_words_mask_the_token_that_would_complete_them():

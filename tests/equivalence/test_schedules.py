@@ -1,0 +1,157 @@
+"""Same request, same tokens: one workload under every schedule that the engine can take, compared with each request run alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from quire import LLM, EngineArgs, LLMEngine, RequestOutput, SamplingParams
+from tests.equivalence.workload import GREEDY, MAX_TOKENS, MODES, SEEDED, Mode, assert_same, make_prompts
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+MODEL = "folio"
+VOCAB_SIZE = 4000
+BASE = {"model": MODEL, "dtype": "float32", "max_model_len": 512, "num_gpu_blocks_override": 2048}
+PROMPTS = make_prompts(VOCAB_SIZE)
+SEEDS = [1000 + 10 * i for i in range(len(PROMPTS))]
+
+# Largest prompt 300 + 24 tokens: 21 blocks. 48 blocks hold two such requests and little else, so that a batch of 32 must preempt.
+TINY_POOL = {"num_gpu_blocks_override": 48}
+
+SCHEDULES = {
+    "batched": {"enable_prefix_caching": False, "max_num_batched_tokens": 4096},
+    "chunks-16": {"enable_prefix_caching": False, "max_num_batched_tokens": 16, "max_num_seqs": 8},
+    "chunks-64": {"enable_prefix_caching": False, "max_num_batched_tokens": 64},
+    "chunks-512": {"enable_prefix_caching": False, "max_num_batched_tokens": 512},
+    "long-prefill-threshold": {"max_num_batched_tokens": 256, "long_prefill_token_threshold": 20},
+    "cache-cold": {"enable_prefix_caching": True},
+    "preempt-recompute": TINY_POOL | {"enable_prefix_caching": False, "preemption_mode": "recompute"},
+    "preempt-recompute-cached": TINY_POOL | {"enable_prefix_caching": True, "preemption_mode": "recompute"},
+    "preempt-swap": TINY_POOL | {"enable_prefix_caching": False, "preemption_mode": "swap", "swap_space": 0.5},
+    "preempt-swap-cached": TINY_POOL | {"enable_prefix_caching": True, "preemption_mode": "swap", "swap_space": 0.5},
+    "priority": TINY_POOL | {"scheduling_policy": "priority"},
+    "block-size-32": {"block_size": 32},
+}
+
+
+def requests_of(mode: Mode, **changes: object) -> list[SamplingParams]:
+    return [mode.params(i, **changes) for i in range(len(PROMPTS))]
+
+
+def run(llm: LLM, mode: Mode, **changes: object) -> list[RequestOutput]:
+    prompts = [{"prompt_token_ids": ids} for ids in PROMPTS]
+    return llm.generate(prompts, requests_of(mode, **changes), use_tqdm=False)
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, list[RequestOutput]]:
+    """Every request by itself, no prefix cache, the whole prompt in one step."""
+    with LLM(**BASE, enable_prefix_caching=False, max_num_batched_tokens=4096) as llm:
+        return {
+            mode.name: [
+                llm.generate({"prompt_token_ids": ids}, params, use_tqdm=False)[0]
+                for ids, params in zip(PROMPTS, requests_of(mode), strict=True)
+            ]
+            for mode in MODES
+        }
+
+
+def assert_few_ties(ties: int, num_requests: int) -> None:
+    """Near ties are rare: more than a few would mean that the rule hides a fault."""
+    assert ties <= max(2, num_requests // 8), f"{ties} of {num_requests} sequences parted at near ties"
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedule_does_not_change_tokens(schedule: str, alone: dict[str, list[RequestOutput]]) -> None:
+    with LLM(**(BASE | SCHEDULES[schedule])) as llm:
+        for mode in MODES:
+            outputs = run(llm, mode)
+            assert_few_ties(assert_same(alone[mode.name], outputs, mode, SEEDS), len(PROMPTS))
+        if schedule.startswith("preempt"):
+            assert llm.stats().num_preemptions > 0, "the pool was not small enough to preempt"
+
+
+def test_hot_prefix_cache(alone: dict[str, list[RequestOutput]]) -> None:
+    with LLM(**BASE, enable_prefix_caching=True) as llm:
+        run(llm, GREEDY)
+        for mode in MODES:
+            outputs = run(llm, mode)
+            assert_few_ties(assert_same(alone[mode.name], outputs, mode, SEEDS), len(PROMPTS))
+            assert sum(output.num_cached_tokens for output in outputs) > 1000
+
+
+def test_neighbours_aborted_midway(alone: dict[str, list[RequestOutput]]) -> None:
+    """Every third request is aborted after some steps; the others do not notice."""
+    for mode in (GREEDY, SEEDED):
+        engine = LLMEngine.from_engine_args(EngineArgs(**(BASE | TINY_POOL)))
+        for i, (ids, params) in enumerate(zip(PROMPTS, requests_of(mode), strict=True)):
+            engine.add_request(str(i), {"prompt_token_ids": ids}, params)
+        finished: dict[int, RequestOutput] = {}
+        steps = 0
+        while engine.has_unfinished_requests():
+            steps += 1
+            for output in engine.step():
+                if output.finished:
+                    finished[int(output.request_id)] = output
+            if steps % 5 == 0 and (victim := 3 * (steps // 5)) < len(PROMPTS):
+                engine.abort_request(str(victim))
+        kept = [i for i in range(len(PROMPTS)) if i in finished and finished[i].outputs[0].finish_reason == "length"]
+        assert len(kept) >= len(PROMPTS) * 2 // 3
+        expected, actual = [alone[mode.name][i] for i in kept], [finished[i] for i in kept]
+        assert_few_ties(assert_same(expected, actual, mode, [SEEDS[i] for i in kept]), len(kept))
+
+
+@pytest.mark.parametrize("pool", [{}, TINY_POOL], ids=["roomy", "tiny-pool"])
+@pytest.mark.parametrize("mode", [GREEDY, SEEDED], ids=lambda mode: mode.name)
+def test_forked_sequences_equal_separate_requests(mode: Mode, pool: dict) -> None:
+    """Sequence i of n = 4 is the request with seed + i."""
+    few = PROMPTS[:16]
+    params = [mode.params(i) for i in range(len(few))]
+    with LLM(**BASE, enable_prefix_caching=False) as llm:
+        separate = [
+            [
+                llm.generate({"prompt_token_ids": ids}, p.clone(seed=p.seed + child), use_tqdm=False)[0].outputs[0]
+                for child in range(4)
+            ]
+            for ids, p in zip(few, params, strict=True)
+        ]
+    with LLM(**(BASE | pool)) as llm:
+        forked = llm.generate([{"prompt_token_ids": ids} for ids in few], [p.clone(n=4) for p in params], use_tqdm=False)
+    expected = [
+        RequestOutput(request_id="", prompt=None, prompt_token_ids=ids, outputs=outputs, finished=True)
+        for ids, outputs in zip(few, separate, strict=True)
+    ]
+    assert_few_ties(assert_same(expected, forked, mode, SEEDS[: len(few)]), 4 * len(few))
+
+
+def test_own_process_engine(alone: dict[str, list[RequestOutput]]) -> None:
+    """Through the server: HTTP, tokens as ids, engine in its own process."""
+    from tests.e2e.server_process import ServerProcess
+
+    with ServerProcess(MODEL, "--dtype", "float32", "--max-model-len", "512") as server:
+        for mode in (GREEDY, SEEDED):
+            bodies = [
+                {
+                    "prompt": ids,
+                    "max_tokens": MAX_TOKENS,
+                    "temperature": mode.temperature,
+                    "top_p": mode.top_p,
+                    "seed": seed,
+                    "ignore_eos": True,
+                    "return_token_ids": True,
+                }
+                for ids, seed in zip(PROMPTS, SEEDS, strict=True)
+            ]
+            answers = server.post_all("/v1/completions", bodies)
+            ties = 0
+            for want, answer, seed in zip(alone[mode.name], answers, SEEDS, strict=True):
+                choice = answer["choices"][0]
+                got = RequestOutput("", None, want.prompt_token_ids, [_completion(choice)], True)
+                ties += assert_same([want], [got], mode, [seed])
+            assert_few_ties(ties, len(PROMPTS))
+
+
+def _completion(choice: dict):
+    from quire import CompletionOutput
+
+    return CompletionOutput(0, choice["text"], choice["token_ids"], finish_reason=choice["finish_reason"])
