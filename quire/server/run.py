@@ -10,6 +10,7 @@ import gc
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -134,6 +135,9 @@ class _Server(uvicorn.Server):
         """Unlike uvicorn's, does not raise the signal again at the end: a server told to stop has done its
         work.
         """
+        if threading.current_thread() is not threading.main_thread():  # only the main thread may take signals
+            yield
+            return
         before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
         try:
             yield

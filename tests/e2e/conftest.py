@@ -21,6 +21,9 @@ TEMPLATE = (
     "{% if add_generation_prompt %}Once upon a time{% endif %}"
 )
 
+LONG_JOB = {"prompt": ["Once upon a time"] * 8, "n": 64, "max_tokens": 500, "ignore_eos": True}
+"""More than any machine finishes within the seconds that a test looks away."""
+
 
 class ServerProcess:
     """`quire serve` on a free port; `url` is where it listens."""

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.conftest import ServerProcess
+from tests.e2e.conftest import LONG_JOB, ServerProcess
 
 PROMPT = "Once upon a time"
 MESSAGES = [{"role": "user", "content": "Tell me a story."}]
@@ -169,15 +169,16 @@ def test_errors(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_hanging_up_aborts(server: ServerProcess, client: openai.OpenAI, stream: bool) -> None:
-    body = {"model": "stories", "prompt": PROMPT, "max_tokens": 500, "ignore_eos": True, "stream": stream}
+    body = LONG_JOB | {"stream": stream}
+    timeout = 30 if stream else 1.5
     try:
-        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=1.5) as response:
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=timeout) as response:
             for _ in response.iter_raw():
                 assert gauge(server, "vllm:num_requests_running") >= 1
                 break
     except httpx.ReadTimeout:
         assert not stream
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while gauge(server, "vllm:num_requests_running") and time.monotonic() < deadline:
         time.sleep(0.05)
     assert gauge(server, "vllm:num_requests_running") == 0

@@ -13,21 +13,19 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import ServerProcess
+from tests.e2e.conftest import LONG_JOB, ServerProcess
 
 
-def start_request(url: str, max_tokens: int) -> tuple[threading.Thread, list[Any]]:
+def start_request(url: str, body: dict[str, Any]) -> tuple[threading.Thread, list[Any]]:
     """A request on a thread, and where its answer will be."""
     answers: list[Any] = []
-    body = {"prompt": "Once upon a time", "max_tokens": max_tokens, "ignore_eos": True, "temperature": 0}
 
     def send() -> None:
-        answers.append(httpx.post(f"{url}/v1/completions", json=body, timeout=60))
+        answers.append(httpx.post(f"{url}/v1/completions", json=body, timeout=120))
 
     thread = threading.Thread(target=send)
     thread.start()
-    deadline = time.monotonic() + 20
-    while not httpx.get(f"{url}/load").json()["server_load"] and time.monotonic() < deadline:
+    while thread.is_alive() and not httpx.get(f"{url}/load").json()["server_load"]:
         time.sleep(0.01)
     return thread, answers
 
@@ -37,7 +35,9 @@ def test_a_signal_drains(model_path: str, number: int, group: bool) -> None:
     server = ServerProcess(model_path, "--shutdown-timeout", "60")
     try:
         engine_pid = server.engine_pid()
-        thread, answers = start_request(server.url, max_tokens=40)
+        thread, answers = start_request(
+            server.url, {"prompt": "Once upon a time", "max_tokens": 40, "ignore_eos": True}
+        )
         server.signal(number, group=group)
         time.sleep(0.3)
         if thread.is_alive():
@@ -56,7 +56,7 @@ def test_a_signal_drains(model_path: str, number: int, group: bool) -> None:
 def test_the_second_signal_stops_at_once(model_path: str) -> None:
     server = ServerProcess(model_path, "--shutdown-timeout", "600")
     try:
-        thread, answers = start_request(server.url, max_tokens=500)
+        thread, answers = start_request(server.url, LONG_JOB)
         server.signal(signal.SIGINT, group=True)
         time.sleep(0.3)
         start = time.monotonic()

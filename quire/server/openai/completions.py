@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -136,7 +136,7 @@ class _CompletionJob:
         self, prompt_index: int, output: RequestOutput, choice: CompletionOutput
     ) -> dict[str, Any]:
         shape = _ChoiceShape(self, prompt_index, output)
-        text, logprobs = shape.render(choice, first=True)
+        text, logprobs = shape.render(choice)
         rendered = {
             "index": prompt_index * self._params.n + choice.index,
             "text": text,
@@ -182,21 +182,20 @@ class _CompletionJob:
 
     def _stream_choices(
         self, shapes: dict[tuple[int, int], _ChoiceShape], prompt_index: int, output: RequestOutput
-    ) -> Sequence[dict[str, Any]]:
+    ) -> list[dict[str, Any]]:
         choices = []
         for choice in output.outputs:
             key = (prompt_index, choice.index)
-            is_first = key not in shapes
-            shape = (
-                shapes.setdefault(key, _ChoiceShape(self, prompt_index, output)) if is_first else shapes[key]
-            )
-            choices.append(self._stream_choice(shape, output, choice, is_first))
+            if key not in shapes:
+                shapes[key] = _ChoiceShape(self, prompt_index, output)
+            choices.append(self._stream_choice(shapes[key], output, choice))
         return choices
 
     def _stream_choice(
-        self, shape: _ChoiceShape, output: RequestOutput, choice: CompletionOutput, is_first: bool
+        self, shape: _ChoiceShape, output: RequestOutput, choice: CompletionOutput
     ) -> dict[str, Any]:
-        text, logprobs = shape.render(choice, first=is_first)
+        is_first = shape.is_new
+        text, logprobs = shape.render(choice)
         rendered = {
             "index": shape.prompt_index * self._params.n + choice.index,
             "text": text,
@@ -245,16 +244,18 @@ class _ChoiceShape:
 
     def __init__(self, job: _CompletionJob, prompt_index: int, output: RequestOutput) -> None:
         self.prompt_index = prompt_index
+        self.is_new = True
         self._job = job
         self._output = output
         self._logprobs = CompletionLogprobs()
 
-    def render(self, choice: CompletionOutput, *, first: bool) -> tuple[str, dict[str, list[Any]] | None]:
+    def render(self, choice: CompletionOutput) -> tuple[str, dict[str, list[Any]] | None]:
         """(text, logprobs) of one piece; the first one begins with the prompt if that is echoed."""
         job, output = self._job, self._output
         text, logprobs = ("", None) if job.echo_only else (choice.text, None)
         prompt_logprobs = None
-        if first and job.echoes:
+        is_first, self.is_new = self.is_new, False
+        if is_first and job.echoes:
             text = job.prompt_text(self.prompt_index, output) + text
             if job.wants_logprobs and output.prompt_logprobs:
                 prompt_logprobs = self._logprobs.render_prompt(
