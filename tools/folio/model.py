@@ -94,7 +94,7 @@ class SmallLlama(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        nn.init.normal_(self.embed.weight, std=0.02)
+        nn.init.normal_(self.embed.weight, std=self.shape.hidden_size**-0.5)
         for block in self.blocks:
             for linear in (block.qkv, block.gate_up):
                 nn.init.normal_(linear.weight, std=self.shape.hidden_size**-0.5)

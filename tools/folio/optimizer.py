@@ -10,8 +10,11 @@ from torch import Tensor, nn
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest matrix with all singular values about 1, by a quintic Newton-Schulz iteration."""
+def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
+    """Pushes the singular values towards 1 by a quintic Newton-Schulz iteration.
+
+    Three rounds lift all but the smallest ones, which are mostly noise, and cost less than the usual five.
+    """
     a, b, c = NEWTON_SCHULZ
     x = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = x / (x.norm() + 1e-7)
@@ -49,11 +52,11 @@ class Optimizer:
 
     WARMUP, DECAY_FROM, FLOOR = 0.015, 0.55, 0.02
 
-    def __init__(self, model: nn.Module, muon_lr: float = 0.014, adam_lr: float = 2.5e-3):
+    def __init__(self, model: nn.Module, muon_lr: float = 0.014, adam_lr: float = 4e-4):
         matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
         others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
         adam = torch.optim.AdamW(
-            others, lr=adam_lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=True
+            others, lr=adam_lr, betas=(0.9, 0.95), eps=1e-7, weight_decay=0.0, fused=True
         )
         self.parts = (Muon(matrices, lr=muon_lr), adam)
         self.base = (muon_lr, adam_lr)

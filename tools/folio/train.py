@@ -58,7 +58,7 @@ class Plan:
 
 
 PLANS = {
-    "folio": Plan((Stage(300, 8, 256, False), Stage(700, 4, 256, True), Stage(60, 1, 1024, False))),
+    "folio": Plan((Stage(300, 8, 256, False), Stage(1400, 4, 256, True), Stage(60, 1, 1024, False))),
     "folio-draft": Plan((Stage(1500, 4, 256, True), Stage(60, 1, 1024, False))),
 }
 
