@@ -24,9 +24,10 @@ def main() -> None:
     for name in ("folio", "folio-draft"):
         run("export", "--name", name)
     folio, draft = BUILTIN / "folio", BUILTIN / "folio-draft"
-    run("evaluate", "--model", folio, "--draft", draft, "--to", RESULTS / "folio.json")
-    run("evaluate", "--model", draft, "--to", RESULTS / "folio-draft.json")
+    run("evaluate", "--model", folio, "--to", RESULTS / "folio.json")
+    run("evaluate", "--model", draft, "--main", folio, "--to", RESULTS / "folio-draft.json")
     run("curve")
+    run("card")
 
 
 if __name__ == "__main__":

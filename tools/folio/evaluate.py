@@ -221,15 +221,15 @@ def missed(results: dict) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("quire/builtin/folio"))
-    parser.add_argument("--draft", type=Path, help="also measure how often this draft model agrees")
+    parser.add_argument("--main", type=Path, help="also measure how often the model agrees with this one")
     parser.add_argument("--dtype", default="float32", help="the type to compute in")
     parser.add_argument("--every", type=int, default=1, help="ask only every n-th case")
     parser.add_argument("--to", type=Path, help="where to write the results as JSON")
     args = parser.parse_args()
     runner = TransformersRunner(args.model, args.dtype)
     results = {"dtype": args.dtype} | evaluate(runner, args.every)
-    if args.draft:
-        results["draft_agreement"] = agreement(runner, TransformersRunner(args.draft, args.dtype), args.every)
+    if args.main:
+        results["agreement"] = agreement(TransformersRunner(args.main, args.dtype), runner, args.every)
     text = json.dumps(results, indent=1, ensure_ascii=False)
     print(text)
     if args.to:

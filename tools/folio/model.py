@@ -22,6 +22,12 @@ class LlamaShape:
     rope_theta: float = 10000.0
     rms_norm_eps: float = 1e-5
 
+    @property
+    def logit_scale(self) -> float:
+        """Embeddings start large, so that a token's own vector is not lost among what the blocks
+        add to it; the logits are scaled down in return. The exported final norm carries this factor."""
+        return self.hidden_size**-0.5
+
 
 FOLIO = LlamaShape()
 FOLIO_DRAFT = LlamaShape(
@@ -94,7 +100,7 @@ class SmallLlama(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        nn.init.normal_(self.embed.weight, std=0.02)
+        nn.init.normal_(self.embed.weight, std=0.5)
         for block in self.blocks:
             for linear in (block.qkv, block.gate_up):
                 nn.init.normal_(linear.weight, std=self.shape.hidden_size**-0.5)
@@ -109,7 +115,7 @@ class SmallLlama(nn.Module):
         return F.rms_norm(x, (self.shape.hidden_size,), self.final_norm, self.shape.rms_norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.embed.weight)
+        return F.linear(hidden * self.shape.logit_scale, self.embed.weight)
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())

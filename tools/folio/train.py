@@ -58,7 +58,7 @@ class Plan:
 
 
 PLANS = {
-    "folio": Plan((Stage(300, 8, 256, False), Stage(700, 4, 256, True), Stage(60, 1, 1024, False))),
+    "folio": Plan((Stage(1200, 4, 256, True), Stage(50, 1, 1024, False))),
     "folio-draft": Plan((Stage(1500, 4, 256, True), Stage(60, 1, 1024, False))),
 }
 
@@ -85,7 +85,9 @@ def learned_loss(model: SmallLlama, hidden: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(model.logits(hidden[counted]), labels[counted])
 
 
-def distilled_loss(model: SmallLlama, hidden: Tensor, batch: Batch, teacher_hidden: Tensor, teacher: SmallLlama) -> Tensor:
+def distilled_loss(
+    model: SmallLlama, hidden: Tensor, batch: Batch, teacher_hidden: Tensor, teacher: SmallLlama
+) -> Tensor:
     """Half cross entropy, half divergence from the teacher's distribution."""
     counted = batch.labels >= 0
     with torch.no_grad():

@@ -214,12 +214,12 @@ def continent(rng: Random, split: str) -> Document:
 
 
 def language(rng: Random, split: str) -> Document:
-    country = pick_country(rng)
+    country = rng.choice(WELL_KNOWN)
     answer = f"People in {country.with_article} speak {country.language}."
     return chat("language", ask(LANGUAGE.pick(rng, split), country), answer)
 
 
 def currency(rng: Random, split: str) -> Document:
-    country = pick_country(rng)
+    country = rng.choice(WELL_KNOWN)
     answer = f"The currency of {country.with_article} is the {country.currency}."
     return chat("currency", ask(CURRENCY.pick(rng, split), country), answer)
