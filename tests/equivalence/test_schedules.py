@@ -11,7 +11,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 MODEL = "folio"
 VOCAB_SIZE = 4000
-BASE = {"model": MODEL, "dtype": "float32", "max_model_len": 512, "num_gpu_blocks_override": 2048}
+BASE = {"model": MODEL, "dtype": "float32", "max_model_len": 512, "num_gpu_blocks_override": 2048, "num_threads": 1}
 PROMPTS = make_prompts(VOCAB_SIZE)
 SEEDS = [1000 + 10 * i for i in range(len(PROMPTS))]
 
