@@ -72,13 +72,8 @@ def measure(scheduler: Scheduler, num_steps: int, num_warmup: int) -> dict[str, 
 def summarise(times: list[float]) -> dict[str, float]:
     """Percentiles in milliseconds."""
     cuts = statistics.quantiles(times, n=100, method="inclusive")
-    return {
-        "p50": cuts[49],
-        "p90": cuts[89],
-        "p99": cuts[98],
-        "max": max(times),
-        "mean": statistics.fmean(times),
-    }
+    named = {"p10": cuts[9], "p50": cuts[49], "p90": cuts[89], "p99": cuts[98]}
+    return {"min": min(times), **named, "max": max(times), "mean": statistics.fmean(times)}
 
 
 def main() -> None:

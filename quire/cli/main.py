@@ -26,7 +26,9 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     """The parser with all commands by name, and the options of `command` alone."""
     parser = Parser(prog="quire", description="Run and serve large language models.")
     parser.add_argument("--version", action="store_true", help="show the version and exit")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=Parser)
+    subparsers = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", parser_class=Parser
+    )
     for name, (module, help_text) in COMMANDS.items():
         if name == command:
             import_module(module).add_parser(subparsers)

@@ -1,4 +1,6 @@
-"""The argument parser of all commands: full option names only, both `-` and `_` in them, and near names for a wrong one."""
+"""The argument parser of all commands: full option names only, both `-` and `_` in them, and near names for a
+wrong one.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations; errors are one line that ends with the options that were probably meant."""
+    """argparse without abbreviations; errors are one line that ends with the options that were probably
+    meant.
+    """
 
     def __init__(self, **kwargs: object) -> None:
         kwargs.setdefault("allow_abbrev", False)

@@ -26,7 +26,10 @@ def add_parser(subparsers: Any) -> None:
 def add_model_argument(parser: argparse.ArgumentParser) -> None:
     """The model as a positional argument; `--model` stays for command lines written for other servers."""
     parser.add_argument(
-        "model_name", metavar="MODEL", nargs="?", help="folder or hub id of the model; none: the small built-in model"
+        "model_name",
+        metavar="MODEL",
+        nargs="?",
+        help="folder or hub id of the model; none: the small built-in model",
     )
 
 

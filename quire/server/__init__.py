@@ -1,1 +1,3 @@
-"""The HTTP server: protocols on one side, the narrow engine interface (`generate`, `abort`, `stats`, `health`) on the other."""
+"""The HTTP server: protocols on one side, the narrow engine interface (`generate`, `abort`, `stats`,
+`health`) on the other.
+"""

@@ -1,4 +1,6 @@
-"""`build_app`: the ASGI application over an engine. All routes are listed here; each protocol has a file or folder."""
+"""`build_app`: the ASGI application over an engine. All routes are listed here; each protocol has a file or
+folder.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,9 @@ async def _routing_error(request: Request, error: Exception) -> Response:
 
 
 def build_app(engine: Engine, args: ServerArgs | None = None) -> Starlette:
-    """The application; its `state.context` holds what the routes share. The engine is the caller's to shut down."""
+    """The application; its `state.context` holds what the routes share. The engine is the caller's to shut
+    down.
+    """
     model = engine.config.model
     context = ServerContext(
         engine=engine,

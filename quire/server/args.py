@@ -1,4 +1,6 @@
-"""`ServerArgs`: every option of the HTTP server with its default and help text. Options of the engine are `EngineArgs`."""
+"""`ServerArgs`: every option of the HTTP server with its default and help text. Options of the engine are
+`EngineArgs`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""From the bytes of an HTTP request to a typed object. Everything a body can do wrong becomes InvalidRequestError here."""
+"""From the bytes of an HTTP request to a typed object. Everything a body can do wrong becomes
+InvalidRequestError here.
+"""
 
 from __future__ import annotations
 

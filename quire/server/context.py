@@ -1,4 +1,6 @@
-"""What every route needs: the engine, the server's own options, the names it answers to, metrics, running requests."""
+"""What every route needs: the engine, the server's own options, the names it answers to, metrics, running
+requests.
+"""
 
 from __future__ import annotations
 

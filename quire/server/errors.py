@@ -1,6 +1,8 @@
-"""The one map from Quire's exception tree to HTTP: status, OpenAI error object, headers. Every error body is rendered here.
+"""The one map from Quire's exception tree to HTTP: status, OpenAI error object, headers. Every error body is
+rendered here.
 
-Messages for the client name the parameter, the value and the rule; what only the operator may know goes to the log.
+Messages for the client name the parameter, the value and the rule. What only the operator may know goes to the
+log.
 """
 
 from __future__ import annotations
@@ -60,7 +62,9 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
 
 
 def report_error(error: BaseException) -> ErrorReport:
-    """Status, type and code of any exception; an unforeseen one is logged in full and reported in general terms."""
+    """Status, type and code of any exception; an unforeseen one is logged in full and reported in general
+    terms.
+    """
     if isinstance(error, HTTPException):
         return _report_http(error)
     for kind, status, type_, code in _RULES:
@@ -74,7 +78,9 @@ def report_error(error: BaseException) -> ErrorReport:
                 retry_after_s=_retry_after(error),
             )
     _log.error("unexpected error while serving a request", exc_info=error)
-    return ErrorReport(500, "server_error", "The server had an error while processing your request; see its log.")
+    return ErrorReport(
+        500, "server_error", "The server had an error while processing your request; see its log."
+    )
 
 
 def _report_http(error: HTTPException) -> ErrorReport:

@@ -43,7 +43,8 @@ class Lifecycle:
             self.num_running -= 1
 
     async def run(self, request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Run `work` while the client is there; it is cancelled, and may clean up, when it is no longer wanted.
+        """Run `work` while the client is there; it is cancelled, and may clean up, when it is no longer
+        wanted.
 
         Raises ClientGoneError or ShuttingDownError then.
         """

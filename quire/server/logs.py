@@ -19,7 +19,9 @@ class _QuietPaths(logging.Filter):
 
 
 def configure_http_log(level: str) -> None:
-    """Send uvicorn's loggers to Quire's handler. Its start and stop messages are left out unless `level` is debug."""
+    """Send uvicorn's loggers to Quire's handler. Its start and stop messages are left out unless `level` is
+    debug.
+    """
     get_logger(__name__)
     handlers = logging.getLogger("quire").handlers
     number = logging.DEBUG if level in ("trace", "debug") else getattr(logging, level.upper())

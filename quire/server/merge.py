@@ -1,4 +1,6 @@
-"""Several requests of one HTTP call as one stream of outputs: all that is ready comes in one batch, so in one write."""
+"""Several requests of one HTTP call as one stream of outputs: all that is ready comes in one batch, so in one
+write.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ async def _many(streams: Sequence[AsyncGenerator[RequestOutput]]) -> AsyncGenera
 
 
 async def _pump(
-    index: int, stream: AsyncGenerator[RequestOutput], queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]]
+    index: int,
+    stream: AsyncGenerator[RequestOutput],
+    queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]],
 ) -> None:
     try:
         async with aclosing(stream):

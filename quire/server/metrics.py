@@ -1,5 +1,5 @@
-"""`/metrics`: gauges and counters of the engine's snapshot, and times of requests, under vLLM's names so that existing
-dashboards work.
+"""`/metrics`: gauges and counters of the engine's snapshot, and times of requests, under vLLM's names so that
+existing dashboards work.
 
 Series in the exposition start with `vllm:`; one registry per application, nothing global.
 """
@@ -40,7 +40,11 @@ _GAUGES = (
     ("kv_cache_usage", "vllm:kv_cache_usage_perc", "Share of the KV cache in use; 1 is all of it."),
 )
 _COUNTERS = (
-    ("total_prefix_query_tokens", "vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache."),
+    (
+        "total_prefix_query_tokens",
+        "vllm:prefix_cache_queries",
+        "Prompt tokens looked up in the prefix cache.",
+    ),
     ("total_prefix_hit_tokens", "vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache."),
     ("total_preemptions", "vllm:num_preemptions", "Preemptions of running requests."),
     ("total_prompt_tokens", "vllm:prompt_tokens", "Prompt tokens of the requests that were started."),
@@ -87,15 +91,24 @@ class ServerMetrics:
             "inter_token_latency_seconds", "Time between the events of a stream.", _TOKEN_TIME_BUCKETS
         )
         self._tpot = self._histogram(
-            "request_time_per_output_token_seconds", "Mean time per token after the first.", _TOKEN_TIME_BUCKETS
+            "request_time_per_output_token_seconds",
+            "Mean time per token after the first.",
+            _TOKEN_TIME_BUCKETS,
         )
-        self._e2e = self._histogram("e2e_request_latency_seconds", "Time of a request.", _REQUEST_TIME_BUCKETS)
-        self._queue = self._histogram("request_queue_time_seconds", "Time in the queue.", _REQUEST_TIME_BUCKETS)
+        self._e2e = self._histogram(
+            "e2e_request_latency_seconds", "Time of a request.", _REQUEST_TIME_BUCKETS
+        )
+        self._queue = self._histogram(
+            "request_queue_time_seconds", "Time in the queue.", _REQUEST_TIME_BUCKETS
+        )
         self._prompt = self._histogram("request_prompt_tokens", "Prompt tokens per request.", lengths)
         self._generation = self._histogram("request_generation_tokens", "Output tokens per request.", lengths)
         self._n = self._histogram("request_params_n", "Sequences per request.", _N_BUCKETS)
         self._success = Counter(
-            "vllm:request_success", "Finished sequences.", (*_LABELS, "finished_reason"), registry=self._registry
+            "vllm:request_success",
+            "Finished sequences.",
+            (*_LABELS, "finished_reason"),
+            registry=self._registry,
         )
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -144,7 +157,9 @@ class ServerMetrics:
     def _finish(
         self, output: RequestOutput, params: SamplingParams, elapsed: float, num_tokens: int, is_whole: bool
     ) -> None:
-        """Record a finished request; `is_whole`: it came as one output, which alone knows its first token's time."""
+        """Record a finished request; `is_whole`: it came as one output, which alone knows its first token's
+        time.
+        """
         times = output.metrics
         ttft = None if times is None else times.time_to_first_token_s
         if is_whole and ttft is not None:

@@ -1,4 +1,6 @@
-"""Runs the application: listen, start the engine in its own process, serve, drain on Ctrl-C or SIGTERM, exit with 0."""
+"""Runs the application: listen, start the engine in its own process, serve, drain on Ctrl-C or SIGTERM, exit
+with 0.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import gc
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -81,7 +84,9 @@ def _listen(args: ServerArgs) -> socket.socket:
 def _base_url(args: ServerArgs, listener: socket.socket) -> str:
     if args.uds:
         return f"--unix-socket {args.uds} http://localhost"
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(args.host, f"[{args.host}]" if ":" in args.host else args.host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+        args.host, f"[{args.host}]" if ":" in args.host else args.host
+    )
     scheme = "https" if args.ssl_certfile else "http"
     return f"{scheme}://{host}:{listener.getsockname()[1]}{args.root_path}"
 
@@ -90,7 +95,9 @@ def _base_url(args: ServerArgs, listener: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn with Quire's way to stop: answer 503 while running requests finish, then close; twice means at once."""
+    """uvicorn with Quire's way to stop: answer 503 while running requests finish, then close; twice means at
+    once.
+    """
 
     def __init__(self, app: Starlette, args: ServerArgs, listener: socket.socket) -> None:
         super().__init__(
@@ -125,7 +132,12 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Unlike uvicorn's, does not raise the signal again at the end: a server told to stop has done its work."""
+        """Unlike uvicorn's, does not raise the signal again at the end: a server told to stop has done its
+        work.
+        """
+        if threading.current_thread() is not threading.main_thread():  # only the main thread may take signals
+            yield
+            return
         before = {number: signal.signal(number, self.handle_exit) for number in _SIGNALS}
         try:
             yield

@@ -1,4 +1,6 @@
-"""Server-sent events: frames rendered from a template, and the response that writes them while the client listens."""
+"""Server-sent events: frames rendered from a template, and the response that writes them while the client
+listens.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _encode = msgspec.json.encode
 
 
 class ChunkTemplate:
-    """OpenAI chunks of one response: what is equal in all of them is encoded once, each frame adds its choice."""
+    """OpenAI chunks of one response: what is equal in all of them is encoded once, each frame adds its
+    choice.
+    """
 
     def __init__(self, **same_in_all: Any) -> None:
         self._head = b"data: " + _encode(same_in_all)[:-1] + b',"choices":['
@@ -37,9 +41,11 @@ class ChunkTemplate:
 
 
 class EventStream(Response):
-    """Streams frames that come from `frames`; an error after the start becomes an error event before `[DONE]`.
+    """Streams frames that come from `frames`; an error after the start becomes an error event before
+    `[DONE]`.
 
-    `frames` yields the bytes of one or more whole events and is closed in every case, which aborts its request.
+    `frames` yields the bytes of one or more whole events. It is closed in every case, which aborts its
+    request.
     """
 
     media_type = "text/event-stream"
@@ -56,7 +62,9 @@ class EventStream(Response):
         del self.headers["content-length"]
 
     async def start(self) -> None:
-        """Wait for the first frame, so that what is wrong with the request is raised before the stream begins."""
+        """Wait for the first frame, so that what is wrong with the request is raised before the stream
+        begins.
+        """
         try:
             self._first = await self._lifecycle.run(self._request, self._frames.__anext__())
         except BaseException:
@@ -65,7 +73,9 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._frames):
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send(
+                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            )
             try:
                 await self._lifecycle.run(self._request, self._write(send))
             except ClientGoneError:

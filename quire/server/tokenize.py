@@ -49,7 +49,9 @@ async def detokenize(context: ServerContext, request: Request) -> Response:
     if body.tokens is None:
         raise InvalidRequestError("tokens must be a list of token ids", parameter="tokens")
     if len(body.tokens) > MAX_TOKENS:
-        raise InvalidRequestError(f"tokens must be at most {MAX_TOKENS}, got {len(body.tokens)}", parameter="tokens")
+        raise InvalidRequestError(
+            f"tokens must be at most {MAX_TOKENS}, got {len(body.tokens)}", parameter="tokens"
+        )
     _check_range(body.tokens, context.config.model.hf.vocab_size)
     return json_response({"prompt": context.tokenizer.decode(body.tokens, skip_special_tokens=False)})
 
@@ -58,5 +60,7 @@ def _check_range(tokens: list[int], vocab_size: int) -> None:
     for token in tokens:
         if token >= vocab_size:
             raise InvalidRequestError(
-                f"tokens must hold token ids in [0, {vocab_size}), got {token}", parameter="tokens", value=token
+                f"tokens must hold token ids in [0, {vocab_size}), got {token}",
+                parameter="tokens",
+                value=token,
             )

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import Template, nodes
 from jinja2.compiler import CodeGenerator, Frame
@@ -230,7 +230,7 @@ class _GenerationTag(Extension):
     its body.
     """
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 (as the base class declares it)
 
     def parse(self, parser: Parser) -> nodes.Node:
         lineno = next(parser.stream).lineno
@@ -272,7 +272,7 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters |= {"tojson": _to_json}
         self.filters |= {name: _sized_filter(self.filters[name]) for name in _SIZE_FILTERS}
         self.filters["join"] = _checked_join(self.filters["join"])
-        checks = {"replace": _check_replace_filter, "format": _check_format_filter}
+        checks: dict[str, Callable[..., None]] = {"replace": _check_replace_filter, "format": _check_format_filter}
         self.filters |= {name: _checked_filter(self.filters[name], check) for name, check in checks.items()}
 
     def spend_step(self) -> bool:

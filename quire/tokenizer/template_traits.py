@@ -57,8 +57,9 @@ def _names_in(target: nodes.Node) -> Iterator[str]:
 def _base(node: nodes.Node) -> nodes.Node:
     """The value under filters, slices and fallbacks: `x[1:] | list` and `x or []` are x."""
     while True:
-        is_slice = isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)
-        if is_slice or (isinstance(node, nodes.Filter) and node.node is not None):
+        if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
+            node = node.node
+        elif isinstance(node, nodes.Filter) and node.node is not None:
             node = node.node
         elif isinstance(node, nodes.Or):
             node = node.left

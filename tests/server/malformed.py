@@ -1,4 +1,6 @@
-"""Bad requests, as a table: (name, path, body or bytes, headers, what the message must name). Good neighbours are not here."""
+"""Bad requests, as a table: (name, path, body or bytes, headers, what the message must name). Good neighbours
+are not here.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-COMPLETIONS, CHAT, TOKENIZE, DETOKENIZE = "/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"
+COMPLETIONS, CHAT, TOKENIZE, DETOKENIZE = (
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/tokenize",
+    "/detokenize",
+)
 HUGE = 10**30
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -63,24 +70,66 @@ _WRONG_VALUES: dict[str, list[Any]] = {
 }
 _WRONG_COMPLETIONS: dict[str, list[Any]] = {
     "prompt": [
-        None, "", [], 5, 1.5, True, {}, {"text": "x"}, [""], [[]], ["a", 1], [1, "a"], [[1], 2], ["a", [1]][:0],
-        [-1], [1.5], [True], [HUGE], [[-1]], [["a"]], [None], [[[1]]], [100000], [[100000]], "x" * 10_000,
-        [5] * 1000, ["x"] * 5000, {"a": {"b": 1}},
+        None,
+        "",
+        [],
+        5,
+        1.5,
+        True,
+        {},
+        {"text": "x"},
+        [""],
+        [[]],
+        ["a", 1],
+        [1, "a"],
+        [[1], 2],
+        [-1],
+        [1.5],
+        [True],
+        [HUGE],
+        [[-1]],
+        [["a"]],
+        [None],
+        [[[1]]],
+        [100000],
+        [[100000]],
+        "x" * 10_000,
+        [5] * 1000,
+        ["x"] * 5000,
+        {"a": {"b": 1}},
     ],
     "logprobs": [-2, "x", 1.5, 1000, True, HUGE],
     "suffix": ["x", 5],
     "prompt_embeds": ["x"],
-}  # fmt: skip
+}
 _WRONG_CHAT: dict[str, list[Any]] = {
     "messages": [
-        None, [], 5, "hi", {}, [5], [None], ["hi"], [[]], [{}], [{"role": "user"}], [{"content": "x"}],
-        [{"role": 5, "content": "x"}], [{"role": "", "content": "x"}], [{"role": "user", "content": 5}],
-        [{"role": "user", "content": None}], [{"role": "user", "content": {}}],
-        [{"role": "user", "content": [5]}], [{"role": "user", "content": [{}]}],
-        [{"role": "user", "content": [{"type": "text"}]}], [{"role": "user", "content": [{"type": "text", "text": 5}]}],
+        None,
+        [],
+        5,
+        "hi",
+        {},
+        [5],
+        [None],
+        ["hi"],
+        [[]],
+        [{}],
+        [{"role": "user"}],
+        [{"content": "x"}],
+        [{"role": 5, "content": "x"}],
+        [{"role": "", "content": "x"}],
+        [{"role": "user", "content": 5}],
+        [{"role": "user", "content": None}],
+        [{"role": "user", "content": {}}],
+        [{"role": "user", "content": [5]}],
+        [{"role": "user", "content": [{}]}],
+        [{"role": "user", "content": [{"type": "text"}]}],
+        [{"role": "user", "content": [{"type": "text", "text": 5}]}],
         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}],
         [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}],
-        [{"role": "user", "content": [{"type": "nonsense"}]}], MESSAGES * 5000, [{"role": "user", "content": "x" * 10_000}],
+        [{"role": "user", "content": [{"type": "nonsense"}]}],
+        MESSAGES * 5000,
+        [{"role": "user", "content": "x" * 10_000}],
     ],
     "logprobs": [5, "x", []],
     "top_logprobs": [1, -1, 1000, "x", 1.5],
@@ -88,14 +137,29 @@ _WRONG_CHAT: dict[str, list[Any]] = {
     "tools": [[{"type": "function", "function": {"name": "f"}}], 5, "x"],
     "functions": [[{"name": "f"}]],
     "tool_choice": ["required", 5, {"type": "function", "function": {"name": "f"}}],
-    "response_format": [{"type": "json_object"}, {"type": "json_schema", "json_schema": {}}, {}, 5, "json", {"type": 5}],
+    "response_format": [
+        {"type": "json_object"},
+        {"type": "json_schema", "json_schema": {}},
+        {},
+        5,
+        "json",
+        {"type": 5},
+    ],
     "chat_template": ["{{ 1 }}", 5],
     "chat_template_kwargs": [{"tokenize": True}, {"messages": []}, 5, "x", []],
     "continue_final_message": ["x", 5],
     "add_generation_prompt": ["x", 5],
-}  # fmt: skip
-_WRONG_TOKENIZE = {"prompt": [None, 5, [1], {}], "messages": [[], 5, [{}]], "model": ["unknown", 5], "add_special_tokens": ["x"]}
-_WRONG_DETOKENIZE: dict[str, list[Any]] = {"tokens": [None, 5, "x", [-1], ["x"], [1.5], [100000], [HUGE], [True], [None]], "model": ["unknown"]}
+}
+_WRONG_TOKENIZE = {
+    "prompt": [None, 5, [1], {}],
+    "messages": [[], 5, [{}]],
+    "model": ["unknown", 5],
+    "add_special_tokens": ["x"],
+}
+_WRONG_DETOKENIZE: dict[str, list[Any]] = {
+    "tokens": [None, 5, "x", [-1], ["x"], [1.5], [100000], [HUGE], [True], [None]],
+    "model": ["unknown"],
+}
 
 _BODIES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "JSON"),
@@ -125,7 +189,14 @@ _BODIES: dict[str, tuple[bytes, str]] = {
     "bad escape": (b'{"prompt": "\\x41"}', "JSON"),
     "gzip": (b"\x1f\x8b\x08\x00", "JSON"),
 }
-_CONTENT_TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/xml", "json", "")
+_CONTENT_TYPES = (
+    "text/plain",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=x",
+    "application/xml",
+    "json",
+    "",
+)
 
 
 def _with_values(path: str, good: dict[str, Any], table: dict[str, list[Any]]) -> Iterator[BadRequest]:
@@ -139,8 +210,12 @@ def _with_values(path: str, good: dict[str, Any], table: dict[str, list[Any]]) -
 def _all() -> Iterator[BadRequest]:
     completion, chat = {"prompt": "hi", "max_tokens": 1}, {"messages": MESSAGES, "max_tokens": 1}
     yield from _with_values(COMPLETIONS, completion, _WRONG_VALUES | _WRONG_COMPLETIONS)
-    yield from _with_values(COMPLETIONS, completion | {"stream": True}, _WRONG_COMPLETIONS | {"n": [0], "prompt_logprobs": [1]})
-    yield from _with_values(CHAT, chat, {k: v for k, v in _WRONG_VALUES.items() if k not in ("echo",)} | _WRONG_CHAT)
+    yield from _with_values(
+        COMPLETIONS, completion | {"stream": True}, _WRONG_COMPLETIONS | {"n": [0], "prompt_logprobs": [1]}
+    )
+    yield from _with_values(
+        CHAT, chat, {k: v for k, v in _WRONG_VALUES.items() if k not in ("echo",)} | _WRONG_CHAT
+    )
     yield from _with_values(TOKENIZE, {}, _WRONG_TOKENIZE)
     yield from _with_values(DETOKENIZE, {"tokens": [1]}, _WRONG_DETOKENIZE)
     for path in (COMPLETIONS, CHAT, TOKENIZE, DETOKENIZE):
@@ -150,7 +225,9 @@ def _all() -> Iterator[BadRequest]:
                 if not needs_text or names != "UTF-8":
                     yield BadRequest(f"{path} {name}", path, content, names)
         for kind in _CONTENT_TYPES:
-            yield BadRequest(f"{path} type {kind!r}", path, b"prompt=hi", "Content-Type", {"content-type": kind})
+            yield BadRequest(
+                f"{path} type {kind!r}", path, b"prompt=hi", "Content-Type", {"content-type": kind}
+            )
 
 
 ALL = list({request.name + str(len(request.content)): request for request in _all()}.values())

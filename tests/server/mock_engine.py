@@ -1,10 +1,12 @@
-"""An engine of words: it answers with the prompt's tokens in a loop, one token per step, so every expectation is exact."""
+"""An engine of words: it answers with the prompt's tokens in a loop, one token per step, so every expectation
+is exact.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 from quire.config import EngineConfig
 from quire.config.types import HFConfig, ModelConfig
@@ -25,9 +27,9 @@ class MockTokenizer:
     """One token per byte."""
 
     max_chars_per_token = 1
-    special_tokens: dict[str, str] = {}
+    special_tokens: ClassVar[dict[str, str]] = {}
     chat_template = TEMPLATE
-    chat_templates = {"default": TEMPLATE}
+    chat_templates: ClassVar[dict[str, str]] = {"default": TEMPLATE}
 
     def encode(self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt") -> list[int]:
         """Bytes, after a 1 for the beginning of text."""
@@ -55,9 +57,15 @@ def make_config(**changes: Any) -> EngineConfig:
     """A configuration of no checkpoint."""
     hf = HFConfig("Mock", "mock", VOCAB_SIZE, 8, 8, 1, 1, 1, 8, MAX_MODEL_LEN)
     fields: dict[str, Any] = {
-        "model": "mock", "path": "", "tokenizer_path": "", "hf": hf, "dtype": "float32",
-        "max_model_len": MAX_MODEL_LEN, "served_model_names": ("mock", "alias/two"), "chat_template": TEMPLATE,
-    }  # fmt: skip
+        "model": "mock",
+        "path": "",
+        "tokenizer_path": "",
+        "hf": hf,
+        "dtype": "float32",
+        "max_model_len": MAX_MODEL_LEN,
+        "served_model_names": ("mock", "alias/two"),
+        "chat_template": TEMPLATE,
+    }
     return EngineConfig(model=ModelConfig(**fields | changes))
 
 
@@ -105,19 +113,25 @@ class MockEngine:
     def _check(self, ids: list[int], params: SamplingParams) -> None:
         for token in ids:
             if token >= VOCAB_SIZE:
-                raise InvalidRequestError(f"prompt must hold token ids in [0, {VOCAB_SIZE}), got {token}", parameter="prompt")
+                raise InvalidRequestError(
+                    f"prompt must hold token ids in [0, {VOCAB_SIZE}), got {token}", parameter="prompt"
+                )
         if len(ids) >= MAX_MODEL_LEN:
             raise PromptTooLongError(
-                f"This model's maximum context length is {MAX_MODEL_LEN} tokens. However, your prompt contains "
-                f"{len(ids)} tokens.", parameter="prompt",
-            )  # fmt: skip
+                f"This model's maximum context length is {MAX_MODEL_LEN} tokens. "
+                f"However, your prompt contains "
+                f"{len(ids)} tokens.",
+                parameter="prompt",
+            )
         for name in ("logprobs", "prompt_logprobs"):
             if (getattr(params, name) or 0) > self.config.model.max_logprobs:
                 raise InvalidRequestError(f"{name} must be at most 20", parameter=name)
         for name in ("stop_token_ids", "allowed_token_ids", "logit_bias"):
             for token in getattr(params, name) or ():
                 if token >= VOCAB_SIZE:
-                    raise InvalidRequestError(f"{name} must hold token ids in [0, {VOCAB_SIZE})", parameter=name)
+                    raise InvalidRequestError(
+                        f"{name} must hold token ids in [0, {VOCAB_SIZE})", parameter=name
+                    )
 
     async def _steps(
         self, request_id: str, prompt: Any, ids: list[int], params: SamplingParams
@@ -138,7 +152,14 @@ class MockEngine:
                 return
 
     def _output(
-        self, request_id: str, prompt: Any, ids: list[int], params: SamplingParams, part: list[int], done: bool, failed: bool
+        self,
+        request_id: str,
+        prompt: Any,
+        ids: list[int],
+        params: SamplingParams,
+        part: list[int],
+        done: bool,
+        failed: bool,
     ) -> RequestOutput:
         reason = ("error" if failed else "length") if done else None
         choices = [
@@ -146,7 +167,9 @@ class MockEngine:
                 index=index,
                 text=bytes(part).decode(errors="replace"),
                 token_ids=part,
-                logprobs=None if params.logprobs is None else [self._logprobs(t, params.logprobs) for t in part],
+                logprobs=None
+                if params.logprobs is None
+                else [self._logprobs(t, params.logprobs) for t in part],
                 finish_reason=reason,
             )
             for index in range(params.n)
@@ -155,11 +178,16 @@ class MockEngine:
         if params.prompt_logprobs is not None:
             prompt_logprobs = [None, *(self._logprobs(t, params.prompt_logprobs) for t in ids[1:])]
         return RequestOutput(
-            request_id=request_id, prompt=prompt if isinstance(prompt, str) else None, prompt_token_ids=ids,
-            outputs=choices, finished=done, prompt_logprobs=prompt_logprobs, num_cached_tokens=0,
+            request_id=request_id,
+            prompt=prompt if isinstance(prompt, str) else None,
+            prompt_token_ids=ids,
+            outputs=choices,
+            finished=done,
+            prompt_logprobs=prompt_logprobs,
+            num_cached_tokens=0,
             metrics=RequestMetrics(queued_s=0.001, time_to_first_token_s=0.002),
             error="the worker broke" if failed else None,
-        )  # fmt: skip
+        )
 
     def _logprobs(self, token: int, num_top: int) -> dict[int, Logprob]:
         """The token itself at -0.5, then X at -inf, then Y, ..."""

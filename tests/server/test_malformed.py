@@ -30,4 +30,6 @@ def test_the_table_is_large() -> None:
 async def test_malformed(client: httpx.AsyncClient, request_: BadRequest) -> None:
     response = await client.post(request_.path, content=request_.content, headers=request_.headers)
     check_answer(request_, response)
-    assert (await client.post("/v1/completions", json={"prompt": "ok", "max_tokens": 2})).json()["choices"][0]["text"] == "ok"
+    assert (await client.post("/v1/completions", json={"prompt": "ok", "max_tokens": 2})).json()["choices"][
+        0
+    ]["text"] == "ok"

@@ -1,4 +1,6 @@
-"""`POST /v1/chat/completions`: messages through the model's chat template, logprobs, streaming. Text only so far."""
+"""`POST /v1/chat/completions`: messages through the model's chat template, logprobs, streaming. Text only so
+far.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +45,13 @@ def _check(body: ChatCompletionRequest) -> None:
     if body.tool_choice not in (None, "none", "auto"):
         raise not_yet("tool_choice", " other than none and auto")
     if body.response_format is not None and body.response_format.type != "text":
-        raise not_yet("response_format", f' other than {{"type": "text"}}, got {describe(body.response_format.type)}')
+        raise not_yet(
+            "response_format", f' other than {{"type": "text"}}, got {describe(body.response_format.type)}'
+        )
     if body.chat_template is not None:
         raise InvalidRequestError(
-            "chat_template cannot be set by a request, only by the server's --chat-template", parameter="chat_template"
+            "chat_template cannot be set by a request, only by the server's --chat-template",
+            parameter="chat_template",
         )
     if body.max_completion_tokens is not None and body.max_completion_tokens < 1:
         raise InvalidRequestError(
@@ -62,7 +67,9 @@ def _num_logprobs(body: ChatCompletionRequest, limit: int) -> int | None:
         raise InvalidRequestError("top_logprobs needs logprobs=true", parameter="top_logprobs", value=num_top)
     if num_top is not None and (num_top < 0 or (limit != -1 and num_top > limit)):
         raise InvalidRequestError(
-            f"top_logprobs must be an integer in [0, {limit}], got {num_top}", parameter="top_logprobs", value=num_top
+            f"top_logprobs must be an integer in [0, {limit}], got {num_top}",
+            parameter="top_logprobs",
+            value=num_top,
         )
     return (num_top or 0) if body.logprobs else None
 
@@ -156,7 +163,9 @@ class _ChatJob:
     def _logprobs(self, choice: CompletionOutput) -> dict[str, Any] | None:
         if self._num_top is None:
             return None
-        return chat_logprobs(choice.token_ids, choice.logprobs or [], self._num_top, self._context.engine.tokenizer)
+        return chat_logprobs(
+            choice.token_ids, choice.logprobs or [], self._num_top, self._context.engine.tokenizer
+        )
 
     # -- stream ----------------------------------------------------------------------------------------------
 
@@ -193,9 +202,13 @@ class _ChatJob:
     def _stream_choices(self, choice: CompletionOutput) -> list[dict[str, Any]]:
         """New text, if there is any, and the end, if this is it."""
         choices = []
-        has_tokens = bool(choice.token_ids) and (self._num_top is not None or bool(self._body.return_token_ids))
+        has_tokens = bool(choice.token_ids) and (
+            self._num_top is not None or bool(self._body.return_token_ids)
+        )
         if choice.text or has_tokens:
-            choices.append(_chunk_choice(choice.index, {"content": choice.text}, self._logprobs(choice), None))
+            choices.append(
+                _chunk_choice(choice.index, {"content": choice.text}, self._logprobs(choice), None)
+            )
             if self._body.return_token_ids:
                 choices[-1]["token_ids"] = choice.token_ids
         if choice.finish_reason is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -49,7 +49,7 @@ def split_prompts(prompt: Any) -> list[Prompt]:
         return [prompt]
     if any(isinstance(item, int) for item in prompt):
         raise InvalidRequestError(
-            "prompt must be text, a list of texts, a list of token ids or a list of such lists, not a mixture",
+            "prompt must be text, a list of texts, token ids, or a list of such lists, not a mixture",
             parameter="prompt",
         )
     if len(prompt) > MAX_PROMPTS:
@@ -96,13 +96,17 @@ class _CompletionJob:
         return make_sampling_params(body, defaults, **changes)
 
     def _outputs(self) -> AsyncGenerator[list[tuple[int, RequestOutput]]]:
-        body, context = self._body, self._context
-        options = {
-            "priority": body.priority or 0,
-            "cache_salt": body.cache_salt,
-            "add_special_tokens": body.add_special_tokens is not False,
-        }
-        return merge_outputs([context.generate(prompt, self._params, self._id, **options) for prompt in self._prompts])
+        return merge_outputs([self._generate(prompt) for prompt in self._prompts])
+
+    def _generate(self, prompt: Prompt) -> AsyncGenerator[RequestOutput]:
+        return self._context.generate(
+            prompt,
+            self._params,
+            self._id,
+            priority=self._body.priority or 0,
+            cache_salt=self._body.cache_salt,
+            add_special_tokens=self._body.add_special_tokens is not False,
+        )
 
     # -- whole -----------------------------------------------------------------------------------------------
 
@@ -115,7 +119,9 @@ class _CompletionJob:
         choices = []
         for index in range(len(self._prompts)):
             self._usage.add(index, results[index])
-            choices += [self._whole_choice(index, results[index], choice) for choice in results[index].outputs]
+            choices += [
+                self._whole_choice(index, results[index], choice) for choice in results[index].outputs
+            ]
         return {
             "id": self._id,
             "object": "text_completion",
@@ -126,16 +132,20 @@ class _CompletionJob:
             "usage": self._usage.as_dict(),
         }
 
-    def _whole_choice(self, prompt_index: int, output: RequestOutput, choice: CompletionOutput) -> dict[str, Any]:
+    def _whole_choice(
+        self, prompt_index: int, output: RequestOutput, choice: CompletionOutput
+    ) -> dict[str, Any]:
         shape = _ChoiceShape(self, prompt_index, output)
-        text, logprobs = shape.render(choice, first=True)
+        text, logprobs = shape.render(choice)
         rendered = {
             "index": prompt_index * self._params.n + choice.index,
             "text": text,
             "logprobs": logprobs,
             "finish_reason": self._finish_reason(choice),
             "stop_reason": choice.stop_reason,
-            "prompt_logprobs": prompt_logprobs_list(output.prompt_logprobs) if self._body.prompt_logprobs else None,
+            "prompt_logprobs": prompt_logprobs_list(output.prompt_logprobs)
+            if self._body.prompt_logprobs
+            else None,
         }
         if self._body.return_token_ids:
             rendered["token_ids"] = [] if self._echo_only else choice.token_ids
@@ -172,19 +182,20 @@ class _CompletionJob:
 
     def _stream_choices(
         self, shapes: dict[tuple[int, int], _ChoiceShape], prompt_index: int, output: RequestOutput
-    ) -> Sequence[dict[str, Any]]:
+    ) -> list[dict[str, Any]]:
         choices = []
         for choice in output.outputs:
             key = (prompt_index, choice.index)
-            is_first = key not in shapes
-            shape = shapes.setdefault(key, _ChoiceShape(self, prompt_index, output)) if is_first else shapes[key]
-            choices.append(self._stream_choice(shape, output, choice, is_first))
+            if key not in shapes:
+                shapes[key] = _ChoiceShape(self, prompt_index, output)
+            choices.append(self._stream_choice(shapes[key], output, choice))
         return choices
 
     def _stream_choice(
-        self, shape: _ChoiceShape, output: RequestOutput, choice: CompletionOutput, is_first: bool
+        self, shape: _ChoiceShape, output: RequestOutput, choice: CompletionOutput
     ) -> dict[str, Any]:
-        text, logprobs = shape.render(choice, first=is_first)
+        is_first = shape.is_new
+        text, logprobs = shape.render(choice)
         rendered = {
             "index": shape.prompt_index * self._params.n + choice.index,
             "text": text,
@@ -233,16 +244,18 @@ class _ChoiceShape:
 
     def __init__(self, job: _CompletionJob, prompt_index: int, output: RequestOutput) -> None:
         self.prompt_index = prompt_index
+        self.is_new = True
         self._job = job
         self._output = output
         self._logprobs = CompletionLogprobs()
 
-    def render(self, choice: CompletionOutput, *, first: bool) -> tuple[str, dict[str, list[Any]] | None]:
+    def render(self, choice: CompletionOutput) -> tuple[str, dict[str, list[Any]] | None]:
         """(text, logprobs) of one piece; the first one begins with the prompt if that is echoed."""
         job, output = self._job, self._output
         text, logprobs = ("", None) if job.echo_only else (choice.text, None)
         prompt_logprobs = None
-        if first and job.echoes:
+        is_first, self.is_new = self.is_new, False
+        if is_first and job.echoes:
             text = job.prompt_text(self.prompt_index, output) + text
             if job.wants_logprobs and output.prompt_logprobs:
                 prompt_logprobs = self._logprobs.render_prompt(

@@ -30,7 +30,12 @@ class CompletionLogprobs:
         self, token_ids: Sequence[int], positions: Sequence[LogprobsAtPosition | None]
     ) -> dict[str, list[Any]]:
         """One entry per token; a position without logprobs (the first prompt token) has null."""
-        piece: dict[str, list[Any]] = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
+        piece: dict[str, list[Any]] = {
+            "text_offset": [],
+            "token_logprobs": [],
+            "tokens": [],
+            "top_logprobs": [],
+        }
         for token_id, position in zip(token_ids, positions):
             self._add(piece, token_id, position)
         return piece
@@ -79,7 +84,9 @@ def join_logprobs(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> 
 def chat_logprobs(
     token_ids: Sequence[int], positions: Sequence[LogprobsAtPosition], num_top: int, tokenizer: Any
 ) -> dict[str, Any]:
-    """The `logprobs` object of a chat choice: the sampled token and exactly `num_top` likeliest ones per position."""
+    """The `logprobs` object of a chat choice: the sampled token and exactly `num_top` likeliest ones per
+    position.
+    """
     content = []
     for token_id, position in zip(token_ids, positions):
         likeliest = sorted(position.items(), key=lambda item: item[1].logprob, reverse=True)[:num_top]
@@ -103,7 +110,11 @@ def prompt_logprobs_list(positions: Sequence[LogprobsAtPosition | None] | None) 
         None
         if position is None
         else {
-            str(token_id): {"logprob": finite(top.logprob), "rank": top.rank, "decoded_token": top.decoded_token}
+            str(token_id): {
+                "logprob": finite(top.logprob),
+                "rank": top.rank,
+                "decoded_token": top.decoded_token,
+            }
             for token_id, top in position.items()
         }
         for position in positions

@@ -1,4 +1,6 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`: the served names; clients read the context length from `max_model_len`."""
+"""`GET /v1/models` and `GET /v1/models/{id}`: the served names; clients read the context length from
+`max_model_len`.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,14 @@ _SAME_NAME = (
     "skip_special_tokens",
     "spaces_between_special_tokens",
 )
-_NOT_YET = ("use_beam_search", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+_NOT_YET = (
+    "use_beam_search",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+)
 
 
 def make_sampling_params(
@@ -63,7 +70,9 @@ def check_common(request: GenerationRequest) -> None:
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError("stream_options needs stream=true", parameter="stream_options")
     if request.stream and request.prompt_logprobs:
-        raise InvalidRequestError("prompt_logprobs cannot be streamed: leave stream out", parameter="prompt_logprobs")
+        raise InvalidRequestError(
+            "prompt_logprobs cannot be streamed: leave stream out", parameter="prompt_logprobs"
+        )
     if request.best_of is not None and request.best_of != (1 if request.n is None else request.n):
         raise NotSupportedError(
             f"best_of is not supported other than equal to n, got {request.best_of}", parameter="best_of"

@@ -1,4 +1,6 @@
-"""From chat messages to token ids: what a message may be, which template variables a client may set, rendering."""
+"""From chat messages to token ids: what a message may be, which template variables a client may set,
+rendering.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,15 @@ from quire.tokenizer import render_chat
 
 MAX_MESSAGES = 4096
 _TEMPLATE_VARIABLES = frozenset(
-    ("enable_thinking", "thinking", "thinking_budget", "reasoning_effort", "reasoning", "date_string", "language")
+    (
+        "enable_thinking",
+        "thinking",
+        "thinking_budget",
+        "reasoning_effort",
+        "reasoning",
+        "date_string",
+        "language",
+    )
 )
 """What `chat_template_kwargs` may set; a template variable must not become a way to run up cost."""
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -21,7 +31,9 @@ _INLINE_CHARS = 16384
 
 
 def check_messages(messages: Sequence[dict[str, Any]] | None) -> Sequence[dict[str, Any]]:
-    """The messages, if each is one that a text model can read; raises InvalidRequestError that names the place."""
+    """The messages, if each is one that a text model can read; raises InvalidRequestError that names the
+    place.
+    """
     if not messages:
         raise InvalidRequestError("messages must be a non-empty list", parameter="messages", value=messages)
     if len(messages) > MAX_MESSAGES:
@@ -65,7 +77,9 @@ def _check_part(part: Any, where: str) -> None:
 
 
 def _invalid(parameter: str, rule: str, value: object) -> InvalidRequestError:
-    return InvalidRequestError(f"{parameter} must be {rule}, got {describe(value)}", parameter=parameter, value=value)
+    return InvalidRequestError(
+        f"{parameter} must be {rule}, got {describe(value)}", parameter=parameter, value=value
+    )
 
 
 def check_template_variables(variables: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -74,7 +88,8 @@ def check_template_variables(variables: Mapping[str, Any] | None) -> dict[str, A
         if name not in _TEMPLATE_VARIABLES:
             allowed = ", ".join(sorted(_TEMPLATE_VARIABLES))
             raise InvalidRequestError(
-                f"chat_template_kwargs may set {allowed}; got {describe(name)}", parameter="chat_template_kwargs"
+                f"chat_template_kwargs may set {allowed}; got {describe(name)}",
+                parameter="chat_template_kwargs",
             )
     return dict(variables or {})
 
@@ -94,7 +109,9 @@ async def render_prompt(
         text = render_chat(
             context.tokenizer,
             messages,
-            add_generation_prompt=not continue_final_message if add_generation_prompt is None else add_generation_prompt,
+            add_generation_prompt=not continue_final_message
+            if add_generation_prompt is None
+            else add_generation_prompt,
             continue_final_message=bool(continue_final_message),
             chat_template=context.config.model.chat_template,
             **(variables or {}),
@@ -113,5 +130,7 @@ def _num_chars(messages: Sequence[dict[str, Any]]) -> int:
         if isinstance(content, str):
             total += len(content)
         elif isinstance(content, list):
-            total += sum(len(part) if isinstance(part, str) else len(part.get("text") or "") for part in content)
+            total += sum(
+                len(part) if isinstance(part, str) else len(part.get("text") or "") for part in content
+            )
     return total

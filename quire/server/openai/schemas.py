@@ -1,4 +1,6 @@
-"""Bodies of the requests as clients send them. Every field may be null, which means: not given; unknown ones are ignored."""
+"""Bodies of the requests as clients send them. Every field may be null, which means: not given; unknown ones
+are ignored.
+"""
 
 from __future__ import annotations
 
