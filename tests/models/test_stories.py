@@ -115,3 +115,14 @@ def test_a_request_that_comes_back_goes_on_as_before(executor, golden):
     driver.run([first])
     again = Job("a", line["prompt_ids"], SamplingParams(temperature=0, max_tokens=96), output=first.output)
     assert driver.run([again])[0].output == line["output_ids"]
+
+
+def test_neighbours_change_no_bit_of_a_logprob(executor, golden):
+    together = Driver(executor, chunk=2000, max_num_seqs=32).run(greedy_jobs(golden, logprobs=0))
+    for index in (0, 7, 20):
+        alone = greedy_jobs(golden, logprobs=0)[index]
+        Driver(executor, chunk=2000).run([alone])
+        assert alone.output == together[index].output
+        assert [entry.logprobs for entry in alone.logprobs] == [
+            entry.logprobs for entry in together[index].logprobs
+        ]
