@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quire import LLM, AsyncLLMEngine, EngineArgs, SamplingParams
+from quire import LLM, AsyncLLMEngine, EngineArgs, InvalidRequestError, SamplingParams
 from quire.sampling_params import BeamSearchParams, RequestOutputKind
 from tests.engine.test_async_engine import collect
 from tests.shared_data import shared
@@ -131,7 +131,7 @@ def test_a_wider_beam_is_never_less_likely(llm):
 
 
 def test_chat_without_a_template_names_the_remedy(llm):
-    with pytest.raises(Exception, match="template"):
+    with pytest.raises(InvalidRequestError, match="template"):
         llm.chat([{"role": "user", "content": "hi"}])
     template = "{{ messages[0]['content'] }}"
     (output,) = llm.chat([{"role": "user", "content": "Once upon a time"}], DRAWN, chat_template=template)

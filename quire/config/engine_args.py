@@ -5,8 +5,6 @@ What the options become is `EngineConfig` (`types.py`); the work of resolving th
 `quire/engine/resolve.py`.
 """
 
-# ruff: noqa: RUF009 (`option` returns a dataclass field)
-
 from __future__ import annotations
 
 import argparse

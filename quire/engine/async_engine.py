@@ -197,6 +197,7 @@ class AsyncLLMEngine:
     def _die(self, error: Exception) -> None:
         """Tell everybody who waits; nothing works from here on."""
         self._death = error if isinstance(error, EngineDeadError) else EngineDeadError(str(error))
+        _log.error("the engine is dead, and %d requests with it: %s", len(self._mailboxes), self._death)
         for request_id, mailbox in self._mailboxes.items():
             self._outputs.abort(request_id)
             mailbox.put(EngineDeadError(str(self._death)))
