@@ -75,9 +75,7 @@ class EngineArgs:
     max_model_len: int | None = option(
         None, "Longest prompt plus output, tokens (4096, 4k, 4K); default: the model's.", low=1
     )
-    hf_overrides: dict[str, Any] | None = option(
-        None, "Fields that replace those of config.json, as JSON.", state=State.LATER
-    )
+    hf_overrides: dict[str, Any] | None = option(None, "Fields that replace those of config.json, as JSON.")
     max_logprobs: int = option(
         20, "Most log-probabilities per position that a request may ask for; -1: no limit.", low=-1
     )

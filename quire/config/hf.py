@@ -69,12 +69,16 @@ class _Fields:
         return ModelLoadError(f"{self.path}: field {name} must be {rule}, got {describe(value)}")
 
 
-def load_hf_config(path: str | Path) -> HFConfig:
-    """The configuration in folder `path`. Raises ModelLoadError or UnsupportedModelError naming file and field."""
+def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) -> HFConfig:
+    """The configuration in folder `path`; `overrides` replaces fields of config.json.
+
+    Raises ModelLoadError or UnsupportedModelError naming file and field.
+    """
     folder = Path(path)
     raw = _read_json(folder / "config.json")
     if raw is None:
         raise ModelLoadError(f"{folder} has no config.json: it is not a Hugging Face checkpoint folder")
+    raw = {**raw, **(overrides or {})}
     fields = _Fields(raw, folder / "config.json")
     architecture, model_type = _architecture(fields)
     _refuse_quantized(fields)
@@ -118,7 +122,7 @@ def load_hf_config(path: str | Path) -> HFConfig:
 def generation_defaults(path: str | Path) -> dict[str, Any]:
     """SamplingParams fields that folder `path`'s generation_config.json sets: its sampling advice to every request.
 
-    `do_sample: false` is advice to decode greedily only where the file says so itself and gives no temperature.
+    As in vLLM only fields that the file sets count, and `do_sample` does not: a request asks for greedy decoding itself.
     """
     file = Path(path) / "generation_config.json"
     values = _read_json(file) or {}
@@ -130,8 +134,6 @@ def generation_defaults(path: str | Path) -> dict[str, Any]:
             defaults[name] = int(number) if name == "top_k" else number
     if fields.get("max_new_tokens") is not None:
         defaults["max_tokens"] = fields.positive("max_new_tokens")
-    if values.get("do_sample") is False and "temperature" not in defaults:
-        defaults["temperature"] = 0.0
     return defaults
 
 

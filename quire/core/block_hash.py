@@ -19,11 +19,6 @@ def root_hash(cache_salt: str | None, extra_keys: Sequence[tuple[str, str]]) -> 
     return blake2b(msgspec.msgpack.encode((cache_salt, tuple(extra_keys))), digest_size=_DIGEST_SIZE).digest()
 
 
-def block_hash(parent: bytes, token_ids: Sequence[int]) -> bytes:
-    """Hash of one full block; cryptographic, because a collision would show one user another user's text."""
-    return blake2b(parent + array("q", token_ids).tobytes(), digest_size=_DIGEST_SIZE).digest()
-
-
 def extend_hashes(
     hashes: list[bytes],
     token_ids: list[int],
@@ -32,10 +27,16 @@ def extend_hashes(
     cache_salt: str | None,
     extra_keys: Sequence[tuple[str, str]],
 ) -> None:
-    """Append to `hashes` until it holds the first `num_blocks` blocks of `token_ids`."""
-    if len(hashes) >= num_blocks:
+    """Append to `hashes` until it holds the first `num_blocks` blocks of `token_ids`.
+
+    Cryptographic, because a collision would show one user another user's text.
+    """
+    num_known = len(hashes)
+    if num_known >= num_blocks:
         return
     parent = hashes[-1] if hashes else root_hash(cache_salt, extra_keys)
-    for start in range(len(hashes) * block_size, num_blocks * block_size, block_size):
-        parent = block_hash(parent, token_ids[start : start + block_size])
+    content = array("q", token_ids[num_known * block_size : num_blocks * block_size]).tobytes()
+    num_bytes = len(content) // (num_blocks - num_known)
+    for start in range(0, len(content), num_bytes):
+        parent = blake2b(parent + content[start : start + num_bytes], digest_size=_DIGEST_SIZE).digest()
         hashes.append(parent)

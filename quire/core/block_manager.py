@@ -59,8 +59,6 @@ class BlockManager:
         self._swap_out: list[tuple[int, int]] = []
         self._swap_in: list[tuple[int, int]] = []
         self._copies: list[tuple[int, int]] = []
-        self._copied_from: dict[int, int] = {}
-        """Destination -> first source of this step's copies, so that no copy reads another's destination."""
         self._pinned: list[int] = []
         """Host blocks of this step's copies; each holds one reference."""
 
@@ -120,7 +118,8 @@ class BlockManager:
             self._swap_in.append((host_block, block))
             if self.is_caching and index < request.num_registered_blocks:
                 self.device.register(block, request.block_hashes[index])
-        self._pinned.extend(request.host_block_ids)
+        for host_block in reversed(request.host_block_ids):
+            self.host.release(host_block)
         request.host_block_ids = []
         if prefix.is_fork:
             self._copy_on_write(request, prefix.num_tokens // self.block_size)
@@ -188,7 +187,6 @@ class BlockManager:
             for host_block in reversed(self._pinned):
                 self.host.release(host_block)
             self._swap_out, self._swap_in, self._copies = [], [], []
-            self._copied_from = {}
             self._pinned = []
         return copies
 
@@ -275,11 +273,12 @@ class BlockManager:
         return prefix
 
     def _copy_on_write(self, request: Request, index: int) -> None:
-        """Put a private copy in place of a shared block that the request is about to write to."""
+        """Put a private copy in place of a shared block that the request is about to write to.
+
+        The source was written before this step: no copy of a step reads what another one writes.
+        """
         source, copy = request.block_ids[index], self._take_block()
-        first_source = self._copied_from.get(source, source)
-        self._copied_from[copy] = first_source
-        self._copies.append((first_source, copy))
+        self._copies.append((source, copy))
         self.device.release(source)
         request.block_ids[index] = copy
 

@@ -165,7 +165,20 @@ class Scheduler:
                 request.token_ids.append(token_ids[0])
                 request.num_computed_tokens = request.num_tokens
                 request.num_tokens = num_tokens
-                add_update(make_update(request, token_ids, outcome.logprobs))
+                add_update(
+                    RequestUpdate(
+                        request.request_id,
+                        token_ids,
+                        None,
+                        None,
+                        outcome.logprobs,
+                        None,
+                        None,
+                        request.num_cached_tokens,
+                        request.num_preemptions,
+                        request.first_scheduled_time,
+                    )
+                )
             elif request.status is _RUNNING:
                 update = self._update_request(request, entry, outcome)
                 if update is not None:

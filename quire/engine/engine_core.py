@@ -37,8 +37,9 @@ class EngineCore:
         self.kv = self.executor.kv
         self.scheduler = Scheduler(config.scheduler, config.cache, self.kv)
         self._refused: list[RequestUpdate] = []
-        self._unsent_removals: list[str] = []
-        """Requests that a failed step was to make the workers forget."""
+        self._held_by_workers: set[str] = set()
+        self._to_forget: list[str] = []
+        """After a failed step: what the next one makes the workers forget."""
         self._num_failed_steps = 0
         self._stats = EngineStats(num_blocks=self.kv.num_blocks)
 
@@ -80,35 +81,40 @@ class EngineCore:
         updates, self._refused = self._refused, []
         batch = self.scheduler.schedule()
         if batch.requests:
-            updates += self.scheduler.update(batch, self._execute(batch))
+            updates += self._run(batch)
         self._count(updates)
         return updates
 
-    def _execute(self, batch: ScheduledBatch) -> StepResult:
-        """The executor's result; if the whole step fails, a result that fails every request of the step."""
-        batch.removed_request_ids[:0] = self._unsent_removals
+    def _run(self, batch: ScheduledBatch) -> list[RequestUpdate]:
+        batch.removed_request_ids += self._to_forget
+        self._held_by_workers.difference_update(batch.removed_request_ids)
+        self._held_by_workers.update(request.request_id for request in batch.new_requests)
         try:
             result = self.executor.execute(batch)
         except Exception as error:
-            _log.exception("step %d failed; its %d requests fail with it", batch.step_id, len(batch.requests))
-            self._unsent_removals = batch.removed_request_ids
-            return self._failed_result(batch, error)
-        self._unsent_removals = []
+            return self._fail_step(batch, error)
+        self._to_forget = []
         self._num_failed_steps = 0
         self._stats.total_step_time_s += result.step_time_s
-        return result
+        return self.scheduler.update(batch, result)
 
-    def _failed_result(self, batch: ScheduledBatch, error: Exception) -> StepResult:
+    def _fail_step(self, batch: ScheduledBatch, error: Exception) -> list[RequestUpdate]:
+        """Fail the requests of a step that was lost. Nobody knows how far it came, so what the workers hold is not
+        trusted any more: all other requests start again from their tokens, which gives the same output.
+        """
+        _log.exception("step %d failed, and its %d requests with it", batch.step_id, len(batch.requests))
         self._num_failed_steps += 1
+        cause = root_cause(error)
         if self._num_failed_steps >= MAX_FAILED_STEPS:
             raise EngineDeadError(
-                f"{self._num_failed_steps} steps in a row failed, the last with {root_cause(error)}"
+                f"{MAX_FAILED_STEPS} steps in a row failed, the last with {cause}"
             ) from error
-        message = f"the engine step failed: {root_cause(error)}"
-        return StepResult(
-            step_id=batch.step_id,
-            results=[RequestResult(request.request_id, error=message) for request in batch.requests],
-        )
+        message = f"the engine step failed: {cause}"
+        results = [RequestResult(request.request_id, error=message) for request in batch.requests]
+        updates = self.scheduler.update(batch, StepResult(batch.step_id, results))
+        self.scheduler.restart()
+        self._to_forget = sorted(self._held_by_workers.union(batch.removed_request_ids))
+        return updates
 
     # -- the rest --------------------------------------------------------------------------------------------
 

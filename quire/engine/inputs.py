@@ -159,6 +159,10 @@ class InputProcessor:
         )
 
     def _check_ids(self, parameter: str, token_ids: Sequence[int]) -> None:
+        if not token_ids:
+            return
+        if set(map(type, token_ids)) == {int} and min(token_ids) >= 0 and max(token_ids) < self._vocab_size:
+            return
         for token_id in token_ids:
             if (
                 not isinstance(token_id, int)

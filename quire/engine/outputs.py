@@ -117,6 +117,8 @@ class RequestState:
         self.sequences = [
             SequenceOutput(index, request.prompt_token_ids, params, tokenizer) for index in range(params.n)
         ]
+        self.num_live = params.n
+        """Sequences that have not ended."""
         self.error: str | None = None
         self._prompt_logprobs = LogprobsCollector(tokenizer) if params.prompt_logprobs is not None else None
         self._num_cached_tokens: int | None = None
@@ -127,7 +129,7 @@ class RequestState:
     @property
     def finished(self) -> bool:
         """Whether every sequence has ended."""
-        return all(sequence.finish_reason is not None for sequence in self.sequences)
+        return self.num_live == 0
 
     def apply(self, index: int, update: RequestUpdate) -> bool:
         """Take in the update of one sequence; returns whether the core must be told to abort it."""
@@ -136,8 +138,15 @@ class RequestState:
         if update.error is not None:
             self.error = update.error
         must_abort = self.sequences[index].apply(update)
+        self.num_live -= self.sequences[index].finish_reason is not None
         self._measure(index, update)
         return must_abort
+
+    def abort(self) -> None:
+        """End every sequence that has not ended."""
+        for sequence in self.sequences:
+            sequence.finish("abort")
+        self.num_live = 0
 
     def _measure(self, index: int, update: RequestUpdate) -> None:
         now, metrics = time.monotonic() - self._start, self._metrics
@@ -154,7 +163,6 @@ class RequestState:
         self._num_cached_tokens = update.num_cached_tokens
         if self._prompt_logprobs is not None and update.prompt_logprobs:
             self._prompt_logprobs.extend(update.prompt_logprobs)
-            self._prompt_logprobs.truncate(len(self.request.prompt_token_ids) - 1)
 
     def output(self) -> RequestOutput | None:
         """What to show now, in the kind that the request asked for; None if there is nothing to show yet."""
@@ -247,8 +255,7 @@ class OutputProcessor:
         if state is None:
             return None, []
         live = [child_id for child_id in state.child_ids if child_id in self._owners]
-        for sequence in state.sequences:
-            sequence.finish("abort")
+        state.abort()
         for child_id in live:
             del self._owners[child_id]
         outputs: list[RequestOutput] = []

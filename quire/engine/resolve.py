@@ -45,7 +45,7 @@ _NUM_SEQS = {"server": 128, "offline": 256}
 def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
     """Every option settled. Raises ConfigError, HubError, ModelLoadError or UnsupportedModelError."""
     path = resolve_model(args.model or DEFAULT_MODEL, revision=args.revision, download_dir=args.download_dir)
-    hf = load_hf_config(path)
+    hf = load_hf_config(path, args.hf_overrides)
     max_model_len = _max_model_len(args, hf)
     return EngineConfig(
         model=_model(args, Path(path), hf, max_model_len),

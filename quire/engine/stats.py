@@ -35,6 +35,11 @@ class EngineStats(msgspec.Struct):
     """Time that the workers spent in steps."""
 
     @property
+    def num_unfinished(self) -> int:
+        """Requests that run or wait."""
+        return self.num_running + self.num_waiting
+
+    @property
     def prefix_hit_rate(self) -> float:
         """Share of looked-up prompt tokens that the prefix cache had."""
         return self.total_prefix_hit_tokens / max(1, self.total_prefix_query_tokens)
@@ -48,14 +53,16 @@ class StatsLogger:
         self._enabled = enabled
         self._last_time: float | None = None
         self._last = EngineStats()
+        self._previous = EngineStats()
 
     def observe(self, stats: EngineStats, now: float | None = None) -> None:
         """Look at a snapshot, and write the line if it is time."""
         if not self._enabled:
             return
         now = time.monotonic() if now is None else now
-        if self._last_time is None:
-            self._last_time, self._last = now, stats
+        if self._last_time is None or self._previous.num_unfinished == 0:  # it was idle: a new stretch begins
+            self._last_time, self._last = now, self._previous
+        self._previous = stats
         elapsed = now - self._last_time
         if elapsed >= LOG_INTERVAL_S:
             self._logger.info(describe_stats(stats, self._last, elapsed))

@@ -56,7 +56,8 @@ def kv_cache_shape(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of one layer's key pool and value pool.
 
-    Dimension 0 is the block; the rest is the backend's own layout. Each pool holds num_blocks * block_size * num_kv_heads * head_dim elements.
+    Dimension 0 is the block; the rest is the backend's own layout. Each pool holds
+    num_blocks * block_size * num_kv_heads * head_dim elements.
     """
     return select("kv_cache_shape", device)(num_blocks, block_size, num_kv_heads, head_dim)
 

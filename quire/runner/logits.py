@@ -8,7 +8,8 @@ equal values the lowest id comes first everywhere, so that each result is one fu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,12 +99,13 @@ def keep_typical_p(row: Row, typical_p: float) -> TokenIds:
 def keep_likely(row: Row, *, min_p: float, typical_p: float, top_k: int, top_p: float) -> TokenIds | None:
     """The active filters in vLLM's order, each on what the one before it left; None if none is active."""
     ids, values = None, row
-    for is_active, keep, limit in (
+    filters: tuple[tuple[bool, Callable[[Row, Any], TokenIds], float], ...] = (
         (min_p > 0.0, keep_min_p, min_p),
         (typical_p < 1.0, keep_typical_p, typical_p),
         (0 < top_k < len(row), keep_top_k, top_k),
         (top_p < 1.0, keep_top_p, top_p),
-    ):
+    )
+    for is_active, keep, limit in filters:
         if is_active:
             kept = keep(values, limit)
             ids = kept if ids is None else ids[kept]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -87,29 +88,27 @@ class ModelRunner:
             self._states.pop(request_id, None)
             self._errors.pop(request_id, None)
         for request in batch.new_requests:
-            self._table.add(request)
-            self._add_state(request)
+            self._add(request)
 
-    def _add_state(self, request: NewRequest) -> None:
-        prompt = request.token_ids[: request.num_prompt_tokens]
-        output = request.token_ids[request.num_prompt_tokens :]
+    def _add(self, request: NewRequest) -> None:
+        """Take a request in. One that makes no sense computes token 0 until the core hears of its error and drops it."""
+        ids, vocab_size = request.token_ids, self._vocab_size
+        if ids and (min(ids) < 0 or max(ids) >= vocab_size):
+            wrong = next(token_id for token_id in ids if not 0 <= token_id < vocab_size)
+            rule = f"prompt token ids must be in [0, {vocab_size}), got {wrong}"
+            self._errors[request.request_id] = rule
+            request = msgspec.structs.replace(request, token_ids=[0] * len(ids))
+        self._table.add(request)
+        prompt, output = (
+            request.token_ids[: request.num_prompt_tokens],
+            request.token_ids[request.num_prompt_tokens :],
+        )
         try:
             self._states[request.request_id] = RequestSamplingState(
-                request.params, request.seed, prompt, output, vocab_size=self._vocab_size
+                request.params, request.seed, prompt, output, vocab_size=vocab_size
             )
-            self._check_tokens(request)
         except QuireError as error:
-            self._errors[request.request_id] = str(error)
-
-    def _check_tokens(self, request: NewRequest) -> None:
-        """An id outside the vocabulary would read past the embedding: its request fails and computes token 0."""
-        highest = max(request.token_ids, default=0)
-        if highest >= self._vocab_size or min(request.token_ids, default=0) < 0:
-            self._errors[request.request_id] = (
-                f"prompt token ids must be in [0, {self._vocab_size}), got {highest if highest > 0 else 'a negative one'}"
-            )
-            row = self._table.row_of[request.request_id]
-            self._table.tokens[row, : len(request.token_ids)] = 0
+            self._errors.setdefault(request.request_id, str(error))
 
     def _move_blocks(self, batch: ScheduledBatch) -> None:
         self._kv_cache.swap_out(batch.swap_out)

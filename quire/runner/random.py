@@ -71,7 +71,7 @@ def block_noise(
     places: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """Noise [num_blocks, BLOCK] of all tokens of the blocks, given what `block_minima` says about the same blocks."""
-    counters = (blocks[:, None] * np.uint64(BLOCK // 4)) + np.arange(BLOCK // 4, dtype=np.uint64)
+    counters = np.add(blocks[:, None] * np.uint64(BLOCK // 4), np.arange(BLOCK // 4, dtype=np.uint64), dtype=np.uint64)
     words = _draw((key[0][:, None], key[1][:, None]), positions[:, None], counters, _STREAM_TOKENS)
     uniform = (np.stack(words, axis=-1).reshape(len(blocks), BLOCK).astype(np.float64) + 0.5) * 2.0**-32
     noise = minima[:, None] - np.log(uniform)
@@ -90,4 +90,4 @@ def exponential_noise(seed: int, position: int, num_tokens: int) -> NDArray[np.f
 
 
 def _draw(key: tuple[Words, Words], positions: Words, index: Words, stream: int) -> tuple[Words, Words, Words, Words]:
-    return philox4x32_10((index, positions, np.uint64(stream), np.uint64(0)), key)
+    return philox4x32_10((index, positions, np.array(stream, dtype=np.uint64), np.array(0, dtype=np.uint64)), key)

@@ -41,7 +41,7 @@ class SamplerOutput:
 
 
 class Sampler:
-    """Samples rows of logits over one vocabulary. Holds scratch memory only."""
+    """Samples rows of logits over one vocabulary. Holds scratch memory only, so one call at a time."""
 
     def __init__(self, vocab_size: int, logprobs_mode: LogprobsMode = "raw_logprobs") -> None:
         check_logprobs_mode(logprobs_mode)
@@ -134,9 +134,9 @@ def _edit(scores: Row, state: RequestSamplingState) -> None:
         edits.apply_mask(scores, state.stop_ids)
     if state.bias_ids is not None:
         edits.apply_logit_bias(scores, state.bias_ids, state.bias_values)
-    if params.repetition_penalty != 1.0:
+    if state.counts is not None and params.repetition_penalty != 1.0:
         edits.apply_repetition_penalty(scores, state.counts.ids, params.repetition_penalty)
-    if params.frequency_penalty or params.presence_penalty:
+    if state.counts is not None and (params.frequency_penalty or params.presence_penalty):
         edits.apply_frequency_and_presence_penalty(
             scores, state.counts.ids, state.counts.counts, params.frequency_penalty, params.presence_penalty
         )

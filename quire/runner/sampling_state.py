@@ -174,9 +174,9 @@ def _with_prompt(processor: Callable) -> Callable:
     """A processor of (prompt ids, output ids, row), from one of those or of (output ids, row)."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
-        parameters = inspect.signature(processor).parameters.values()
+        parameters = list(inspect.signature(processor).parameters.values())
     except ValueError:  # some builtins have no signature
-        parameters = ()
+        parameters = []
     if sum(parameter.kind in kinds for parameter in parameters) == 3:
         return processor
     return lambda prompt_token_ids, output_token_ids, row: processor(output_token_ids, row)

@@ -1,4 +1,6 @@
-"""Renders conversations to prompts with the model's Jinja chat template. Encoding the prompt is the caller's."""
+"""Renders conversations to prompts with the model's Jinja chat template. Encoding the prompt is the
+caller's.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,18 @@ def render_chat(
 ) -> str:
     """The prompt of a conversation. Special tokens are in it: encode it with `add_special_tokens=False`.
 
-    `chat_template` is a template or the name of one of the tokenizer's; without it the tokenizer's own is used
-    (`tool_use`, where there is one, when tools are given). `continue_final_message` leaves the last message open for
+    `chat_template` is a template or the name of one of the tokenizer's; without it the tokenizer's own is
+    used
+    (`tool_use`, where there is one, when tools are given). `continue_final_message` leaves the last message
+    open for
     the model to go on. `kwargs` become template variables and win over the tokenizer's special tokens.
 
-    Lists of content parts become text unless the template handles lists, and tool call arguments given as JSON text
-    become objects unless the template wants text. Raises InvalidRequestError for messages that are none, a missing
-    or wrong template, an error that the template raises (with its message), and a template that exceeds the limits
+    Lists of content parts become text unless the template handles lists, and tool call arguments given as
+    JSON text
+    become objects unless the template wants text. Raises InvalidRequestError for messages that are none, a
+    missing
+    or wrong template, an error that the template raises (with its message), and a template that exceeds the
+    limits
     of `sandbox.py`.
     """
     if continue_final_message and add_generation_prompt:
@@ -102,7 +109,9 @@ def _compile(source: str) -> _CompiledTemplate:
     try:
         template = environment.from_string(source)
     except TemplateSyntaxError as error:
-        raise _template_error(f"chat template is not valid Jinja, line {error.lineno}: {error.message}") from error
+        raise _template_error(
+            f"chat template is not valid Jinja, line {error.lineno}: {error.message}"
+        ) from error
     except (RecursionError, MemoryError, OverflowError) as error:
         raise _template_error(f"chat template cannot be compiled: {error}") from error
     return _CompiledTemplate(template, find_traits(environment, source, _probe_renderer(template)))
@@ -110,9 +119,8 @@ def _compile(source: str) -> _CompiledTemplate:
 
 def _probe_renderer(template: Template) -> Any:
     def render(**variables: Any) -> str:
-        return _environment().render(
-            template, {**_NO_SPECIAL_TOKENS, "add_generation_prompt": False, "documents": None, **variables}
-        )
+        fixed = {**_NO_SPECIAL_TOKENS, "add_generation_prompt": False, "documents": None}
+        return _environment().render(template, fixed | variables, is_probe=True)
 
     return render
 

@@ -15,7 +15,8 @@ class IncrementalDetokenizer:
     """Turns output token ids into text, continuing the text of the prompt.
 
     Invariants, however the tokens are split over calls:
-    - the deltas of `next_text`, joined, are `text`, and `text` is what decoding prompt and output together shows
+    - the deltas of `next_text`, joined, are `text`, and `text` is what decoding prompt and output together
+    shows
       after the prompt (cut at the stop string, if one completed);
     - no U+FFFD is shown for bytes that a later token completes, and nothing shown is taken back;
     - of several stop strings the one that completes first wins, ties go to the first listed.
@@ -51,7 +52,8 @@ class IncrementalDetokenizer:
     def update(self, token_ids: Sequence[int]) -> str | None:
         """Append output tokens; returns the stop string that completed, else None.
 
-        Tokens after that completion are ignored, now and later. Leave out a stop token whose text must not show.
+        Tokens after that completion are ignored, now and later. Leave out a stop token whose text must not
+        show.
         """
         if self._is_complete:
             return self.stop
@@ -77,7 +79,9 @@ class IncrementalDetokenizer:
         return True
 
     def _cut(self, chunk: str, match: StopMatch) -> None:
-        """End the text at the match. The stop string's start was held back, so all of it is in the waiting text."""
+        """End the text at the match. The stop string's start was held back, so all of it is in the
+        waiting text.
+        """
         self.stop = match.stop
         self._is_complete = True
         text = self._waiting + chunk[: match.end]

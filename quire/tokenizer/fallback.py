@@ -27,7 +27,9 @@ def load_with_transformers(
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise ConfigError(f"the tokenizer in {folder} needs transformers: pip install transformers") from error
+        raise ConfigError(
+            f"the tokenizer in {folder} needs transformers: pip install transformers"
+        ) from error
     try:
         loaded = AutoTokenizer.from_pretrained(
             str(folder), use_fast=use_fast, trust_remote_code=trust_remote_code, local_files_only=True
@@ -68,7 +70,10 @@ class TransformersTokenizer(Tokenizer):
         return [self.encode(text, add_special_tokens, parameter=parameter) for text in texts]
 
     def decode(
-        self, token_ids: Sequence[int], skip_special_tokens: bool = True, spaces_between_special_tokens: bool = True
+        self,
+        token_ids: Sequence[int],
+        skip_special_tokens: bool = True,
+        spaces_between_special_tokens: bool = True,
     ) -> str:
         """See `Tokenizer.decode`."""
         known = [token_id for token_id in token_ids if 0 <= token_id < self.vocab_size]

@@ -24,18 +24,26 @@ from quire.tokenizer.tokenizer import FastTokenizer, Tokenizer
 _logger = get_logger(__name__)
 
 TOKENIZER_MODES = ("auto", "hf", "slow")
-"""`auto`: directly, else through transformers; `hf`: always through transformers; `slow`: its Python tokenizers."""
+"""`auto`: directly, else through transformers; `hf`: always through transformers; `slow`: its Python
+tokenizers.
+"""
 
 _HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 
 
 def load_tokenizer(
-    path: str | Path, *, tokenizer_mode: str = "auto", trust_remote_code: bool = False, revision: str | None = None
+    path: str | Path,
+    *,
+    tokenizer_mode: str = "auto",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> Tokenizer:
     """Load the tokenizer of a model folder (or of a hub name, at `revision`).
 
-    `tokenizer.json` is read by the `tokenizers` package, GPT-2 and Qwen2 folders with `vocab.json` and `merges.txt`
-    are built directly, so is a Llama-style `tokenizer.model`; everything else goes through transformers. Code that comes with a model runs only with
+    `tokenizer.json` is read by the `tokenizers` package, GPT-2 and Qwen2 folders with `vocab.json` and
+    `merges.txt`
+    are built directly, so is a Llama-style `tokenizer.model`; everything else goes through transformers. Code
+    that comes with a model runs only with
     `trust_remote_code`. Raises ConfigError when the folder holds no tokenizer or one that cannot be read.
     """
     if tokenizer_mode not in TOKENIZER_MODES:
@@ -64,7 +72,9 @@ def _download(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (OSError, ValueError, HFValidationError, HfHubHTTPError) as error:
-        raise ConfigError(f"tokenizer {name!r} is neither a local folder nor a model on the hub: {error}") from error
+        raise ConfigError(
+            f"tokenizer {name!r} is neither a local folder nor a model on the hub: {error}"
+        ) from error
 
 
 def _load_directly(folder: Path, settings: TokenizerSettings) -> Tokenizer | None:

@@ -1,4 +1,6 @@
-"""Prepares chat messages for a template: plain values, content parts, tool call arguments, reasoning fields."""
+"""Prepares chat messages for a template: plain values, content parts, tool call arguments, reasoning
+fields.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ from quire.tokenizer.template_traits import TemplateTraits
 
 Message = dict[str, Any]
 
-_TEXT_KEYS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal", "thinking": "thinking"}
+_TEXT_KEYS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+    "thinking": "thinking",
+}
 _MEDIA = {
     "image": "image",
     "image_url": "image",
@@ -34,7 +42,9 @@ def to_plain(value: Any, parameter: str, depth: int = 0) -> Any:
     if value is None or type(value) in (str, int, float, bool):
         return value
     if depth > _MAX_DEPTH:
-        raise InvalidRequestError(f"{parameter} is nested deeper than {_MAX_DEPTH} levels", parameter=parameter)
+        raise InvalidRequestError(
+            f"{parameter} is nested deeper than {_MAX_DEPTH} levels", parameter=parameter
+        )
     if isinstance(value, Mapping):
         return {str(key): to_plain(item, parameter, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -48,11 +58,15 @@ def _scalar_to_plain(value: Any, parameter: str, depth: int) -> Any:
             return kind(value)
     if callable(getattr(value, "model_dump", None)):  # pydantic
         return to_plain(value.model_dump(), parameter, depth + 1)
-    raise InvalidRequestError(f"{parameter} must hold JSON values only, got {describe(value)}", parameter=parameter)
+    raise InvalidRequestError(
+        f"{parameter} must hold JSON values only, got {describe(value)}", parameter=parameter
+    )
 
 
 def prepare_messages(messages: Sequence[Any], traits: TemplateTraits) -> list[Message]:
-    """Fresh messages as the template wants them; raises InvalidRequestError for one that cannot be a message."""
+    """Fresh messages as the template wants them; raises InvalidRequestError for one that cannot be a
+    message.
+    """
     if not isinstance(messages, (list, tuple)) or not messages:
         message = f"messages must be a non-empty list, got {describe(messages)}"
         raise InvalidRequestError(message, parameter="messages", value=messages)
@@ -94,7 +108,9 @@ def _prepare_content(content: Any, where: str, traits: TemplateTraits) -> Any:
 
 
 def _as_template_part(part: Any) -> Any:
-    """A part under the names that templates use: `text` for all text, `image`, `audio` and `video` for media."""
+    """A part under the names that templates use: `text` for all text, `image`, `audio` and `video` for
+    media.
+    """
     if isinstance(part, str):
         return {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, dict) else None

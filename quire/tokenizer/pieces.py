@@ -1,7 +1,9 @@
 """What one token contributes to text: bytes that join their neighbours, or finished text. Tables of both, by token id.
 
-Only the decoders whose tokens contribute independently of each other are covered (byte-level BPE; SentencePiece with
-byte fallback). For any other decoder `make_piece_rule` returns None and the caller decodes through a window instead.
+Only the decoders whose tokens contribute independently of each other are covered (byte-level BPE;
+SentencePiece with
+byte fallback). For any other decoder `make_piece_rule` returns None and the caller decodes through a window
+instead.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ codecs.register_error("quire.replace_each_byte", _replace_each_byte)
 class PieceRule:
     """How a vocabulary's strings become text.
 
-    `to_piece` maps a vocabulary string; `errors` is the codec error handler for byte runs; `num_strip_start` is how
+    `to_piece` maps a vocabulary string; `errors` is the codec error handler for byte runs; `num_strip_start`
+    is how
     many leading spaces the whole text loses (the space that SentencePiece puts before the first word).
     """
 
@@ -45,14 +48,20 @@ class PieceRule:
 @cache
 def byte_level_alphabet() -> dict[str, int]:
     """The printable stand-in of each byte in byte-level BPE vocabularies (GPT-2, Radford et al. 2019)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     hidden = [byte for byte in range(256) if byte not in set(printable)]
     stand_ins = {chr(byte): byte for byte in printable}
     return stand_ins | {chr(256 + index): byte for index, byte in enumerate(hidden)}
 
 
 def byte_level_piece(token: str) -> bytes:
-    """Bytes of a byte-level token; a token with any character outside the alphabet stands for its own text."""
+    """Bytes of a byte-level token; a token with any character outside the alphabet stands for its own
+    text.
+    """
     alphabet = byte_level_alphabet()
     try:
         return bytes([alphabet[char] for char in token])

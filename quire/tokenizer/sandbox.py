@@ -1,6 +1,7 @@
 """The Jinja environment of chat templates: sandboxed, immutable, and bounded in work, memory and time.
 
-Templates come with models and are programs. Loops and calls spend a budget per rendering; operations that can make a
+Templates come with models and are programs. Loops and calls spend a budget per rendering; operations that can
+make a
 value much larger than their inputs are checked before they run.
 """
 
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import Template, nodes
 from jinja2.compiler import CodeGenerator, Frame
@@ -24,16 +25,24 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_STEPS = 2_000_000
+MAX_STEPS = 1_000_000
 """Loop iterations and calls in one rendering."""
 MAX_SECONDS = 10.0
-"""Time of one rendering, looked at every 256 steps."""
-MAX_LENGTH = 64 * 1024 * 1024
-"""Characters of the result, and characters or items of any value on the way."""
+"""Processor time of one rendering, looked at every 32 steps."""
+MAX_PROBE_STEPS = 20_000
+"""`MAX_STEPS` of the short conversations that show what a template expects."""
+MAX_OUTPUT_CHARS = 64 * 1024 * 1024
+"""Characters of the result."""
+MAX_LENGTH = 16 * 1024 * 1024
+"""Characters of any value on the way; a list counts 16 for each item."""
+MAX_PROBE_LENGTH = 256 * 1024
+"""`MAX_LENGTH` of probes."""
 MAX_WIDTH = 100_000
 """Largest padding, indentation or repetition that a filter or method may be asked for."""
 _MAX_INT_BITS = 4096
-_WIDE_FORMAT = re.compile(r"[0-9]{6,}")
+_ITEM_SIZE = 16
+# A width of six digits or more, or one computed from an argument, in `%` and in `str.format` patterns.
+_WIDE_FORMAT = re.compile(r"%[-+ #0]*([0-9]{6,}|\*)|\{[^{}]*:[^{}]*([0-9]{6,}|\{)")
 _SIZE_FILTERS = ("batch", "center", "indent", "round", "slice", "tojson", "truncate", "wordwrap")
 _SIZE_METHODS = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
 
@@ -41,15 +50,17 @@ _SIZE_METHODS = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
 class _Budget:
     """What one rendering has spent."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_probe: bool) -> None:
         self.num_steps = 0
-        self.deadline = time.monotonic() + MAX_SECONDS
+        self.max_steps = MAX_PROBE_STEPS if is_probe else MAX_STEPS
+        self.max_length = MAX_PROBE_LENGTH if is_probe else MAX_LENGTH
+        self.deadline = time.thread_time() + MAX_SECONDS
 
     def spend(self) -> None:
         self.num_steps += 1
-        if self.num_steps > MAX_STEPS:
-            raise SecurityError(f"chat template takes more than {MAX_STEPS} loop iterations and calls")
-        if self.num_steps % 256 == 0 and time.monotonic() > self.deadline:
+        if self.num_steps > self.max_steps:
+            raise SecurityError(f"chat template takes more than {self.max_steps} loop iterations and calls")
+        if self.num_steps % 32 == 0 and time.thread_time() > self.deadline:
             raise SecurityError(f"chat template takes longer than {MAX_SECONDS:g} s")
 
 
@@ -57,8 +68,8 @@ _budget: ContextVar[_Budget | None] = ContextVar("quire_template_budget", defaul
 
 
 @contextmanager
-def _fresh_budget() -> Iterator[None]:
-    token = _budget.set(_Budget())
+def _fresh_budget(is_probe: bool) -> Iterator[None]:
+    token = _budget.set(_Budget(is_probe))
     try:
         yield
     finally:
@@ -72,8 +83,10 @@ def _spend() -> None:
 
 
 def _check_length(length: int) -> None:
-    if length > MAX_LENGTH:
-        raise SecurityError(f"chat template makes a value of more than {MAX_LENGTH} characters or items")
+    budget = _budget.get()
+    limit = budget.max_length if budget else MAX_LENGTH
+    if length > limit:
+        raise SecurityError(f"chat template makes a value of more than {limit} characters")
 
 
 def _check_width(values: Iterable[Any]) -> None:
@@ -82,12 +95,14 @@ def _check_width(values: Iterable[Any]) -> None:
 
 
 def _check_format(pattern: Any) -> None:
-    if isinstance(pattern, str) and (_WIDE_FORMAT.search(pattern) or "%*" in pattern or "{:{" in pattern):
+    if isinstance(pattern, str) and _WIDE_FORMAT.search(pattern):
         raise SecurityError(f"chat template asks for a width of more than {MAX_WIDTH}, or a computed one")
 
 
 def _length(value: Any) -> int:
-    return len(value) if isinstance(value, (str, list, tuple, dict)) else 0
+    if isinstance(value, str):
+        return len(value)
+    return _ITEM_SIZE * len(value) if isinstance(value, (list, tuple, dict)) else 0
 
 
 def _check_product(left: Any, right: Any) -> None:
@@ -131,7 +146,7 @@ def _check_replace(text: str, old: Any = "", new: Any = "", *_: Any, **__: Any) 
 
 
 def _check_join(separator: str, items: Any = (), *_: Any) -> None:
-    if isinstance(items, (list, tuple, dict, str)):
+    if hasattr(items, "__len__"):
         _check_length(len(separator) * len(items) + sum(map(_length, items)))
 
 
@@ -173,8 +188,16 @@ def _check_replace_filter(text: Any, old: Any = "", new: Any = "", *_: Any, **__
     _check_replace(str(text), old, new)
 
 
-def _check_join_filter(items: Any, d: Any = "", *_: Any, **__: Any) -> None:
-    _check_join(str(d), items)
+def _checked_join(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The join filter; what it joins becomes a list, so that its size is known before."""
+
+    @wraps(function)
+    def checked(context: Any, value: Any, d: Any = "", attribute: Any = None) -> Any:
+        items = list(value)
+        _check_join(str(d), items)
+        return function(context, items, d, attribute)
+
+    return checked
 
 
 def _check_format_filter(pattern: Any, *_: Any, **__: Any) -> None:
@@ -203,9 +226,11 @@ def _strftime_now(pattern: str) -> str:
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}...{% endgeneration %}` marks the assistant's words for training; here it is only its body."""
+    """`{% generation %}...{% endgeneration %}` marks the assistant's words for training; here it is only
+    its body.
+    """
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 (as the base class declares it)
 
     def parse(self, parser: Parser) -> nodes.Node:
         lineno = next(parser.stream).lineno
@@ -213,12 +238,19 @@ class _GenerationTag(Extension):
         return nodes.Scope(body).set_lineno(lineno)
 
 
+def _call_spend_step() -> nodes.Call:
+    return nodes.Call(nodes.EnvironmentAttribute("spend_step"), [], [], None, None)
+
+
 class _GuardedCodeGenerator(CodeGenerator):
-    """Compiles loops so that every iteration spends budget, and `~` so that its result is checked."""
+    """Compiles loops so that every iteration and every test of one spends budget, and `~` so that its
+    result is checked.
+    """
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:
-        step = nodes.ExprStmt(nodes.Call(nodes.EnvironmentAttribute("spend_step"), [], [], None, None))
-        node.body.insert(0, step.set_lineno(node.lineno))
+        node.body.insert(0, nodes.ExprStmt(_call_spend_step()).set_lineno(node.lineno))
+        if node.test is not None:
+            node.test = nodes.And(_call_spend_step(), node.test).set_lineno(node.lineno)
         super().visit_For(node, frame)
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
@@ -239,11 +271,13 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
         self.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         self.filters |= {"tojson": _to_json}
         self.filters |= {name: _sized_filter(self.filters[name]) for name in _SIZE_FILTERS}
-        checks = {"replace": _check_replace_filter, "join": _check_join_filter, "format": _check_format_filter}
+        self.filters["join"] = _checked_join(self.filters["join"])
+        checks: dict[str, Callable[..., None]] = {"replace": _check_replace_filter, "format": _check_format_filter}
         self.filters |= {name: _checked_filter(self.filters[name], check) for name, check in checks.items()}
 
-    def spend_step(self) -> None:
+    def spend_step(self) -> bool:
         """Called by compiled templates in every loop iteration; the call itself spends the budget."""
+        return True
 
     @staticmethod
     def check_result(text: str) -> str:
@@ -259,14 +293,15 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Any call: spend budget, check string methods, then call."""
         _spend()
-        owner = getattr(obj, "__self__", None)
+        method = getattr(obj, "__wrapped__", obj)  # Jinja wraps str.format
+        owner = getattr(method, "__self__", None)
         if isinstance(owner, str):
-            _check_str_method(owner, obj.__name__, args)
+            _check_str_method(owner, method.__name__, args)
         return super().call(context, obj, *args, **kwargs)
 
-    def render(self, template: Template, variables: Mapping[str, Any]) -> str:
+    def render(self, template: Template, variables: Mapping[str, Any], *, is_probe: bool = False) -> str:
         """The template's output; SecurityError when it exceeds a limit of this module."""
-        with _fresh_budget():
+        with _fresh_budget(is_probe):
             return "".join(_limited(template.generate(variables)))
 
 
@@ -274,5 +309,6 @@ def _limited(chunks: Iterable[str]) -> Iterator[str]:
     length = 0
     for chunk in chunks:
         length += len(chunk)
-        _check_length(length)
+        if length > MAX_OUTPUT_CHARS:
+            raise SecurityError(f"chat template writes more than {MAX_OUTPUT_CHARS} characters")
         yield chunk

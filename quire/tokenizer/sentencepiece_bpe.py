@@ -1,6 +1,7 @@
 """Builds Llama-style tokenizers from a SentencePiece `tokenizer.model`, without the sentencepiece package.
 
-Only what those models use: BPE with byte fallback and no text normalisation. `read_model` raises Unsupported for
+Only what those models use: BPE with byte fallback and no text normalisation. `read_model` raises Unsupported
+for
 anything else, which the fallback then handles. Field numbers are those of sentencepiece_model.proto.
 """
 
@@ -109,7 +110,9 @@ def _check_supported(trainer: dict[int, int | bytes], normalizer: dict[int, int 
 
 
 def _merges(pieces: list[_Piece], ids: dict[str, int]) -> list[tuple[str, str]]:
-    """Every way to make a piece of two others, best score first: the order in which SentencePiece joins them."""
+    """Every way to make a piece of two others, best score first: the order in which SentencePiece joins
+    them.
+    """
     merges = []
     for piece in pieces:
         if piece.kind not in (_NORMAL, _UNUSED):

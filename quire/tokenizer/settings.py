@@ -1,4 +1,6 @@
-"""What the JSON files beside a vocabulary say: special tokens, flags and chat templates. The vocabulary is `load.py`'s."""
+"""What the JSON files beside a vocabulary say: special tokens, flags and chat templates. The vocabulary
+is `load.py`'s.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,15 @@ from typing import Any
 
 from quire.errors import ConfigError
 
-SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+SPECIAL_TOKEN_NAMES = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 _LARGEST_REAL_LENGTH = 10**9  # transformers writes 1e30 for "no limit"
 
 # Special tokens that a tokenizer class brings when its files do not name them.
@@ -21,9 +31,13 @@ _CLASS_DEFAULTS: dict[str, dict[str, str]] = {
     "Llama": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
     "Gemma": {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>"},
 }
-_FAMILY_OF_MODEL_TYPE = {"gpt2": "GPT2", "gpt_neox": "GPTNeoX", "llama": "Llama", "mistral": "Llama", "mixtral": "Llama"} | {
-    model_type: "Qwen2" for model_type in ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
-}
+_FAMILY_OF_MODEL_TYPE = {
+    "gpt2": "GPT2",
+    "gpt_neox": "GPTNeoX",
+    "llama": "Llama",
+    "mistral": "Llama",
+    "mixtral": "Llama",
+} | {model_type: "Qwen2" for model_type in ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")}
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,9 @@ class TokenizerSettings:
     """The resolved settings of one tokenizer."""
 
     family: str | None = None
-    """`tokenizer_class` without its `Tokenizer`/`TokenizerFast` ending, for example `Qwen2`; None if unknown."""
+    """`tokenizer_class` without its `Tokenizer`/`TokenizerFast` ending, for example `Qwen2`; None if
+    unknown.
+    """
     special_tokens: dict[str, str] = field(default_factory=dict)
     """Name (`bos_token`, ...) -> text, only those that exist."""
     extra_special_tokens: tuple[str, ...] = ()
@@ -76,10 +92,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_settings(folder: Path) -> TokenizerSettings:
-    """Settings of a tokenizer folder, from every file that may state them; ConfigError for an unreadable file."""
+    """Settings of a tokenizer folder, from every file that may state them; ConfigError for an unreadable
+    file.
+    """
     config = read_json(folder / "tokenizer_config.json")
     model_config = read_json(folder / "config.json")
-    stated = config if "added_tokens_decoder" in config else config | read_json(folder / "special_tokens_map.json")
+    stated = (
+        config if "added_tokens_decoder" in config else config | read_json(folder / "special_tokens_map.json")
+    )
     family = _family(config, model_config)
     special_tokens = _special_tokens(stated, family)
     extra = _extra_special_tokens(stated)

@@ -1,6 +1,7 @@
 """Stop strings: finds the earliest completion in a text that arrives in chunks, and how much of it must wait.
 
-One automaton per stop string (Knuth, Morris and Pratt 1977), so the work is linear in the text whatever the stop
+One automaton per stop string (Knuth, Morris and Pratt 1977), so the work is linear in the text whatever the
+stop
 strings are, and does not depend on how the text was cut into chunks.
 """
 
@@ -65,7 +66,8 @@ class StopMatcher:
     def feed(self, chunk: str, can_stop: bool = True) -> StopMatch | None:
         """The stop string that completes first in `chunk`; of several that complete together, the first listed.
 
-        With `can_stop` False completions are passed over (they may still begin a later one). After a match the
+        With `can_stop` False completions are passed over (they may still begin a later one). After a match
+        the
         matcher is spent.
         """
         best: StopMatch | None = None

@@ -8,7 +8,6 @@ from enum import Enum
 from typing import Any
 
 from jinja2 import nodes
-from jinja2.exceptions import TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 
@@ -42,7 +41,9 @@ def find_traits(environment: SandboxedEnvironment, source: str, render: Callable
     """Traits of a template. `render(messages=..., tools=...)` renders it."""
     tree = environment.parse(source)
     takes_parts = _loops_over_content(tree)
-    needs_parts = takes_parts and not any(test.name in ("string", "iterable") for test in tree.find_all(nodes.Test))
+    needs_parts = takes_parts and not any(
+        test.name in ("string", "iterable") for test in tree.find_all(nodes.Test)
+    )
     return TemplateTraits(takes_parts, needs_parts, *_probe_tool_calls(render))
 
 
@@ -56,8 +57,9 @@ def _names_in(target: nodes.Node) -> Iterator[str]:
 def _base(node: nodes.Node) -> nodes.Node:
     """The value under filters, slices and fallbacks: `x[1:] | list` and `x or []` are x."""
     while True:
-        is_slice = isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)
-        if is_slice or (isinstance(node, nodes.Filter) and node.node is not None):
+        if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
+            node = node.node
+        elif isinstance(node, nodes.Filter) and node.node is not None:
             node = node.node
         elif isinstance(node, nodes.Or):
             node = node.left
@@ -129,7 +131,9 @@ class _Aliases:
 
 
 def _bindings(tree: nodes.Template) -> Iterator[tuple[str, nodes.Node]]:
-    """(name, value) of every assignment, and of every macro parameter with each argument it is called with."""
+    """(name, value) of every assignment, and of every macro parameter with each argument it is called
+    with.
+    """
     for assign in tree.find_all(nodes.Assign):
         if isinstance(assign.target, nodes.Name):
             yield assign.target.name, assign.node
@@ -176,7 +180,7 @@ def _render_probe(render: Callable[..., str], null_content: NullContent, as_text
     question = {"role": "user", "content": "x"}
     try:
         return render(messages=[question, reply, result, answer, question], tools=[_PROBE_TOOL])
-    except (TemplateError, TypeError, ValueError, LookupError, AttributeError, RecursionError):
+    except Exception:  # a template is a foreign program; whatever it raises means that it refuses
         return None
 
 

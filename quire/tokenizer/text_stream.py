@@ -1,6 +1,7 @@
 """Token ids in, settled text out: the two incremental decoders. Stop strings and hold-back are in `detokenize.py`.
 
-Both keep back bytes that may still become a character, so U+FFFD leaves only when nothing can repair it any more.
+Both keep back bytes that may still become a character, so U+FFFD leaves only when nothing can repair it any
+more.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class TextStream(Protocol):
 class PieceStream:
     """Exact and O(1) per token: joins pieces and decodes UTF-8 across token borders.
 
-    With `context` the stream continues that text: bytes left open at its end are completed by the first tokens
+    With `context` the stream continues that text: bytes left open at its end are completed by the first
+    tokens
     pushed, and the leading space is stripped only if the context shows no text.
     """
 
@@ -42,7 +44,9 @@ class PieceStream:
         self._resume(context)
 
     def _resume(self, context: Sequence[int]) -> None:
-        """Take over the open bytes of the context. UTF-8 synchronises itself, so its last bytes are enough."""
+        """Take over the open bytes of the context. UTF-8 synchronises itself, so its last bytes are
+        enough.
+        """
         tail = b""
         for token_id in reversed(context):
             piece = self._pieces[token_id]
@@ -79,14 +83,22 @@ class PieceStream:
 class WindowStream:
     """For every other decoder: decodes a short window again and emits what it grew by.
 
-    The window always starts with tokens whose text is out already, so rules that look at neighbours (spaces between
+    The window always starts with tokens whose text is out already, so rules that look at neighbours (spaces
+    between
     words, clean-up) see them. A trailing U+FFFD waits for more tokens, but not for more than 16.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], context: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._window = list(context[-_NUM_CONTEXT_TOKENS:])
+        self._window = self._visible_tail(context)
         self._num_shown = len(self._window)
+
+    def _visible_tail(self, context: Sequence[int]) -> list[int]:
+        """The end of the context, long enough to show text if any of it does."""
+        size = _NUM_CONTEXT_TOKENS
+        while size < len(context) and not self._decode(list(context[-size:])):
+            size *= 2
+        return list(context[-size:])
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Text that these tokens settle; may be empty."""

@@ -1,4 +1,6 @@
-"""The interface of a tokenizer, and its implementation over the `tokenizers` package. Loading is in `load.py`."""
+"""The interface of a tokenizer, and its implementation over the `tokenizers` package. Loading is in
+`load.py`.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ class Tokenizer(ABC):
         """Token ids of a text.
 
         `add_special_tokens` adds what the model expects around a plain prompt (BOS, usually). The output of
-        `render_chat` has them already: encode it with False. Raises InvalidRequestError naming `parameter` when the
+        `render_chat` has them already: encode it with False. Raises InvalidRequestError naming `parameter`
+        when the
         text holds a lone surrogate, which no encoding of it could carry.
         """
 
@@ -59,11 +62,15 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(
-        self, token_ids: Sequence[int], skip_special_tokens: bool = True, spaces_between_special_tokens: bool = True
+        self,
+        token_ids: Sequence[int],
+        skip_special_tokens: bool = True,
+        spaces_between_special_tokens: bool = True,
     ) -> str:
         """Text of token ids; ids outside the vocabulary contribute nothing, incomplete bytes become U+FFFD.
 
-        `spaces_between_special_tokens` matters only for Python tokenizers that write spaces between added tokens.
+        `spaces_between_special_tokens` matters only for Python tokenizers that write spaces between added
+        tokens.
         """
 
     @abstractmethod
@@ -78,7 +85,9 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def token_bytes(self, token_id: int) -> bytes:
-        """UTF-8 bytes of one token on its own; possibly a fragment of a character, empty for an unknown id."""
+        """UTF-8 bytes of one token on its own; possibly a fragment of a character, empty for an unknown
+        id.
+        """
 
     @abstractmethod
     def id_to_token(self, token_id: int) -> str | None:
@@ -114,7 +123,9 @@ class Tokenizer(ABC):
 
     @property
     def max_chars_per_token(self) -> int:
-        """Length of the longest vocabulary string: `len(text)` above this times the token limit is surely too long."""
+        """Length of the longest vocabulary string: `len(text)` above this times the token limit is surely
+        too long.
+        """
         return self._vocab_extent[1]
 
     def _special_id(self, name: str) -> int | None:
@@ -204,9 +215,14 @@ class FastTokenizer(Tokenizer):
         return [list(encoding.ids) for encoding in encodings]
 
     def decode(
-        self, token_ids: Sequence[int], skip_special_tokens: bool = True, spaces_between_special_tokens: bool = True
+        self,
+        token_ids: Sequence[int],
+        skip_special_tokens: bool = True,
+        spaces_between_special_tokens: bool = True,
     ) -> str:
-        """See `Tokenizer.decode`. Runs of byte tokens decode as in SentencePiece: one U+FFFD per invalid byte."""
+        """See `Tokenizer.decode`. Runs of byte tokens decode as in SentencePiece: one U+FFFD per invalid
+        byte.
+        """
         if self._rule is None:
             return self._decode_whole(list(token_ids), skip_special_tokens=skip_special_tokens)
         stream = self.make_stream(skip_special_tokens=skip_special_tokens)

@@ -88,7 +88,7 @@ class FakeWorker:
             del self.requests[request_id]
         for new in batch.new_requests:
             assert new.request_id not in self.requests
-            salt = (new.extra or {}).get("extra_keys")
+            salt = str((new.extra or {}).get("extra_keys"))
             self.requests[new.request_id] = WorkerRequest(new, list(new.token_ids), list(new.block_ids), salt)
 
     def _copy(self, batch: ScheduledBatch) -> None:

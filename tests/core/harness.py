@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,7 +29,7 @@ def make_request(
 ) -> Request:
     """A request; an int prompt is that many tokens that no other int prompt of another id shares."""
     if isinstance(prompt, int):
-        prompt = [hash((request_id, i)) % 1000 + 1000 for i in range(prompt)]
+        prompt = [zlib.crc32(f"{request_id}/{i}".encode()) % 1000 + 1000 for i in range(prompt)]
     return Request(
         request_id,
         prompt,

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from quire.batch import NewRequest, RequestResult, ScheduledBatch, ScheduledRequest, TokenLogprobs
 from quire.config.hf import load_hf_config
-from quire.config.types import CacheConfig, EngineConfig, LoadConfig, ModelConfig, ParallelConfig, SchedulerConfig
+from quire.config.types import (
+    CacheConfig,
+    EngineConfig,
+    LoadConfig,
+    ModelConfig,
+    ParallelConfig,
+    SchedulerConfig,
+)
 from quire.executor.base import Executor
 from quire.sampling_params import SamplingParams
 

@@ -34,7 +34,7 @@ def call(arguments: Any, call_id: str = "call12345") -> dict[str, Any]:
     return {"id": call_id, "type": "function", "function": {"name": "get_weather", "arguments": arguments}}
 
 
-SYSTEM = {"role": "system", "content": "You are <helpful> & \"brief\"."}
+SYSTEM = {"role": "system", "content": 'You are <helpful> & "brief".'}
 RESULT = {"role": "tool", "tool_call_id": "call12345", "name": "get_weather", "content": '{"t": 21}'}
 TEXT_PARTS = [{"type": "text", "text": "First."}, {"type": "text", "text": "Second."}]
 
@@ -47,7 +47,11 @@ CONVERSATIONS: dict[str, dict[str, Any]] = {
     "tools": {"messages": [user("Weather in Rome?")], "tools": [WEATHER_TOOL]},
     "tools-system": {"messages": [SYSTEM, user("Weather?")], "tools": [WEATHER_TOOL, WEATHER_TOOL]},
     "tool-call": {
-        "messages": [user("Weather?"), assistant("", tool_calls=[call({"place": "Röme", "days": [1, 2]})]), RESULT],
+        "messages": [
+            user("Weather?"),
+            assistant("", tool_calls=[call({"place": "Röme", "days": [1, 2]})]),
+            RESULT,
+        ],
         "tools": [WEATHER_TOOL],
     },
     "tool-call-null-content": {
@@ -63,7 +67,9 @@ CONVERSATIONS: dict[str, dict[str, Any]] = {
     "two-calls": {
         "messages": [
             user("Weather?"),
-            assistant("Wait.", tool_calls=[call({"place": "A"}, "aaaaaaaa1"), call({"place": "B"}, "aaaaaaaa2")]),
+            assistant(
+                "Wait.", tool_calls=[call({"place": "A"}, "aaaaaaaa1"), call({"place": "B"}, "aaaaaaaa2")]
+            ),
             RESULT | {"tool_call_id": "aaaaaaaa1"},
             RESULT | {"tool_call_id": "aaaaaaaa2"},
         ],

@@ -20,7 +20,10 @@ from tests.tokenizer.conversations import TEXT_PARTS, WEATHER_TOOL, assistant, c
 
 PLAIN = "{% for m in messages %}{{ m.role }}:{{ m.content }}|{% endfor %}{% if add_generation_prompt %}>{% endif %}"
 LOOPS = "{% for m in messages %}{% for part in m['content'] %}[{{ part.type }} {{ part.text }}]{% endfor %}{% endfor %}"
-EITHER = "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}" + LOOPS[24:-12] + "{% endif %}{% endfor %}"
+EITHER = (
+    "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}[{{ part.type }} {{ part.text }}]{% endfor %}{% endif %}{% endfor %}"
+)
 DUMPS = "{% for m in messages %}{% for c in m.tool_calls %}{{ c.function.arguments | tojson }}{% endfor %}{% endfor %}"
 JOINS = "{% for m in messages %}{% for c in m.tool_calls %}{{ 'a=' + c.function.arguments }}{% endfor %}{% endfor %}"
 
@@ -48,7 +51,9 @@ def test_the_template_is_chosen_by_name_tools_or_argument() -> None:
 
 
 def test_a_missing_template_says_what_to_do() -> None:
-    assert "has no chat template: give one with --chat-template" in str(refusal(with_templates(), [user("a")]))
+    assert "has no chat template: give one with --chat-template" in str(
+        refusal(with_templates(), [user("a")])
+    )
     error = refusal(with_templates(rag="R"), [user("a")])
     assert "only templates named rag" in str(error) and error.parameter == "chat_template"
 
@@ -93,7 +98,8 @@ def test_loops_over_content_are_found(source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", [PLAIN, "{% for m in messages %}{% for c in m.tool_calls %}{{ c.content }}{% endfor %}{% endfor %}"]
+    "source",
+    [PLAIN, "{% for m in messages %}{% for c in m.tool_calls %}{{ c.content }}{% endfor %}{% endfor %}"],
 )
 def test_other_loops_are_not_loops_over_content(source: str) -> None:
     assert not takes_content_parts(source)
@@ -108,14 +114,22 @@ def test_arguments_become_objects_unless_the_template_wants_text() -> None:
     assert text == before
     for wrong in ("{", "[1]", "1" * 100):
         error = refusal(DUMPS, [user("a"), assistant("", tool_calls=[call(wrong)])])
-        assert str(error).startswith("messages[1].tool_calls[0].function.arguments must be the text of a JSON object")
+        assert str(error).startswith(
+            "messages[1].tool_calls[0].function.arguments must be the text of a JSON object"
+        )
         assert len(str(error)) < 200
 
 
-@pytest.mark.parametrize("name", ["deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "Qwen-Qwen3-0.6B", "Qwen-QwQ-32B"])
+@pytest.mark.parametrize(
+    "name", ["deepseek-ai-DeepSeek-R1-Distill-Llama-8B", "Qwen-Qwen3-0.6B", "Qwen-QwQ-32B"]
+)
 def test_tool_calls_as_clients_send_them_show_in_published_templates(name: str) -> None:
     template = shared(f"chat_templates/{name}.jinja").read_text(encoding="utf-8")
-    messages = [user("a"), assistant(None, tool_calls=[call('{"place": "Rome"}')]), {"role": "tool", "content": "x"}]
+    messages = [
+        user("a"),
+        assistant(None, tool_calls=[call('{"place": "Rome"}')]),
+        {"role": "tool", "content": "x"},
+    ]
     assert '{"place": "Rome"}' in render_chat(template, messages, tools=[WEATHER_TOOL], bos_token="")
 
 
@@ -179,7 +193,7 @@ def test_templates_see_plain_values_only() -> None:
     deep: list[Any] = []
     for _ in range(100):
         deep = [deep]
-    assert "tools is nested deeper than 64 levels" == str(refusal(PLAIN, [user("a")], tools=deep))
+    assert str(refusal(PLAIN, [user("a")], tools=deep)) == "tools is nested deeper than 64 levels"
 
 
 def test_what_a_template_raises_reaches_the_user() -> None:

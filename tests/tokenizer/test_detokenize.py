@@ -1,4 +1,6 @@
-"""The stream, joined, is the text; nothing shown is wrong or taken back; stop strings cut where they complete."""
+"""The stream, joined, is the text; nothing shown is wrong or taken back; stop strings cut where they
+complete.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,16 @@ STOPS = ["the", "e", "ab", "abab", "stop", " a", "é", "😀", "t", "\n\n", "</s
 
 
 def ids_of(tokenizer: Tokenizer) -> st.SearchStrategy[Ids]:
-    """Token ids: text as the tokenizer cuts it, or anything at all, invalid UTF-8 and unknown ids included."""
+    """Token ids: text as the tokenizer cuts it, or anything at all, invalid UTF-8 and unknown ids
+    included.
+    """
     text = st.one_of(st.text(max_size=12), st.text(alphabet="the ab\n😀é你", max_size=24))
     encoded = text.map(lambda sample: tokenizer.encode(sample, add_special_tokens=False))
     size = tokenizer.vocab_size
     anything = st.lists(st.integers(0, size + 2), max_size=20)
-    return st.lists(st.one_of(encoded, anything), max_size=3).map(lambda lists: [i for ids in lists for i in ids])
+    return st.lists(st.one_of(encoded, anything), max_size=3).map(
+        lambda lists: [i for ids in lists for i in ids]
+    )
 
 
 @st.composite
@@ -118,7 +124,9 @@ def stops_in(text: str) -> st.SearchStrategy[list[str]]:
 
 @settings(max_examples=300)
 @given(cases(), st.data(), st.booleans(), st.sampled_from([0, 0, 1, 3]))
-def test_stop_strings(case: tuple[Tokenizer, Ids, list[Ids]], data: st.DataObject, include: bool, minimum: int) -> None:
+def test_stop_strings(
+    case: tuple[Tokenizer, Ids, list[Ids]], data: st.DataObject, include: bool, minimum: int
+) -> None:
     tokenizer, prompt, chunks = case
     stops = data.draw(stops_in(text_after(tokenizer, prompt, flat(chunks))))
     detokenizer = IncrementalDetokenizer(
@@ -126,7 +134,12 @@ def test_stop_strings(case: tuple[Tokenizer, Ids, list[Ids]], data: st.DataObjec
     )
     joined = "".join(run(detokenizer, chunks))
     text, stop, num_tokens = expected_stop(tokenizer, prompt, flat(chunks), stops, include, minimum)
-    assert (joined, detokenizer.text, detokenizer.stop, detokenizer.num_tokens) == (text, text, stop, num_tokens)
+    assert (joined, detokenizer.text, detokenizer.stop, detokenizer.num_tokens) == (
+        text,
+        text,
+        stop,
+        num_tokens,
+    )
 
 
 @given(cases(), st.lists(st.sampled_from(STOPS), min_size=1, max_size=3))
@@ -188,7 +201,11 @@ def test_the_start_of_a_stop_string_is_held_back() -> None:
 
 def test_the_earliest_completion_wins_and_ties_go_to_the_first_listed() -> None:
     tokenizer = tiny.byte_level()
-    for stops, winner, text in ((["abcd", "bc"], "bc", "a"), (["c", "bc"], "c", "ab"), (["bc", "c"], "bc", "a")):
+    for stops, winner, text in (
+        (["abcd", "bc"], "bc", "a"),
+        (["c", "bc"], "c", "ab"),
+        (["bc", "c"], "bc", "a"),
+    ):
         detokenizer = IncrementalDetokenizer(tokenizer, [], stop=stops)
         assert detokenizer.update(encode(tokenizer, "abcd")) == winner
         assert detokenizer.next_text(finished=True, delta=False) == text
@@ -207,7 +224,12 @@ def test_sentencepiece_spaces_follow_the_prompt() -> None:
     tokenizer = tiny.sentencepiece()
     the, bos = tokenizer.token_to_id("▁the"), tokenizer.bos_token_id
     assert the is not None and bos is not None
-    for prompt, skip, text in (([], True, "the"), ([bos], True, "the"), ([bos], False, " the"), ([the], True, " the")):
+    for prompt, skip, text in (
+        ([], True, "the"),
+        ([bos], True, "the"),
+        ([bos], False, " the"),
+        ([the], True, " the"),
+    ):
         detokenizer = IncrementalDetokenizer(tokenizer, prompt, skip_special_tokens=skip)
         detokenizer.update([the])
         assert detokenizer.next_text(finished=True, delta=True) == text

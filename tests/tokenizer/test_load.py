@@ -20,7 +20,18 @@ from quire.tokenizer.tokenizer import FastTokenizer
 from tests.shared_data import shared
 from tests.tokenizer import tiny
 
-AWKWARD = ["", " ", "  two  spaces ", "\n\n\t x", "a\u0301e\u0308", "1234567", "don't I'LL", "😀👩‍👩‍👧", "\x00\x7f", "<|im_start|>user\nhi"]
+AWKWARD = [
+    "",
+    " ",
+    "  two  spaces ",
+    "\n\n\t x",
+    "a\u0301e\u0308",
+    "1234567",
+    "don't I'LL",
+    "😀👩‍👩‍👧",
+    "\x00\x7f",
+    "<|im_start|>user\nhi",
+]
 
 
 def multilingual() -> list[str]:
@@ -73,7 +84,10 @@ def check_against(tokenizer: Tokenizer, reference: Any, texts: list[str]) -> Non
 @pytest.mark.parametrize("name", ["models/stories260K", "tokenizers/qwen2"])
 def test_agrees_with_auto_tokenizer(name: str) -> None:
     transformers = pytest.importorskip("transformers")
-    tokenizer, reference = load_tokenizer(shared(name)), transformers.AutoTokenizer.from_pretrained(shared(name))
+    tokenizer, reference = (
+        load_tokenizer(shared(name)),
+        transformers.AutoTokenizer.from_pretrained(shared(name)),
+    )
     check_against(tokenizer, reference, multilingual())
     assert tokenizer.special_tokens == dict(reference.special_tokens_map)
     assert tokenizer.bos_token_id == reference.bos_token_id
@@ -126,7 +140,9 @@ def test_random_text_and_ids_agree_with_the_sentencepiece_library(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     tokenizer, reference = _mistral_pair(tmp_path_factory)
-    text = data.draw(st.text(alphabet=st.characters(blacklist_characters="\x00▁", codec="utf-8"), max_size=40))
+    text = data.draw(
+        st.text(alphabet=st.characters(blacklist_characters="\x00▁", codec="utf-8"), max_size=40)
+    )
     if "<" not in text:
         assert tokenizer.encode(text, add_special_tokens=False) == reference.encode(text)
     ids = data.draw(st.lists(st.integers(3, 31_999), max_size=8) | st.lists(st.integers(3, 258), max_size=8))
@@ -209,7 +225,9 @@ def test_wrong_folders_and_modes_are_explained(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(tiny.ALL))
 def test_lone_surrogates_and_other_types_are_refused(name: str) -> None:
     tokenizer = tiny.ALL[name]()
-    with pytest.raises(InvalidRequestError, match="suffix must be valid Unicode, got a lone surrogate") as caught:
+    with pytest.raises(
+        InvalidRequestError, match="suffix must be valid Unicode, got a lone surrogate"
+    ) as caught:
         tokenizer.encode("ab\ud83d", parameter="suffix")
     assert caught.value.parameter == "suffix"
     with pytest.raises(InvalidRequestError, match="prompt must be text, got 3"):

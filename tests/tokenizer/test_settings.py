@@ -36,12 +36,16 @@ def test_families_have_default_tokens_and_null_means_none(tmp_path: Path) -> Non
     settings = read_settings(write(tmp_path, tokenizer_config=config))
     assert settings.family == "GPT2"
     assert settings.special_tokens == {"eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-    assert read_settings(write(tmp_path, tokenizer_config={}, config={"model_type": "qwen3"})).family == "Qwen2"
+    assert (
+        read_settings(write(tmp_path, tokenizer_config={}, config={"model_type": "qwen3"})).family == "Qwen2"
+    )
 
 
 def test_chat_templates_from_every_place(tmp_path: Path) -> None:
     named = [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]
-    assert read_settings(write(tmp_path, tokenizer_config={"chat_template": "S"})).chat_templates == {"default": "S"}
+    assert read_settings(write(tmp_path, tokenizer_config={"chat_template": "S"})).chat_templates == {
+        "default": "S"
+    }
     folder = write(tmp_path, tokenizer_config={"chat_template": named})
     assert read_settings(folder).chat_templates == {"default": "D", "tool_use": "T"}
     (tmp_path / "chat_template.jinja").write_text("F")

@@ -31,7 +31,9 @@ def byte_level() -> FastTokenizer:
     backend = Tokenizer(models.BPE(vocab, merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return FastTokenizer(_with_specials(backend, "Ġodd", "two words", "你好"), TokenizerSettings(special_tokens=SPECIAL))
+    return FastTokenizer(
+        _with_specials(backend, "Ġodd", "two words", "你好"), TokenizerSettings(special_tokens=SPECIAL)
+    )
 
 
 @cache
@@ -42,7 +44,12 @@ def sentencepiece() -> FastTokenizer:
     vocab |= {word: len(vocab) + index for index, word in enumerate(words)}
     backend = Tokenizer(models.BPE(vocab, [("▁", "▁")], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", left=1)]
+    steps = [
+        decoders.Replace("▁", " "),
+        decoders.ByteFallback(),
+        decoders.Fuse(),
+        decoders.Strip(" ", left=1),
+    ]
     backend.decoder = decoders.Sequence(steps)
     return FastTokenizer(_with_specials(backend, "<extra>"), TokenizerSettings(special_tokens=SPECIAL))
 
@@ -51,7 +58,9 @@ def sentencepiece() -> FastTokenizer:
 def word_level() -> FastTokenizer:
     """A decoder without independent pieces: words joined with spaces."""
     words = ["<unk>", "the", "stop", "a", "b", ".", "you", "n't"]
-    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    backend = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
+    )
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     return FastTokenizer(_with_specials(backend), TokenizerSettings(special_tokens=SPECIAL))
 

@@ -1,0 +1,119 @@
+"""From `EngineArgs` to `EngineConfig`, over a folder with a configuration and no weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from quire import platform
+from quire.config.engine_args import EngineArgs
+from quire.errors import ConfigError, ModelLoadError
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "eos_token_id": 2,
+    "torch_dtype": "bfloat16",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint folder without weights."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    (tmp_path / "generation_config.json").write_text(
+        '{"temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 3]}'
+    )
+    return tmp_path
+
+
+def resolve(folder: Path, *, offline: bool = False, **options: object):
+    return EngineArgs(model=str(folder), **options).create_engine_config(offline=offline)
+
+
+def test_limits_follow_the_usage(folder):
+    server, batch = resolve(folder).scheduler, resolve(folder, offline=True).scheduler
+    assert (server.max_num_batched_tokens, server.max_num_seqs) == (2048, 128)
+    assert (batch.max_num_batched_tokens, batch.max_num_seqs) == (4096, 256)
+    assert server.max_model_len == 512
+
+
+def test_explicit_values_are_obeyed(folder):
+    model = {"max_model_len": 100, "dtype": "half", "seed": 5, "served_model_name": ["a", "b"]}
+    limits = {"max_num_seqs": 3, "max_num_batched_tokens": 50, "max_num_queued_reqs": 9}
+    cache = {"block_size": 8, "num_gpu_blocks_override": 7, "kv_cache_memory_bytes": 1000}
+    config = resolve(folder, **model, **limits, **cache)
+    assert (config.model.max_model_len, config.model.dtype, config.model.seed) == (100, "float16", 5)
+    assert (config.scheduler.max_num_seqs, config.scheduler.max_num_batched_tokens) == (3, 50)
+    assert (config.cache.block_size, config.cache.num_blocks_override) == (8, 7)
+    assert config.scheduler.max_num_queued_requests == 9 and config.model.served_model_names == ("a", "b")
+
+
+def test_the_context_length_is_a_limit(folder):
+    with pytest.raises(
+        ConfigError, match="max_model_len must be at most 512, the model's context length, got 513"
+    ):
+        resolve(folder, max_model_len=513)
+
+
+def test_auto_dtype_widens_where_memory_allows(folder, monkeypatch):
+    assert resolve(folder, device="cpu").model.dtype == "float32"
+    (folder / "model.safetensors").write_bytes(b"x" * 1000)
+    monkeypatch.setattr(platform, "available_memory_bytes", lambda: 3999)
+    assert resolve(folder, device="cpu").model.dtype == "bfloat16"
+    assert resolve(folder, device="cuda").model.dtype == "bfloat16"
+    assert resolve(folder, device="cpu", dtype="float").model.dtype == "float32"
+
+
+def test_sampling_advice_of_the_model(folder):
+    assert resolve(folder).model.default_sampling_params == {"temperature": 0.6, "top_p": 0.9}
+    assert resolve(folder, generation_config="vllm").model.default_sampling_params == {}
+    override = resolve(folder, override_generation_config={"top_p": 0.5, "max_tokens": 3})
+    assert override.model.default_sampling_params == {"temperature": 0.6, "top_p": 0.5, "max_tokens": 3}
+    assert resolve(folder).model.hf.eos_token_ids == (2, 3)
+    with pytest.raises(ConfigError, match="top_q is not a sampling parameter"):
+        resolve(folder, override_generation_config={"top_q": 1})
+    with pytest.raises(ConfigError, match="temperature must be"):
+        resolve(folder, override_generation_config={"temperature": -1})
+
+
+def test_swap_space_is_reserved_only_for_swapping(folder):
+    assert resolve(folder, swap_space=4).cache.swap_space_bytes == 0
+    assert resolve(folder, swap_space=4, preemption_mode="swap").cache.swap_space_bytes == 4 * 2**30
+
+
+def test_without_chunked_prefill_a_step_holds_a_prompt(folder):
+    assert resolve(folder, enable_chunked_prefill=False).scheduler.max_num_batched_tokens == 2048
+    with pytest.raises(ConfigError, match="at least max_model_len"):
+        resolve(folder, enable_chunked_prefill=False, max_num_batched_tokens=100)
+
+
+def test_chat_template_from_text_or_file(folder):
+    (folder / "chat.jinja").write_text("{{ messages }}")
+    assert resolve(folder, chat_template=str(folder / "chat.jinja")).model.chat_template == "{{ messages }}"
+    assert resolve(folder, chat_template="{{ x }}").model.chat_template == "{{ x }}"
+    with pytest.raises(ConfigError, match="neither a template nor a file"):
+        resolve(folder, chat_template="/nowhere/chat.jinja")
+
+
+def test_tokenizer_of_its_own(folder, tmp_path):
+    assert resolve(folder).model.tokenizer_path == str(folder)
+    assert resolve(folder, tokenizer="someone/else").model.tokenizer_path == "someone/else"
+
+
+def test_overrides_of_the_models_configuration(folder):
+    config = resolve(folder, hf_overrides={"max_position_embeddings": 1024})
+    assert config.model.max_model_len == 1024
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(ModelLoadError, match="no folder"):
+        resolve(tmp_path / "nowhere")

@@ -1,0 +1,244 @@
+"""Checkpoints of every format load to the same weights; those that do not fit are refused with names."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from quire import parallel
+from quire.config.hf import load_hf_config
+from quire.config.types import LoadConfig, ModelConfig
+from quire.errors import HubError, ModelLoadError, UnsupportedModelError
+from quire.loader import hub, load_model, resolve_model
+from quire.models import ModelRegistry
+from tests.models.checkpoints import make_model, save
+
+CPU = torch.device("cpu")
+SHAPE = "qwen2-windowed-upper-layers"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    torch.set_num_threads(1)
+    return save(make_model(SHAPE), tmp_path_factory.mktemp("original"))
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    """A copy whose weights a test may spoil."""
+    (tmp_path / "config.json").write_text((original / "config.json").read_text())
+    save_file(load_file(original / "model.safetensors"), tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def config_of(folder, dtype="float32") -> ModelConfig:
+    return ModelConfig(str(folder), str(folder), str(folder), load_hf_config(folder), dtype, 64, ("m",))
+
+
+def load(folder, load_format="auto", dtype="float32"):
+    return load_model(config_of(folder, dtype), LoadConfig(load_format=load_format), CPU)
+
+
+def change(folder, edit) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def assert_same(model, other) -> None:
+    theirs = dict(other.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, theirs[name]), name
+
+
+def test_merged_parameters_hold_the_checkpoint_in_order(original):
+    model, tensors = load(original), load_file(original / "model.safetensors")
+    prefix = "model.layers.1.self_attn."
+    parts = [tensors[f"{prefix}{x}_proj.weight"] for x in "qkv"]
+    assert torch.equal(model.model.layers[1].self_attn.qkv_proj.weight, torch.cat(parts))
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_sharded_and_pickled_forms_are_the_same(original, tmp_path):
+    model = load(original)
+    sharded = save(make_model(SHAPE), tmp_path / "sharded", max_shard_size="150KB")
+    assert (sharded / "model.safetensors.index.json").exists()
+    assert_same(model, load(sharded))
+    tensors = load_file(original / "model.safetensors")
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text((original / "config.json").read_text())
+    torch.save(tensors, tmp_path / "whole" / "pytorch_model.bin")
+    assert_same(model, load(tmp_path / "whole"))
+    names = sorted(tensors)
+    weight_map = {name: f"pytorch_model-{i % 2}.bin" for i, name in enumerate(names)}
+    for file in set(weight_map.values()):
+        torch.save({n: tensors[n] for n in names if weight_map[n] == file}, tmp_path / "parts" / file)
+    (tmp_path / "parts" / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert_same(model, load(tmp_path / "parts"))
+    os.unlink(tmp_path / "parts" / "pytorch_model-1.bin")
+    with pytest.raises(ModelLoadError, match=r"not there: pytorch_model-1\.bin"):
+        load(tmp_path / "parts")
+
+
+def test_missing_and_unexpected_tensors_are_named(folder):
+    def edit(tensors):
+        del tensors["model.layers.0.self_attn.k_proj.bias"]
+        tensors["model.layers.0.self_attn.k_proj.scale"] = torch.zeros(1)
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)
+
+    change(folder, edit)
+    with pytest.raises(ModelLoadError) as error:
+        load(folder)
+    assert "missing: model.layers.0.self_attn.k_proj.bias;" in str(error.value)
+    assert str(error.value).endswith("unexpected: model.layers.0.self_attn.k_proj.scale")
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.layers.2.mlp.up_proj.weight", "model.norm.weight"])
+def test_a_wrong_shape_is_named(folder, name):
+    change(folder, lambda tensors: tensors.update({name: tensors[name][1:].clone()}))
+    with pytest.raises(ModelLoadError, match=f"tensor {name} has shape .* needs"):
+        load(folder)
+
+
+def test_a_tied_head_in_the_checkpoint_is_passed_over(tmp_path):
+    path = save(make_model("qwen3-gqa-tied"), tmp_path)
+    change(path, lambda tensors: tensors.update({"lm_head.weight": torch.zeros(199, 96)}))
+    model = load(path)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.lm_head.weight.abs().sum() > 0
+
+
+def test_damaged_and_absent_files(folder):
+    (folder / "model.safetensors").write_bytes(b"\x00" * 50)
+    with pytest.raises(ModelLoadError, match=r"model\.safetensors cannot be read"):
+        load(folder)
+    os.unlink(folder / "model.safetensors")
+    with pytest.raises(ModelLoadError, match="holds no weights"):
+        load(folder)
+    with pytest.raises(ModelLoadError, match="load_format must be"):
+        load(folder, "gguf2")
+
+
+class Malicious:
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.marker}",))
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_pickle_with_code_is_refused_and_not_run(folder, tmp_path, is_zip):
+    os.unlink(folder / "model.safetensors")
+    marker, file = tmp_path / "executed", folder / "pytorch_model.bin"
+    if is_zip:
+        torch.save({"model.norm.weight": Malicious(marker)}, file)
+    else:
+        file.write_bytes(pickle.dumps({"model.norm.weight": Malicious(marker)}, protocol=2))
+    with pytest.raises(ModelLoadError, match="was not loaded"):
+        load(folder)
+    assert not marker.exists()
+
+
+def test_dummy_weights_are_the_same_every_time(folder):
+    os.unlink(folder / "model.safetensors")
+    model = load(folder, "dummy", "bfloat16")
+    assert_same(model, load(folder, "dummy", "bfloat16"))
+    assert all(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
+    assert model.model.layers[0].self_attn.qkv_proj.weight.float().std() > 0.01
+
+
+def test_unknown_architectures_and_registration(folder):
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": ["AbacusForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedModelError, match=r"AbacusForCausalLM.*LlamaForCausalLM"):
+        load(folder)
+    try:
+        ModelRegistry.register_model("AbacusForCausalLM", "quire.models.qwen2:Qwen2ForCausalLM")
+        assert "AbacusForCausalLM" in ModelRegistry.get_supported_archs()
+        load(folder)
+    finally:
+        from quire import models
+
+        models._registered.clear()
+    with pytest.raises(ValueError, match="module:class"):
+        ModelRegistry.register_model("X", "quire.models")
+
+
+@pytest.mark.parametrize(("size", "kv_heads"), [(2, 2), (3, 1)])
+def test_ranks_hold_the_checkpoint_between_them(tmp_path, size, kv_heads):
+    """Shards side by side are the whole; key/value heads repeat when there are fewer than ranks."""
+    sizes = dict(num_attention_heads=6, num_key_value_heads=kv_heads, intermediate_size=174)
+    model = make_model("llama-mha-biases-untied", **sizes)
+    path = save(model, tmp_path)
+    whole = load(path)
+    ranks = []
+    for rank in range(size):
+        with parallel.as_rank(rank, size):
+            ranks.append(load(path))
+
+    def part(rank, name):
+        return ranks[rank].get_parameter(name)
+
+    def join(name, dim):
+        return torch.cat([part(rank, name) for rank in range(size)], dim)
+
+    layer = "model.layers.1."
+    for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
+        assert torch.equal(join(layer + name, 1), whole.get_parameter(layer + name))
+    vocab = whole.get_parameter("lm_head.weight")
+    assert torch.equal(join("lm_head.weight", 0)[: vocab.shape[0]], vocab)
+    gate, up = whole.get_parameter(layer + "mlp.gate_up_proj.weight").chunk(2)
+    shares = [part(rank, layer + "mlp.gate_up_proj.weight").chunk(2) for rank in range(size)]
+    assert torch.equal(torch.cat([share[0] for share in shares]), gate)
+    assert torch.equal(torch.cat([share[1] for share in shares]), up)
+    q = torch.cat([part(r, layer + "self_attn.qkv_proj.weight")[: 96 // size] for r in range(size)])
+    assert torch.equal(q, whole.get_parameter(layer + "self_attn.qkv_proj.weight")[:96])
+    for rank in range(size):
+        k = part(rank, layer + "self_attn.qkv_proj.weight")[96 // size :][:16]
+        head = rank * kv_heads // size
+        whole_k = whole.get_parameter(layer + "self_attn.qkv_proj.weight")[96:]
+        assert torch.equal(k, whole_k[16 * head : 16 * (head + 1)])
+
+
+def test_uneven_splits_are_refused(original):
+    with parallel.as_rank(0, 2), pytest.raises(ModelLoadError, match="must be divisible by tensor_parallel_size"):
+        load(original)
+
+
+# -- names of models -------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_itself_and_bad_names_say_so(tmp_path):
+    assert resolve_model(str(tmp_path)) == str(tmp_path)
+    for name in (str(tmp_path / "nowhere"), "./nowhere", "a/b/c", " "):
+        with pytest.raises(ModelLoadError, match="no folder"):
+            resolve_model(name)
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(ModelLoadError, match="is a file"):
+        resolve_model(str(file))
+
+
+def test_without_a_network_the_message_says_what_to_do(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match="give a local folder, or download"):
+        resolve_model("owner/name", download_dir=str(tmp_path))
+
+
+def test_weights_are_chosen_by_what_the_repository_has(monkeypatch):
+    import huggingface_hub
+
+    names = ["config.json", "pytorch_model.bin"]
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, model, revision: names)
+    assert hub._weight_patterns("owner/name", None, None) == hub._PICKLED
+    names.append("model.safetensors")
+    assert hub._weight_patterns("owner/name", None, None) == hub._SAFETENSORS
