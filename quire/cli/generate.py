@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from quire.cli.decoding import add_sampling_arguments
@@ -54,9 +55,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _split(words: list[str]) -> tuple[str | None, str | None]:
-    """(model, prompt): a single word is the prompt."""
+    """(model, prompt): a single word is the prompt, unless it is a folder; then the prompt is standard input."""
     if len(words) > 2:
         raise ConfigError(f"give at most a model and a prompt in quotes, got {len(words)} words")
     if len(words) == 2:
         return words[0], words[1]
+    if words and Path(words[0]).is_dir():
+        return words[0], None
     return None, words[0] if words else None

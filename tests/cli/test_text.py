@@ -43,3 +43,8 @@ def test_chat_needs_a_template(model: str) -> None:
     done = run("chat", model)
     assert done.returncode == 2
     assert "--chat-template" in done.stderr
+
+
+def test_a_folder_alone_is_the_model(model: str) -> None:
+    done = run("run", model, "--temperature", "0", "--max-tokens", "12", stdin="Once upon a time")
+    assert done.stdout.startswith(", there was a little girl named Lily")
