@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tools.folio.evaluate import RESULTS
 from tools.folio.export import BUILTIN
-from tools.folio.train import WORK
 
 # Threads that wait asleep: on a shared machine a waiting thread that spins takes time from the one that works.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -20,7 +19,7 @@ def run(module: str, *args: str | Path) -> None:
 
 def main() -> None:
     run("train", "--name", "folio")
-    run("train", "--name", "folio-draft", "--teacher", WORK / "folio" / "checkpoint.pt")
+    run("train", "--name", "folio-draft", "--no-compile")
     for name in ("folio", "folio-draft"):
         run("export", "--name", name)
     folio, draft = BUILTIN / "folio", BUILTIN / "folio-draft"

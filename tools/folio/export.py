@@ -62,7 +62,10 @@ def hugging_face_weights(model: SmallLlama) -> dict[str, Tensor]:
     """Fused projections split into the checkpoint's own names, all in bfloat16."""
     s = model.shape
     q, kv = s.num_heads * s.head_dim, s.num_kv_heads * s.head_dim
-    weights = {"model.embed_tokens.weight": model.embed.weight, "model.norm.weight": model.final_norm * s.logit_scale}
+    weights = {
+        "model.embed_tokens.weight": model.embed.weight,
+        "model.norm.weight": model.final_norm * s.logit_scale,
+    }
     for i, block in enumerate(model.blocks):
         prefix = f"model.layers.{i}."
         names = ("q_proj", "k_proj", "v_proj")

@@ -56,7 +56,9 @@ class Optimizer:
 
     WARMUP, DECAY_FROM, FLOOR = 0.015, 0.5, 0.02
 
-    def __init__(self, model: nn.Module, muon_lr: float = 0.01, embed_lr: float = 4e-3, norm_lr: float = 1e-3):
+    def __init__(
+        self, model: nn.Module, muon_lr: float = 0.01, embed_lr: float = 4e-3, norm_lr: float = 1e-3
+    ):
         matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
         embeddings = [p for name, p in model.named_parameters() if "embed" in name]
         norms = [p for p in model.parameters() if p.ndim == 1]

@@ -58,8 +58,8 @@ class Plan:
 
 
 PLANS = {
-    "folio": Plan((Stage(1200, 4, 256, True), Stage(50, 1, 1024, False))),
-    "folio-draft": Plan((Stage(1500, 4, 256, True), Stage(60, 1, 1024, False))),
+    "folio": Plan((Stage(1540, 4, 256, True), Stage(40, 1, 1024, False))),
+    "folio-draft": Plan((Stage(1000, 4, 256, True), Stage(20, 1, 1024, False))),
 }
 
 
