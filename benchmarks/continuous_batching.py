@@ -2,8 +2,8 @@
 
     python -m benchmarks.continuous_batching --shape S --lengths sharegpt_lengths.jsonl
 
-Every contender gets the same token-id prompts and output lengths, greedy, end-of-sequence ignored, float32, the same number of threads,
-each in a process of its own, one after another; a line of JSON each, then a table with ratios.
+Every contender gets the same token-id prompts and output lengths, greedy, end-of-sequence ignored, float32, the same number of
+threads, each in a process of its own, one after another; a line of JSON each, then a table with ratios.
 """
 
 from __future__ import annotations

@@ -230,7 +230,7 @@ class _GenerationTag(Extension):
     its body.
     """
 
-    tags = {"generation"}  # noqa: RUF012 (as the base class declares it)
+    tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node:
         lineno = next(parser.stream).lineno

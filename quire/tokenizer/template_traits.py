@@ -57,16 +57,20 @@ def _names_in(target: nodes.Node) -> Iterator[str]:
 def _base(node: nodes.Node) -> nodes.Node:
     """The value under filters, slices and fallbacks: `x[1:] | list` and `x or []` are x."""
     while True:
-        if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
-            node = node.node
-        elif isinstance(node, nodes.Filter) and node.node is not None:
-            node = node.node
-        elif isinstance(node, nodes.Or):
-            node = node.left
-        elif isinstance(node, nodes.CondExpr):
-            node = node.expr1
-        else:
+        inner = _inner(node)
+        if inner is None:
             return node
+        node = inner
+
+
+def _inner(node: nodes.Node) -> nodes.Node | None:
+    if isinstance(node, nodes.Getitem):
+        return node.node if isinstance(node.arg, nodes.Slice) else None
+    if isinstance(node, nodes.Filter):
+        return node.node
+    if isinstance(node, nodes.Or):
+        return node.left
+    return node.expr1 if isinstance(node, nodes.CondExpr) else None
 
 
 def _is_content_key(node: nodes.Node) -> bool:

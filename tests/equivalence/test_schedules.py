@@ -67,8 +67,8 @@ def test_schedule_does_not_change_tokens(schedule: str, alone: dict[str, list[Re
         for mode in MODES:
             outputs = run(llm, mode)
             assert_few_ties(assert_same(alone[mode.name], outputs, mode, SEEDS), len(PROMPTS))
-        if schedule.startswith("preempt"):
-            assert llm.stats().num_preemptions > 0, "the pool was not small enough to preempt"
+            if schedule.startswith("preempt"):
+                assert any(output.metrics.num_preemptions for output in outputs), "the pool was not small enough to preempt"
 
 
 def test_hot_prefix_cache(alone: dict[str, list[RequestOutput]]) -> None:

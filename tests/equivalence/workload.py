@@ -1,7 +1,8 @@
 """The requests that every schedule must answer alike, and the rule for comparing two answers.
 
-The torch reference ops may round differently for different batch sizes. So a mismatch counts unless the two candidate tokens were within
-`TIE` of each other in the score the sampler compared: the logit for greedy, logit / temperature - log(noise) otherwise.
+The torch reference ops may round differently for different batch sizes. So a mismatch counts unless the two candidate tokens
+were within `TIE` of each other in the score the sampler compared: the logit for greedy decoding, logit / temperature - log(noise)
+otherwise.
 """
 
 from __future__ import annotations
