@@ -118,6 +118,9 @@ class Training:
         self.seconds = 0.0
 
     def resume(self) -> None:
+        """Go on from the checkpoint if there is one; the data continue where they were."""
+        if not (self.folder / "checkpoint.pt").exists():
+            return
         saved = torch.load(self.folder / "checkpoint.pt", weights_only=True)
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
