@@ -58,7 +58,7 @@ class Plan:
 
 
 PLANS = {
-    "folio": Plan((Stage(1540, 4, 256, True), Stage(40, 1, 1024, False))),
+    "folio": Plan((Stage(1920, 4, 256, True), Stage(40, 1, 1024, False))),
     "folio-draft": Plan((Stage(1000, 4, 256, True), Stage(20, 1, 1024, False))),
 }
 
