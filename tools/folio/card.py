@@ -6,13 +6,13 @@ import re
 from tools.folio.evaluate import RESULTS, THRESHOLDS
 from tools.folio.export import BUILTIN
 from tools.folio.model import SHAPES, SmallLlama
-from tools.folio.train import PLANS
+from tools.folio.train import PLANS, Stage
 
 START, END = "<!-- figures -->", "<!-- end of figures -->"
 
 
 def num_tokens(name: str) -> int:
-    return sum(stage.steps * stage.rows * stage.length for stage in PLANS[name].stages)
+    return sum(map(Stage.num_tokens, PLANS[name].stages))
 
 
 def table(results: dict) -> list[str]:
