@@ -8,6 +8,7 @@ parent.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -85,6 +86,8 @@ def _serve(folder: Path, config: EngineConfig) -> int:
 
         try:
             core = EngineCore(config)
+            gc.collect()
+            gc.freeze()  # the model and its modules live until the end: no collection need walk them in a step
             emit(core.ready)
             EngineLoop(core, SocketInbox(commands), emit).run()
             core.shutdown()
