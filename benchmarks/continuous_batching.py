@@ -26,14 +26,18 @@ Request = tuple[list[int], int]
 CONTENDERS = ("quire", "transformers-batch-8", "transformers-one-by-one")
 
 
-def load_requests(path: Path | None, num_requests: int, scale: float, vocab_size: int, seed: int = 0) -> list[Request]:
+def load_requests(
+    path: Path | None, num_requests: int, scale: float, vocab_size: int, seed: int = 0
+) -> list[Request]:
     """Requests with the lengths of a trace (or drawn log-uniformly without one), each length divided by `scale`."""
     rng = random.Random(seed)
     if path is not None:
         rows = [json.loads(line) for line in path.read_text().splitlines()[:num_requests]]
         lengths = [(row["input_length"], row["output_length"]) for row in rows]
     else:
-        lengths = [(int(10 ** rng.uniform(1.5, 3.5)), int(10 ** rng.uniform(1.5, 3.1))) for _ in range(num_requests)]
+        lengths = [
+            (int(10 ** rng.uniform(1.5, 3.5)), int(10 ** rng.uniform(1.5, 3.1))) for _ in range(num_requests)
+        ]
     shortened = [(max(4, int(i / scale)), max(4, int(o / scale))) for i, o in lengths]
     return [([rng.randrange(10, vocab_size) for _ in range(i)], o) for i, o in shortened]
 
@@ -43,9 +47,16 @@ def run_quire(model: Path, requests: list[Request], threads: int) -> float:
     from quire import LLM, SamplingParams
 
     llm = LLM(
-        model=str(model), dtype="float32", skip_tokenizer_init=True, num_threads=threads, max_model_len=2048, max_num_seqs=64
+        model=str(model),
+        dtype="float32",
+        skip_tokenizer_init=True,
+        num_threads=threads,
+        max_model_len=2048,
+        max_num_seqs=64,
     )
-    params = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True, detokenize=False) for _, n in requests]
+    params = [
+        SamplingParams(temperature=0, max_tokens=n, ignore_eos=True, detokenize=False) for _, n in requests
+    ]
     warm_up = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True, detokenize=False)
     llm.generate({"prompt_token_ids": [5, 6, 7, 8]}, warm_up, use_tqdm=False)
     start = time.perf_counter()
@@ -92,7 +103,9 @@ RUNNERS: dict[str, Callable[[Path, list[Request], int], float]] = {
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", choices=SHAPES, default="S")
     parser.add_argument("--lengths", type=Path, help="trace with input_length and output_length per line")
     parser.add_argument("--num-requests", type=int, default=64)
@@ -105,11 +118,23 @@ def parse_args() -> argparse.Namespace:
 
 def run_one(args: argparse.Namespace) -> None:
     model = make_checkpoint(args.shape)
-    requests = load_requests(args.lengths, args.num_requests, args.scale, SHAPES[args.shape].config["vocab_size"])
+    requests = load_requests(
+        args.lengths, args.num_requests, args.scale, SHAPES[args.shape].config["vocab_size"]
+    )
     wall = RUNNERS[args.only](model, requests, args.threads)
     tokens = sum(n for _, n in requests)
-    row = dict(contender=args.only, shape=args.shape, requests=len(requests), prompt_tokens=sum(len(p) for p, _ in requests))
-    row.update(output_tokens=tokens, wall_s=round(wall, 2), output_tokens_per_s=round(tokens / wall, 2), threads=args.threads)
+    row = dict(
+        contender=args.only,
+        shape=args.shape,
+        requests=len(requests),
+        prompt_tokens=sum(len(p) for p, _ in requests),
+    )
+    row.update(
+        output_tokens=tokens,
+        wall_s=round(wall, 2),
+        output_tokens_per_s=round(tokens / wall, 2),
+        threads=args.threads,
+    )
     print(json.dumps(row), flush=True)
 
 

@@ -25,9 +25,7 @@ class RotaryEmbedding(nn.Module):
     Raises ValueError for an unknown type or a missing key.
     """
 
-    def __init__(
-        self, head_dim: int, max_position: int, base: float, scaling: Scaling | None = None
-    ) -> None:
+    def __init__(self, head_dim: int, max_position: int, base: float, scaling: Scaling | None = None) -> None:
         super().__init__()
         frequencies, magnitude = rotary_frequencies(head_dim, max_position, base, scaling)
         positions = torch.arange(extended_positions(max_position, scaling), dtype=torch.float32)

@@ -131,7 +131,9 @@ def paged_attention(
             for i, row in enumerate(rows):
                 table = block_tables[row, : -(-lengths[row] // block_size)]
                 query = q[at[i]].unsqueeze(0)
-                found[i] = _attend_chunk(query, k_cache, v_cache, table, lengths[row], scale, sliding_window)[0]
+                found[i] = _attend_chunk(query, k_cache, v_cache, table, lengths[row], scale, sliding_window)[
+                    0
+                ]
         out[at] = found
     return out
 
@@ -164,7 +166,13 @@ def _attend_chunk(
 
 
 def _attend_decode(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, tables: Tensor, lengths: Tensor, scale: float, window: int | None
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    tables: Tensor,
+    lengths: Tensor,
+    scale: float,
+    window: int | None,
 ) -> Tensor:
     """One query per request [n, H, D]; a group's query heads are the rows that share its keys."""
     num_rows, num_heads, head_dim = q.shape

@@ -92,7 +92,10 @@ def keep_typical_p(row: Row, typical_p: float) -> TokenIds:
     weights = np.exp(-distance)
     total = weights.sum(dtype=np.float64)
     # Surprise is distance + log(total), so its mean, the entropy, is the mean distance + log(total).
-    mean = np.multiply(weights, distance, where=weights > 0, out=np.zeros_like(weights)).sum(dtype=np.float64) / total
+    mean = (
+        np.multiply(weights, distance, where=weights > 0, out=np.zeros_like(weights)).sum(dtype=np.float64)
+        / total
+    )
     return _fewest_with_mass(np.abs(distance - np.float32(mean)), weights, typical_p)
 
 

@@ -136,7 +136,9 @@ class ModelRunner:
             result = results[request_id]
             result.token_ids = accepted
             if self._states[request_id].params.logprobs is not None:
-                result.logprobs = [entry for entry in output.logprobs[rows][: len(accepted)] if entry is not None]
+                result.logprobs = [
+                    entry for entry in output.logprobs[rows][: len(accepted)] if entry is not None
+                ]
             self._append(request_id, accepted)
 
     def _plan_samples(self, batch: ScheduledBatch, inputs: ModelInputs) -> _SamplePlan:

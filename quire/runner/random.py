@@ -27,7 +27,9 @@ _STREAM_TOKENS = 0
 _STREAM_BLOCKS = 1
 
 
-def philox4x32_10(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]) -> tuple[Words, Words, Words, Words]:
+def philox4x32_10(
+    counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]
+) -> tuple[Words, Words, Words, Words]:
     """Philox4x32-10: four random 32-bit words for each counter; all arguments broadcast together.
 
     Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC'11.
@@ -52,7 +54,9 @@ def seed_key(seeds: list[int]) -> tuple[Words, Words]:
     return words & _MASK32, words >> _32
 
 
-def block_minima(key: tuple[Words, Words], positions: Words, blocks: Words) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def block_minima(
+    key: tuple[Words, Words], positions: Words, blocks: Words
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Smallest noise of each block, distributed Exp(BLOCK), and the place in the block that has it.
 
     Arguments are 1-D and aligned (key words, sequence position and block index of each asked-for block).
@@ -71,7 +75,9 @@ def block_noise(
     places: NDArray[np.int64],
 ) -> NDArray[np.float64]:
     """Noise [num_blocks, BLOCK] of all tokens of the blocks, given what `block_minima` says about the same blocks."""
-    counters = np.add(blocks[:, None] * np.uint64(BLOCK // 4), np.arange(BLOCK // 4, dtype=np.uint64), dtype=np.uint64)
+    counters = np.add(
+        blocks[:, None] * np.uint64(BLOCK // 4), np.arange(BLOCK // 4, dtype=np.uint64), dtype=np.uint64
+    )
     words = _draw((key[0][:, None], key[1][:, None]), positions[:, None], counters, _STREAM_TOKENS)
     uniform = (np.stack(words, axis=-1).reshape(len(blocks), BLOCK).astype(np.float64) + 0.5) * 2.0**-32
     noise = minima[:, None] - np.log(uniform)
@@ -89,5 +95,9 @@ def exponential_noise(seed: int, position: int, num_tokens: int) -> NDArray[np.f
     return block_noise(key, positions, blocks, minima, places).reshape(-1)[:num_tokens]
 
 
-def _draw(key: tuple[Words, Words], positions: Words, index: Words, stream: int) -> tuple[Words, Words, Words, Words]:
-    return philox4x32_10((index, positions, np.array(stream, dtype=np.uint64), np.array(0, dtype=np.uint64)), key)
+def _draw(
+    key: tuple[Words, Words], positions: Words, index: Words, stream: int
+) -> tuple[Words, Words, Words, Words]:
+    return philox4x32_10(
+        (index, positions, np.array(stream, dtype=np.uint64), np.array(0, dtype=np.uint64)), key
+    )

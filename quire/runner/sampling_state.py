@@ -126,7 +126,9 @@ class RequestSamplingState:
 
     def must_go_on(self, num_draft_tokens: int = 0) -> bool:
         """Whether min_tokens still forbids stopping, `num_draft_tokens` after the output's end."""
-        return len(self.output_token_ids) + num_draft_tokens < self.params.min_tokens and len(self.stop_ids) > 0
+        return (
+            len(self.output_token_ids) + num_draft_tokens < self.params.min_tokens and len(self.stop_ids) > 0
+        )
 
     def edits_logits(self, num_draft_tokens: int = 0) -> bool:
         """Whether anything but temperature and filters touches the logits of the next token."""

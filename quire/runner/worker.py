@@ -72,7 +72,9 @@ def _set_threads(config: EngineConfig, device: torch.device) -> None:
 def _refuse_unsupported(config: EngineConfig) -> None:
     reach = context_length(config.model.hf)
     if config.scheduler.max_model_len > reach:
-        raise ConfigError(f"max_model_len must be at most the model's {reach} positions, got {config.scheduler.max_model_len}")
+        raise ConfigError(
+            f"max_model_len must be at most the model's {reach} positions, got {config.scheduler.max_model_len}"
+        )
     if config.parallel.pipeline_parallel_size != 1:
         raise NotSupportedError(
             "pipeline_parallel_size above 1 is not supported yet",

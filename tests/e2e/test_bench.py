@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from quire.cli.main import main
-from tests.e2e.conftest import ServerProcess
+from tests.e2e.server_process import ServerProcess
 
 
 def bench(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:

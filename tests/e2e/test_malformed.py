@@ -6,7 +6,7 @@ import dataclasses
 
 import httpx
 
-from tests.e2e.conftest import ServerProcess
+from tests.e2e.server_process import ServerProcess
 from tests.server import malformed
 from tests.server.test_malformed import check_answer
 

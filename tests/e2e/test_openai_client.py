@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.conftest import LONG_JOB, ServerProcess
+from tests.e2e.server_process import LONG_JOB, ServerProcess
 
 PROMPT = "Once upon a time"
 MESSAGES = [{"role": "user", "content": "Tell me a story."}]

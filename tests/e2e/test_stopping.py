@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import LONG_JOB, ServerProcess
+from tests.e2e.server_process import LONG_JOB, ServerProcess
 
 
 def start_request(url: str, body: dict[str, Any]) -> tuple[threading.Thread, list[Any]]:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import pytest
+from concurrent.futures import ThreadPoolExecutor
 
-from quire import LLM, EngineArgs, LLMEngine, RequestOutput, SamplingParams
+import pytest
+import requests
+
+from quire import LLM, CompletionOutput, EngineArgs, LLMEngine, RequestOutput, SamplingParams
+from tests.e2e.server_process import ServerProcess
 from tests.equivalence.workload import GREEDY, MAX_TOKENS, MODES, SEEDED, Mode, assert_same, make_prompts
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 MODEL = "folio"
 VOCAB_SIZE = 4000
-BASE = {"model": MODEL, "dtype": "float32", "max_model_len": 512, "num_gpu_blocks_override": 2048, "num_threads": 1}
+BASE = {
+    "model": MODEL,
+    "dtype": "float32",
+    "max_model_len": 512,
+    "num_gpu_blocks_override": 2048,
+    "num_threads": 1,
+}
 PROMPTS = make_prompts(VOCAB_SIZE)
 SEEDS = [1000 + 10 * i for i in range(len(PROMPTS))]
 
@@ -27,8 +37,10 @@ SCHEDULES = {
     "cache-cold": {"enable_prefix_caching": True},
     "preempt-recompute": TINY_POOL | {"enable_prefix_caching": False, "preemption_mode": "recompute"},
     "preempt-recompute-cached": TINY_POOL | {"enable_prefix_caching": True, "preemption_mode": "recompute"},
-    "preempt-swap": TINY_POOL | {"enable_prefix_caching": False, "preemption_mode": "swap", "swap_space": 0.5},
-    "preempt-swap-cached": TINY_POOL | {"enable_prefix_caching": True, "preemption_mode": "swap", "swap_space": 0.5},
+    "preempt-swap": TINY_POOL
+    | {"enable_prefix_caching": False, "preemption_mode": "swap", "swap_space": 0.5},
+    "preempt-swap-cached": TINY_POOL
+    | {"enable_prefix_caching": True, "preemption_mode": "swap", "swap_space": 0.5},
     "priority": TINY_POOL | {"scheduling_policy": "priority"},
     "block-size-32": {"block_size": 32},
 }
@@ -68,7 +80,9 @@ def test_schedule_does_not_change_tokens(schedule: str, alone: dict[str, list[Re
             outputs = run(llm, mode)
             assert_few_ties(assert_same(alone[mode.name], outputs, mode, SEEDS), len(PROMPTS))
             if schedule.startswith("preempt"):
-                assert any(output.metrics.num_preemptions for output in outputs), "the pool was not small enough to preempt"
+                assert any(output.metrics.num_preemptions for output in outputs), (
+                    "the pool was not small enough to preempt"
+                )
 
 
 def test_hot_prefix_cache(alone: dict[str, list[RequestOutput]]) -> None:
@@ -95,40 +109,58 @@ def test_neighbours_aborted_midway(alone: dict[str, list[RequestOutput]]) -> Non
                     finished[int(output.request_id)] = output
             if steps % 5 == 0 and (victim := 3 * (steps // 5)) < len(PROMPTS):
                 engine.abort_request(str(victim))
-        kept = [i for i in range(len(PROMPTS)) if i in finished and finished[i].outputs[0].finish_reason == "length"]
+        kept = [
+            i
+            for i in range(len(PROMPTS))
+            if i in finished and finished[i].outputs[0].finish_reason == "length"
+        ]
         assert len(kept) >= len(PROMPTS) * 2 // 3
         expected, actual = [alone[mode.name][i] for i in kept], [finished[i] for i in kept]
         assert_few_ties(assert_same(expected, actual, mode, [SEEDS[i] for i in kept]), len(kept))
 
 
-@pytest.mark.parametrize("pool", [{}, TINY_POOL], ids=["roomy", "tiny-pool"])
-@pytest.mark.parametrize("mode", [GREEDY, SEEDED], ids=lambda mode: mode.name)
-def test_forked_sequences_equal_separate_requests(mode: Mode, pool: dict) -> None:
-    """Sequence i of n = 4 is the request with seed + i."""
-    few = PROMPTS[:16]
-    params = [mode.params(i) for i in range(len(few))]
+FORKED = PROMPTS[:16]
+
+
+@pytest.fixture(scope="module", params=[GREEDY, SEEDED], ids=lambda mode: mode.name)
+def separate(request: pytest.FixtureRequest) -> tuple[Mode, list[RequestOutput]]:
+    """Four sequences of each prompt, each a request of its own, with the seeds that n = 4 would use."""
+    mode: Mode = request.param
+    outputs = []
     with LLM(**BASE, enable_prefix_caching=False) as llm:
-        separate = [
-            [
-                llm.generate({"prompt_token_ids": ids}, p.clone(seed=p.seed + child), use_tqdm=False)[0].outputs[0]
-                for child in range(4)
+        for i, ids in enumerate(FORKED):
+            own = [mode.params(i, seed=SEEDS[i] + child) for child in range(4)]
+            done = [
+                llm.generate({"prompt_token_ids": ids}, params, use_tqdm=False)[0].outputs[0]
+                for params in own
             ]
-            for ids, p in zip(few, params, strict=True)
-        ]
+            outputs.append(RequestOutput("", None, ids, done, finished=True))
+    return mode, outputs
+
+
+@pytest.mark.parametrize("pool", [{}, TINY_POOL], ids=["roomy", "tiny-pool"])
+def test_forked_sequences_equal_separate_requests(
+    separate: tuple[Mode, list[RequestOutput]], pool: dict
+) -> None:
+    """Sequence i of n = 4 is the request with seed + i."""
+    mode, expected = separate
+    params = [mode.params(i, n=4) for i in range(len(FORKED))]
     with LLM(**(BASE | pool)) as llm:
-        forked = llm.generate([{"prompt_token_ids": ids} for ids in few], [p.clone(n=4) for p in params], use_tqdm=False)
-    expected = [
-        RequestOutput(request_id="", prompt=None, prompt_token_ids=ids, outputs=outputs, finished=True)
-        for ids, outputs in zip(few, separate, strict=True)
-    ]
-    assert_few_ties(assert_same(expected, forked, mode, SEEDS[: len(few)]), 4 * len(few))
+        forked = llm.generate([{"prompt_token_ids": ids} for ids in FORKED], params, use_tqdm=False)
+    assert_few_ties(assert_same(expected, forked, mode, SEEDS[: len(FORKED)]), 4 * len(FORKED))
 
 
-def test_own_process_engine(alone: dict[str, list[RequestOutput]]) -> None:
+def post_all(url: str, bodies: list[dict]) -> list[dict]:
+    """POST all bodies at once; the answers in their order."""
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        answers = list(pool.map(lambda body: requests.post(url, json=body, timeout=120), bodies))
+    assert [answer.status_code for answer in answers] == [200] * len(bodies)
+    return [answer.json() for answer in answers]
+
+
+def test_server_gives_the_same_tokens(alone: dict[str, list[RequestOutput]]) -> None:
     """Through the server: HTTP, tokens as ids, engine in its own process."""
-    from tests.e2e.server_process import ServerProcess
-
-    with ServerProcess(MODEL, "--dtype", "float32", "--max-model-len", "512") as server:
+    with ServerProcess(MODEL, "--dtype", "float32", "--max-model-len", "512", "--num-threads", "1") as server:
         for mode in (GREEDY, SEEDED):
             bodies = [
                 {
@@ -142,16 +174,13 @@ def test_own_process_engine(alone: dict[str, list[RequestOutput]]) -> None:
                 }
                 for ids, seed in zip(PROMPTS, SEEDS, strict=True)
             ]
-            answers = server.post_all("/v1/completions", bodies)
+            answers = post_all(f"{server.url}/v1/completions", bodies)
             ties = 0
             for want, answer, seed in zip(alone[mode.name], answers, SEEDS, strict=True):
                 choice = answer["choices"][0]
-                got = RequestOutput("", None, want.prompt_token_ids, [_completion(choice)], True)
+                completion = CompletionOutput(
+                    0, choice["text"], choice["token_ids"], finish_reason=choice["finish_reason"]
+                )
+                got = RequestOutput("", None, want.prompt_token_ids, [completion], True)
                 ties += assert_same([want], [got], mode, [seed])
             assert_few_ties(ties, len(PROMPTS))
-
-
-def _completion(choice: dict):
-    from quire import CompletionOutput
-
-    return CompletionOutput(0, choice["text"], choice["token_ids"], finish_reason=choice["finish_reason"])

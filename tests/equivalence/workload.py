@@ -52,7 +52,14 @@ def make_prompts(vocab_size: int, seed: int = 0) -> list[list[int]]:
     return prompts
 
 
-def is_tie(expected: CompletionOutput, actual: CompletionOutput, position: int, mode: Mode, seed: int, prompt_len: int) -> bool:
+def is_tie(
+    expected: CompletionOutput,
+    actual: CompletionOutput,
+    position: int,
+    mode: Mode,
+    seed: int,
+    prompt_len: int,
+) -> bool:
     """Whether the two tokens chosen at `position` were within TIE of each other in the sampler's score."""
     a, b = expected.token_ids[position], actual.token_ids[position]
     table = expected.logprobs[position]
@@ -61,7 +68,10 @@ def is_tie(expected: CompletionOutput, actual: CompletionOutput, position: int, 
     scores = [table[token].logprob for token in (a, b)]
     if mode.temperature > 0:
         noise = exponential_noise(seed, prompt_len + position, max(a, b) + 1)
-        scores = [score / mode.temperature - math.log(noise[token]) for score, token in zip(scores, (a, b), strict=True)]
+        scores = [
+            score / mode.temperature - math.log(noise[token])
+            for score, token in zip(scores, (a, b), strict=True)
+        ]
     return abs(scores[0] - scores[1]) <= TIE
 
 
@@ -73,7 +83,9 @@ def first_difference(expected: list[int], actual: list[int]) -> int | None:
     return None if len(expected) == len(actual) else min(len(expected), len(actual))
 
 
-def assert_same(expected: list[RequestOutput], actual: list[RequestOutput], mode: Mode, seeds: list[int]) -> int:
+def assert_same(
+    expected: list[RequestOutput], actual: list[RequestOutput], mode: Mode, seeds: list[int]
+) -> int:
     """Fail on the first real difference; returns how many sequences parted at a near tie."""
     assert len(expected) == len(actual)
     ties = 0
@@ -85,6 +97,6 @@ def assert_same(expected: list[RequestOutput], actual: list[RequestOutput], mode
                 continue
             tie = at < min(len(x.token_ids), len(y.token_ids))
             tie = tie and is_tie(x, y, at, mode, seed + sample, len(want.prompt_token_ids))
-            assert tie, f"token {at}: {x.token_ids[at:at + 4]} became {y.token_ids[at:at + 4]}"
+            assert tie, f"token {at}: {x.token_ids[at : at + 4]} became {y.token_ids[at : at + 4]}"
             ties += 1
     return ties
