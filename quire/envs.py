@@ -32,6 +32,7 @@ LOG_LEVEL = EnvVar("QUIRE_LOG_LEVEL", str, "INFO", "Level of Quire's own log: DE
 CPU_ISA = EnvVar("QUIRE_CPU_ISA", str, None, "Force a lower CPU instruction level: generic, avx2, avx512.")
 NUM_THREADS = EnvVar("QUIRE_NUM_THREADS", int, None, "Threads of one worker; default: the CPUs it may use.")
 IPC_DIR = EnvVar("QUIRE_IPC_DIR", str, None, "Folder for private sockets; default: a new 0700 folder.")
+API_KEY = EnvVar("QUIRE_API_KEY", str, None, "Key that the server asks for, as --api-key.")
 HF_TOKEN = EnvVar("HF_TOKEN", str, None, "Hugging Face access token.")
 HF_HUB_TOKEN = EnvVar("HUGGING_FACE_HUB_TOKEN", str, None, "Older name of HF_TOKEN.")
 HF_HUB_TOKEN_ALIAS = EnvVar("HUGGINGFACE_HUB_TOKEN", str, None, "Another older name of HF_TOKEN.")

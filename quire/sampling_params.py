@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -29,7 +30,9 @@ class RequestOutputKind(enum.IntEnum):
 
 
 def _fail(parameter: str, rule: str, value: object) -> InvalidRequestError:
-    return InvalidRequestError(f"{parameter} must be {rule}, got {describe(value)}", parameter=parameter, value=value)
+    return InvalidRequestError(
+        f"{parameter} must be {rule}, got {describe(value)}", parameter=parameter, value=value
+    )
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -103,7 +106,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         self._check_lists()
         if self.structured_outputs is not None:
             raise NotSupportedError(
-                "structured_outputs is not supported yet", parameter="structured_outputs", value=self.structured_outputs
+                "structured_outputs is not supported yet",
+                parameter="structured_outputs",
+                value=self.structured_outputs,
             )
 
     # -- derived ---------------------------------------------------------------------------------------------
@@ -134,6 +139,10 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     def _normalise(self) -> None:
         if isinstance(self.stop, str):
             self.stop = [self.stop]
+        for name in ("stop", "bad_words", "stop_token_ids"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, str) or not isinstance(value, Iterable)):
+                raise _fail(name, "a list", value)
         self.stop = list(self.stop or [])
         self.bad_words = list(self.bad_words or [])
         self.stop_token_ids = list(dict.fromkeys(self.stop_token_ids or []))
@@ -192,7 +201,12 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def _require_int(self, name: str, low: int, high: int | None) -> None:
         value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or value < low
+            or (high is not None and value > high)
+        ):
             rule = f"an integer of at least {low}" if high is None else f"an integer in [{low}, {high}]"
             raise _fail(name, rule, value)
 

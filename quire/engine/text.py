@@ -16,4 +16,5 @@ def load_text_side(config: EngineConfig) -> Tokenizer | None:
         tokenizer_mode=model.tokenizer_mode,
         trust_remote_code=model.trust_remote_code,
         revision=config.load.tokenizer_revision,
+        download_dir=config.load.download_dir,
     )

@@ -35,7 +35,8 @@ def load_with_transformers(
             str(folder), use_fast=use_fast, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        raise ConfigError(f"transformers cannot load the tokenizer in {folder}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"transformers cannot load the tokenizer in {folder}: {reason}") from error
     return wrap(loaded, settings)
 
 
