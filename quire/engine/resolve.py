@@ -27,7 +27,6 @@ from quire.errors import ConfigError, InvalidRequestError, describe
 from quire.loader.hub import BUILTIN_MODELS, resolve_model
 from quire.log import get_logger, warn_once
 from quire.sampling_params import SamplingParams
-from quire.tokenizer import check_template
 
 _log = get_logger(__name__)
 
@@ -45,7 +44,7 @@ _NUM_SEQS = {"server": 128, "offline": 256}
 
 def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
     """Every option settled. Raises ConfigError, HubError, ModelLoadError or UnsupportedModelError."""
-    path = resolve_model(_name(args), revision=args.revision, download_dir=args.download_dir)
+    path = resolve_model(_model_name(args), revision=args.revision, download_dir=args.download_dir)
     hf = load_hf_config(path, args.hf_overrides)
     max_model_len = _max_model_len(args, hf)
     return EngineConfig(
@@ -58,7 +57,7 @@ def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
     )
 
 
-def _name(args: EngineArgs) -> str:
+def _model_name(args: EngineArgs) -> str:
     return DEFAULT_MODEL if args.model is None else args.model
 
 
@@ -66,7 +65,7 @@ def _name(args: EngineArgs) -> str:
 
 
 def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> ModelConfig:
-    model = _name(args)
+    model = _model_name(args)
     names = args.served_model_name or model
     return ModelConfig(
         model=model,
@@ -170,18 +169,9 @@ def _advice_folder(source: str, path: Path) -> Path:
 
 
 def _chat_template(given: str | None) -> str | None:
-    """Text of a template given as a file or as itself; ConfigError if it is neither or no valid one."""
-    if given is None:
-        return None
-    template = given if "{" in given or "\n" in given else _read_template(given)
-    try:
-        check_template(template)
-    except InvalidRequestError as error:
-        raise ConfigError(str(error)) from None
-    return template
-
-
-def _read_template(given: str) -> str:
+    """Text of a template given as a file or as itself."""
+    if given is None or "{" in given or "\n" in given:
+        return given
     try:
         return Path(given).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

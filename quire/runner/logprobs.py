@@ -43,7 +43,9 @@ def prompt_logprobs(
 ) -> list[TokenLogprobs]:
     """For each row of logits [positions, vocab], the TokenLogprobs of target_ids[row], the token that did come next."""
     rows = host_rows(logits)
-    return [gather_logprobs(row, target, num_logprobs, mode) for row, target in zip(rows, target_ids, strict=True)]
+    return [
+        gather_logprobs(row, target, num_logprobs, mode) for row, target in zip(rows, target_ids, strict=True)
+    ]
 
 
 def rank_of(row: Row, token_id: int) -> int:

@@ -29,9 +29,6 @@ TOKENIZER_MODES = ("auto", "hf", "slow")
 tokenizers.
 """
 
-_VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "merges.txt", "*.tiktoken", "tekken.json")
-"""Without one of these there is nothing that transformers could read either."""
-
 
 def load_tokenizer(
     path: str | Path,
@@ -58,11 +55,6 @@ def load_tokenizer(
     direct = _load_directly(folder, settings) if tokenizer_mode == "auto" else None
     if direct is not None:
         return direct
-    if not settings.has_remote_code and not any(next(folder.glob(name), None) for name in _VOCABULARIES):
-        raise ConfigError(
-            f"{folder} holds no tokenizer (no tokenizer.json, tokenizer.model, or vocab.json with merges.txt): "
-            "give its folder or hub id as the tokenizer, or set skip_tokenizer_init"
-        )
     return load_with_transformers(
         folder, settings, use_fast=tokenizer_mode != "slow", trust_remote_code=trust_remote_code
     )
