@@ -18,7 +18,7 @@ _HELP = "show the machine, the build and the backends in use"
 
 def add_parser(subparsers: Any) -> None:
     """Add `doctor` to the command line's subcommands."""
-    parser = subparsers.add_parser("doctor", help=_HELP, description=_HELP.capitalize() + ".")
+    parser = subparsers.add_parser("doctor", help=_HELP, description=_HELP[0].upper() + _HELP[1:] + ".")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 

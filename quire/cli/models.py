@@ -10,7 +10,7 @@ _HELP = "list the model architectures that Quire runs"
 
 def add_parser(subparsers: Any) -> None:
     """Add `models` to the commands."""
-    parser = subparsers.add_parser("models", help=_HELP, description=_HELP.capitalize() + ".")
+    parser = subparsers.add_parser("models", help=_HELP, description=_HELP[0].upper() + _HELP[1:] + ".")
     parser.set_defaults(run=run)
 
 

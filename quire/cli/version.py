@@ -12,7 +12,7 @@ _HELP = "show the version"
 
 def add_parser(subparsers: Any) -> None:
     """Add `version` to the commands."""
-    parser = subparsers.add_parser("version", help=_HELP, description=_HELP.capitalize() + ".")
+    parser = subparsers.add_parser("version", help=_HELP, description=_HELP[0].upper() + _HELP[1:] + ".")
     parser.set_defaults(run=run)
 
 

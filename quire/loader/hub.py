@@ -96,7 +96,7 @@ def _hub_errors(what: str, name: str, revision: str | None) -> Iterator[None]:
     """Turns what the hub's client raises into HubError, with what the user can do about it."""
     from huggingface_hub import errors
 
-    where = name + (f" at revision {revision}" if revision else "")
+    where = f"{what} {name}" + (f" at revision {revision}" if revision else "")
     try:
         yield
     except errors.GatedRepoError as error:

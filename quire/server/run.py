@@ -84,7 +84,10 @@ def _check_tls(args: ServerArgs) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(args.ssl_certfile, args.ssl_keyfile)
     except OSError as error:
-        raise ConfigError(f"ssl_certfile and ssl_keyfile cannot be used: {error.strerror or error}") from None
+        reason = error.strerror or error
+        raise ConfigError(
+            f"ssl_certfile and ssl_keyfile must be a PEM certificate and its key, got {reason}"
+        ) from None
 
 
 # -- the socket ----------------------------------------------------------------------------------------------
