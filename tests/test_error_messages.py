@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from quire import LLM, EngineArgs, SamplingParams
+from quire import LLM, EngineArgs, SamplingParams, envs
 from quire.cli.main import main
 from quire.errors import (
     ConfigError,
@@ -97,6 +97,23 @@ def test_a_connection_that_fails_is_a_hub_error(
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(HubError, match=f"^{option} owner/name could not be downloaded .the proxy is away."):
         simulated(**{"model": model, option: "owner/name"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [(envs.NUM_THREADS, "many"), (envs.NUM_THREADS, "0"), (envs.LOG_LEVEL, "loud")]
+)
+def test_environment_variables_are_named(
+    monkeypatch: pytest.MonkeyPatch, variable: envs.EnvVar, value: str
+) -> None:
+    monkeypatch.setenv(variable.name, value)
+    with pytest.raises(ConfigError, match=f"environment variable {variable.name} must be .*, got '{value}'"):
+        variable.read()
+
+
+def test_a_folder_for_sockets_that_is_not_there(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIRE_IPC_DIR", "/nowhere/at/all")
+    with pytest.raises(ConfigError, match="QUIRE_IPC_DIR=/nowhere/at/all: No such file"):
+        run_server(EngineArgs(model=str(model)), ServerArgs(port=0))
 
 
 # -- requests ------------------------------------------------------------------------------------------------

@@ -37,13 +37,13 @@ def load_with_transformers(
             str(folder), use_fast=use_fast, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        raise ConfigError(_why_not(folder, error)) from error
+        raise ConfigError(_why_not(folder, settings, error)) from error
     return wrap(loaded, settings)
 
 
-def _why_not(folder: Path, error: Exception) -> str:
+def _why_not(folder: Path, settings: TokenizerSettings, error: Exception) -> str:
     """What to tell the user of a folder that transformers cannot load either."""
-    if not any(next(folder.glob(name), None) for name in _VOCABULARIES):
+    if not settings.has_remote_code and not any(next(folder.glob(name), None) for name in _VOCABULARIES):
         return (
             f"{folder} holds no tokenizer (no tokenizer.json, tokenizer.model, or vocab.json with merges.txt): "
             "give its folder or hub id as the tokenizer, or set skip_tokenizer_init"

@@ -272,7 +272,10 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters |= {"tojson": _to_json}
         self.filters |= {name: _sized_filter(self.filters[name]) for name in _SIZE_FILTERS}
         self.filters["join"] = _checked_join(self.filters["join"])
-        checks: dict[str, Callable[..., None]] = {"replace": _check_replace_filter, "format": _check_format_filter}
+        checks: dict[str, Callable[..., None]] = {
+            "replace": _check_replace_filter,
+            "format": _check_format_filter,
+        }
         self.filters |= {name: _checked_filter(self.filters[name], check) for name, check in checks.items()}
 
     def spend_step(self) -> bool:
