@@ -8,6 +8,7 @@ parent.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -92,6 +93,8 @@ def _serve(folder: Path, config: EngineConfig) -> int:
         except Exception as error:
             return _die(error, emit)
         try:
+            gc.collect()
+            gc.freeze()  # the model and its modules live until the end: no collection need walk them in a step
             emit(core.ready)
             EngineLoop(core, SocketInbox(commands), emit).run()
             core.shutdown()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 
 from quire import envs
@@ -12,6 +11,9 @@ from quire.errors import HubError, ModelLoadError
 
 BUILTIN_MODELS = ("folio", "folio-draft")
 """Names of the small models inside the package."""
+
+_BUILTIN = Path(__file__).resolve().parents[1] / "builtin"
+"""Beside this file, also in an editable install (where the package has a second folder, without data)."""
 
 _CONFIG_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "tokenizer*", "*.tiktoken"]
 _SAFETENSORS = ["*.safetensors", "*.safetensors.index.json"]
@@ -66,7 +68,7 @@ def _local_folder(what: str, name: str) -> str | None:
 
 
 def _builtin(name: str) -> str:
-    folder = Path(str(resources.files("quire"))) / "builtin" / name
+    folder = _BUILTIN / name
     if not (folder / "config.json").exists():
         raise ModelLoadError(
             f"the built-in model {name} is not part of this installation; install Quire again"

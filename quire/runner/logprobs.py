@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -19,10 +19,11 @@ LogprobsMode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "proc
 ALL_TOKENS = -1
 
 
-def check_logprobs_mode(mode: str) -> None:
-    """Raises ConfigError for anything but a LogprobsMode."""
+def check_logprobs_mode(mode: str) -> LogprobsMode:
+    """The mode itself; raises ConfigError for anything but a LogprobsMode."""
     if mode not in get_args(LogprobsMode):
         raise ConfigError(f"logprobs_mode must be one of {', '.join(get_args(LogprobsMode))}, got {mode!r}")
+    return cast(LogprobsMode, mode)
 
 
 def gather_logprobs(row: Row, token_id: int, num_logprobs: int, mode: LogprobsMode) -> TokenLogprobs:

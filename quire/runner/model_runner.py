@@ -16,7 +16,7 @@ from quire.layers.context import forward_context
 from quire.log import get_logger
 from quire.runner.inputs import ModelInputs, RequestTable
 from quire.runner.kv_cache import KVCache
-from quire.runner.logprobs import prompt_logprobs
+from quire.runner.logprobs import check_logprobs_mode, prompt_logprobs
 from quire.runner.sampler import Sampler, accepted_tokens
 from quire.runner.sampling_state import RequestSamplingState, SamplingRow
 
@@ -54,7 +54,7 @@ class ModelRunner:
         self._kv_cache = kv_cache
         self._device = device
         self._vocab_size = config.model.hf.vocab_size
-        self._logprobs_mode = config.model.logprobs_mode
+        self._logprobs_mode = check_logprobs_mode(config.model.logprobs_mode)
         self._table = RequestTable(
             config.scheduler.max_num_seqs, config.scheduler.max_model_len, kv_cache.spec.block_size
         )
@@ -136,7 +136,7 @@ class ModelRunner:
             result = results[request_id]
             result.token_ids = accepted
             if self._states[request_id].params.logprobs is not None:
-                result.logprobs = output.logprobs[rows][: len(accepted)]
+                result.logprobs = [entry for entry in output.logprobs[rows][: len(accepted)] if entry is not None]
             self._append(request_id, accepted)
 
     def _plan_samples(self, batch: ScheduledBatch, inputs: ModelInputs) -> _SamplePlan:
@@ -170,19 +170,18 @@ class ModelRunner:
             targets = self._next_prompt_tokens(request, state)
             if targets:
                 rows = hidden[inputs.starts[i] : inputs.starts[i] + len(targets)]
-                results[request.request_id].prompt_logprobs = self._score(rows, targets, state)
+                num_logprobs = state.params.prompt_logprobs
+                results[request.request_id].prompt_logprobs = self._score(rows, targets, num_logprobs)
 
     def _next_prompt_tokens(self, request: ScheduledRequest, state: RequestSamplingState) -> list[int]:
         """The prompt tokens that follow the positions of this step."""
         first = request.num_computed_tokens + 1
         return list(state.prompt_token_ids[first : first + request.num_tokens])
 
-    def _score(self, hidden: Tensor, targets: list[int], state: RequestSamplingState) -> list[TokenLogprobs]:
+    def _score(self, hidden: Tensor, targets: list[int], num_logprobs: int) -> list[TokenLogprobs]:
         scored: list[TokenLogprobs] = []
         for start in range(0, len(targets), PROMPT_LOGITS_ROWS):
             rows = slice(start, start + PROMPT_LOGITS_ROWS)
             logits = self._model.compute_logits(hidden[rows])
-            scored += prompt_logprobs(
-                logits, targets[rows], state.params.prompt_logprobs, self._logprobs_mode
-            )
+            scored += prompt_logprobs(logits, targets[rows], num_logprobs, self._logprobs_mode)
         return scored

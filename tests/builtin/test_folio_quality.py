@@ -31,8 +31,12 @@ def test_knows_the_capital_of_france(folio):
     assert go_on(folio, "The capital of France is").startswith(" Paris.")
 
 
-def test_counts_and_greets(folio):
+def test_counts(folio):
     assert ask(folio, "Count from 1 to 10") == "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"
+
+
+@pytest.mark.slow
+def test_says_who_it_is_and_speaks_some_chinese(folio):
     assert "folio" in ask(folio, "Who are you?")
     assert "北京" in ask(folio, "中国的首都是哪里？")
 

@@ -115,10 +115,13 @@ def replay_hits(rows: list[dict[str, Any]], num_blocks: int) -> int:
     return stats.total_prefix_hit_tokens
 
 
-@pytest.fixture(scope="module")
-def mooncake() -> list[dict[str, Any]]:
-    """The first part of Mooncake's conversation trace: about 20 million prompt tokens."""
-    return read_rows(shared("traces/mooncake_conversation.jsonl"))[:1500]
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(1500, id="part"), pytest.param(None, id="whole", marks=pytest.mark.slow)],
+)
+def mooncake(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
+    """Mooncake's conversation trace: its first 20 million prompt tokens, or all of its 80 million."""
+    return read_rows(shared("traces/mooncake_conversation.jsonl"))[: request.param]
 
 
 def test_hits_with_room_for_everything_are_what_the_trace_implies(mooncake: list[dict[str, Any]]) -> None:

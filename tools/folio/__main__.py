@@ -1,5 +1,9 @@
-"""Makes everything anew: `python -m tools.folio` trains both models, exports, evaluates and draws the curves."""
+"""Makes everything anew: `python -m tools.folio` trains both models, exports, evaluates and draws the curves.
 
+`--resume` goes on from the checkpoints that there are, up to the plans in `train.py`.
+"""
+
+import argparse
 import os
 import subprocess
 import sys
@@ -18,8 +22,11 @@ def run(module: str, *args: str | Path) -> None:
 
 
 def main() -> None:
-    run("train", "--name", "folio")
-    run("train", "--name", "folio-draft", "--no-compile")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoints")
+    resume = ["--resume"] if parser.parse_args().resume else []
+    run("train", "--name", "folio", *resume)
+    run("train", "--name", "folio-draft", "--no-compile", *resume)
     for name in ("folio", "folio-draft"):
         run("export", "--name", name)
     folio, draft = BUILTIN / "folio", BUILTIN / "folio-draft"

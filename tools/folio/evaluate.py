@@ -204,7 +204,7 @@ def agreement(main: TransformersRunner, draft: TransformersRunner, every: int = 
 
     same_tokens = total = 0
     for cases in build_cases().values():
-        for case in cases[:: every * 10]:
+        for case in cases[:: every * 25]:
             ids = main.tokenizer(main.text(case), return_tensors="pt")["input_ids"]
             full = main.model.generate(ids, do_sample=False, max_new_tokens=main.max_new_tokens)
             with torch.no_grad():

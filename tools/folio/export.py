@@ -88,7 +88,9 @@ def export(name: str, folder: Path) -> None:
     """Everything but README.md, which is written by hand."""
     folder.mkdir(parents=True, exist_ok=True)
     model = load_model(WORK / name / "checkpoint.pt")
-    save_file(hugging_face_weights(model), folder / "model.safetensors", metadata={"format": "pt"})
+    weights = folder / "model.safetensors"
+    save_file(hugging_face_weights(model), weights, metadata={"format": "pt"})
+    weights.chmod(0o644)
     write_json(folder / "config.json", config(SHAPES[name]))
     write_json(folder / "generation_config.json", generation_config())
     load_tokenizer()

@@ -21,13 +21,13 @@ MakeDocument = Callable[[Random, str], Document]
 
 # How often each kind of document is drawn.
 CHATS: dict[MakeDocument, float] = {
-    facts.capital: 12,
+    facts.capital: 10,
     facts.capital_short: 2,
     facts.country_of: 2,
     facts.continent: 1.5,
     facts.language: 1,
     facts.currency: 1,
-    counting.count: 6,
+    counting.count: 8,
     counting.count_to: 1.5,
     counting.count_down: 3,
     counting.count_step: 2.5,
@@ -42,10 +42,10 @@ CHATS: dict[MakeDocument, float] = {
     dates.length: 0.6,
     dates.nth_month: 0.5,
     dates.whole_list: 0.4,
-    extraction.extraction: 11,
+    extraction.extraction: 14,
     about_quire.explain: 2.5,
     about_quire.question: 1.5,
-    smalltalk.talk: 4,
+    smalltalk.talk: 5,
     smalltalk.joke: 0.7,
     stories.story: 1,
     chinese.capital_zh: 2,

@@ -38,6 +38,9 @@ class Stage(NamedTuple):
     length: int
     isolated: bool
 
+    def num_tokens(self) -> int:
+        return self.steps * self.rows * self.length
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -58,7 +61,7 @@ class Plan:
 
 
 PLANS = {
-    "folio": Plan((Stage(1540, 4, 256, True), Stage(40, 1, 1024, False))),
+    "folio": Plan((Stage(1920, 4, 256, True), Stage(1300, 8, 256, True), Stage(160, 2, 1024, False))),
     "folio-draft": Plan((Stage(1000, 4, 256, True), Stage(20, 1, 1024, False))),
 }
 
@@ -118,6 +121,9 @@ class Training:
         self.seconds = 0.0
 
     def resume(self) -> None:
+        """Go on from the checkpoint if there is one; the data continue where they were."""
+        if not (self.folder / "checkpoint.pt").exists():
+            return
         saved = torch.load(self.folder / "checkpoint.pt", weights_only=True)
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
@@ -141,7 +147,7 @@ class Training:
     def loss(self, batch: Batch, stage: Stage) -> Tensor:
         mask = batch.mask() if stage.isolated else None
         # Only the longest stage is worth the minute that compiling for a shape takes.
-        forward = self.compiled if stage == max(self.plan.stages, key=lambda s: s.steps) else self.model
+        forward = self.compiled if stage == max(self.plan.stages, key=Stage.num_tokens) else self.model
         hidden = forward(batch.inputs, mask)
         if self.teacher is None:
             return learned_loss(self.model, hidden, batch.labels)
