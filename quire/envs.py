@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from quire.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class EnvVar:
@@ -18,20 +20,37 @@ class EnvVar:
     meaning: str
 
     def read(self) -> Any:
-        """The value now; raises ValueError that names the variable when it cannot be parsed."""
+        """The value now; raises ConfigError that names the variable when it cannot be parsed."""
         text = os.environ.get(self.name)
         if text is None or text == "":
             return self.default
         try:
             return self.parse(text)
         except ValueError as error:
-            raise ValueError(f"environment variable {self.name}={text!r}: {error}") from error
+            raise ConfigError(f"environment variable {self.name} {error}, got {text!r}") from None
 
 
-LOG_LEVEL = EnvVar("QUIRE_LOG_LEVEL", str, "INFO", "Level of Quire's own log: DEBUG, INFO, WARNING, ERROR.")
+def _log_level(text: str) -> str:
+    if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+        raise ValueError("must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
+    return text.upper()
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("must be an integer of at least 1")
+    return int(text)
+
+
+LOG_LEVEL = EnvVar(
+    "QUIRE_LOG_LEVEL", _log_level, "INFO", "Level of Quire's own log: DEBUG, INFO, WARNING, ERROR."
+)
 CPU_ISA = EnvVar("QUIRE_CPU_ISA", str, None, "Force a lower CPU instruction level: generic, avx2, avx512.")
-NUM_THREADS = EnvVar("QUIRE_NUM_THREADS", int, None, "Threads of one worker; default: the CPUs it may use.")
+NUM_THREADS = EnvVar(
+    "QUIRE_NUM_THREADS", _count, None, "Threads of one worker; default: the CPUs it may use."
+)
 IPC_DIR = EnvVar("QUIRE_IPC_DIR", str, None, "Folder for private sockets; default: a new 0700 folder.")
+API_KEY = EnvVar("QUIRE_API_KEY", str, None, "Key that the server asks for, as --api-key.")
 HF_TOKEN = EnvVar("HF_TOKEN", str, None, "Hugging Face access token.")
 HF_HUB_TOKEN = EnvVar("HUGGING_FACE_HUB_TOKEN", str, None, "Older name of HF_TOKEN.")
 HF_HUB_TOKEN_ALIAS = EnvVar("HUGGINGFACE_HUB_TOKEN", str, None, "Another older name of HF_TOKEN.")

@@ -71,6 +71,10 @@ class EngineDeadError(QuireError):
     """The engine process is gone and the request cannot be served."""
 
 
+class WrongApiKeyError(QuireError):
+    """The server asks for a key, and the HTTP request has none or another one."""
+
+
 class BodyTooLargeError(InvalidRequestError):
     """The body of an HTTP request is larger than the server accepts."""
 

@@ -103,7 +103,7 @@ class LLM:
 
         The rest is as in `generate`. Raises InvalidRequestError for messages that the template refuses.
         """
-        conversations: Any = [messages] if messages and isinstance(messages[0], dict) else messages
+        conversations = _batch_of_conversations(messages)
         tokenizer = self.get_tokenizer()
         prompts = []
         for conversation in conversations:
@@ -181,7 +181,12 @@ class LLM:
         self, params: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int
     ) -> list[SamplingParams]:
         default = self.get_default_sampling_params() if params is None else None
-        return _per_prompt("sampling_params", params, default, num_prompts)
+        per_prompt = _per_prompt("sampling_params", params, default, num_prompts)
+        for each in per_prompt:
+            if not isinstance(each, SamplingParams):
+                message = f"sampling_params must be SamplingParams or a list of them, got {describe(each)}"
+                raise InvalidRequestError(message, parameter="sampling_params", value=each)
+        return per_prompt
 
     def _prepare(
         self,
@@ -263,6 +268,17 @@ def _batch_of_prompts(
     if batch and all(isinstance(item, int) for item in batch):
         return [list(batch)]
     return list(batch)
+
+
+def _batch_of_conversations(messages: Any) -> list[Messages]:
+    """A list of conversations, from one or many."""
+    if isinstance(messages, str) or not isinstance(messages, Sequence):
+        raise InvalidRequestError(
+            f"messages must be a list of messages or of conversations, got {describe(messages)}",
+            parameter="messages",
+            value=messages,
+        )
+    return [list(messages)] if messages and isinstance(messages[0], dict) else list(messages)
 
 
 def _per_prompt(name: str, values: Any, default: Any, num_prompts: int) -> list[Any]:

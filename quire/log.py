@@ -33,7 +33,7 @@ def _configure() -> None:
     handler.setFormatter(logging.Formatter(_FORMAT, datefmt="%H:%M:%S"))
     handler.addFilter(_rank_filter)
     root.addHandler(handler)
-    root.setLevel(envs.LOG_LEVEL.read().upper())
+    root.setLevel(envs.LOG_LEVEL.read())
     root.propagate = False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -138,6 +139,10 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     def _normalise(self) -> None:
         if isinstance(self.stop, str):
             self.stop = [self.stop]
+        for name in ("stop", "bad_words", "stop_token_ids"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, str) or not isinstance(value, Iterable)):
+                raise _fail(name, "a list", value)
         self.stop = list(self.stop or [])
         self.bad_words = list(self.bad_words or [])
         self.stop_token_ids = list(dict.fromkeys(self.stop_token_ids or []))

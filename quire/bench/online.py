@@ -65,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Send all requests; returns 1 if any failed."""
     base_url = args.base_url or f"http://{args.host}:{args.port}"
-    card = _model_card(base_url, args.model)
     requests = make_workload(args)
+    card = _model_card(base_url, args.model)
     if card.get("max_model_len"):
         requests = fit_to_context(requests, card["max_model_len"])
     arrivals = _arrivals(args, requests)
@@ -97,8 +97,12 @@ def _model_card(base_url: str, name: str | None) -> dict[str, Any]:
     try:
         with urllib.request.urlopen(url, timeout=10) as response:
             cards = msgspec.json.decode(response.read())["data"]
-    except (OSError, urllib.error.URLError, ValueError, KeyError) as error:
-        raise ConfigError(f"no server answers at {url}: {error}") from None
+    except urllib.error.HTTPError as error:
+        raise ConfigError(f"{url} answers {error.code} {error.reason}") from None
+    except (OSError, ValueError, KeyError) as error:
+        reason = getattr(error, "reason", error)
+        reason = getattr(reason, "strerror", None) or reason
+        raise ConfigError(f"no server answers at {url} ({reason}); start one with quire serve") from None
     for card in cards:
         if name in (None, card["id"]):
             return dict(card)

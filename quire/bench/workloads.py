@@ -135,8 +135,11 @@ def _traced(args: argparse.Namespace) -> Iterator[BenchRequest]:
             input_len = min(input_len, args.max_input_len or input_len)
             prompt = _trace_prompt(args, index, input_len, block_ids)
             yield BenchRequest(prompt, max(1, min(output_len, args.max_output_len or output_len)), arrival_s)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ConfigError(f"cannot read {path} as a {args.dataset_name} trace: {error!r}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from None
+    except (KeyError, ValueError, TypeError) as error:
+        reason = f"no field {error}" if isinstance(error, KeyError) else error
+        raise ConfigError(f"cannot read {path} as a {args.dataset_name} trace: {reason}") from None
 
 
 def _json_rows(path: Path) -> Iterator[tuple[float, int, int, list[int]]]:

@@ -9,7 +9,11 @@ from quire.bench import offline, online
 
 def add_parser(subparsers: Any) -> None:
     """Add `bench` and its three kinds to the commands."""
-    parser = subparsers.add_parser("bench", help="measure throughput, latency or a running server")
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure throughput, latency or a running server",
+        description="Measure throughput, latency or a running server.",
+    )
     kinds = parser.add_subparsers(title="benchmarks", metavar="KIND", dest="kind", required=True)
     for name, add_arguments, run, help_text in (
         (
@@ -26,6 +30,11 @@ def add_parser(subparsers: Any) -> None:
         ),
         ("serve", online.add_arguments, online.run, "load on a running server"),
     ):
-        kind = kinds.add_parser(name, help=help_text, description=f"Measure: {help_text}.")
+        kind = kinds.add_parser(
+            name,
+            help=help_text,
+            usage=f"quire bench {name} [options]",
+            description=f"Measure: {help_text}.",
+        )
         add_arguments(kind)
         kind.set_defaults(run=run)

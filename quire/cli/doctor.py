@@ -13,10 +13,12 @@ from quire import envs, platform
 _SHOWN_FLAGS = ("avx2", "fma", "f16c", "avx_vnni", "avx512", "amx", "asimd", "sve", "i8mm", "bf16")
 """Prefixes of the kernel's CPU flags that matter to a kernel; shown where the extension cannot tell."""
 
+_HELP = "show the machine, the build and the backends in use"
+
 
 def add_parser(subparsers: Any) -> None:
     """Add `doctor` to the command line's subcommands."""
-    parser = subparsers.add_parser("doctor", help="show the machine, the build and the backends in use")
+    parser = subparsers.add_parser("doctor", help=_HELP, description=_HELP[0].upper() + _HELP[1:] + ".")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 

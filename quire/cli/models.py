@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+_HELP = "list the model architectures that Quire runs"
+
 
 def add_parser(subparsers: Any) -> None:
     """Add `models` to the commands."""
-    parser = subparsers.add_parser("models", help="list the model architectures that Quire runs")
+    parser = subparsers.add_parser("models", help=_HELP, description=_HELP[0].upper() + _HELP[1:] + ".")
     parser.set_defaults(run=run)
 
 

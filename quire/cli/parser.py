@@ -7,11 +7,14 @@ from __future__ import annotations
 import argparse
 import copy
 import difflib
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 EXIT_USAGE = 2
+_OTHER_SPELLING = re.compile(r"/--\w+_\w+(?=[/:])")
+"""The second name in argparse's `argument --max-model-len/--max_model_len: ...`."""
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -52,8 +55,17 @@ class Parser(argparse.ArgumentParser):
     def _option_names(self) -> list[str]:
         return [name for name in self._option_string_actions if name.startswith("--") and "_" not in name]
 
+    def _check_value(self, action, value):  # type: ignore[no-untyped-def]
+        """Unlike argparse's: a wrong command is answered with the nearest ones."""
+        if not isinstance(action, argparse._SubParsersAction) or value in action.choices:
+            return super()._check_value(action, value)
+        near = difflib.get_close_matches(value, action.choices, n=2, cutoff=0.6)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(action.choices)}"
+        self.error(f"unknown {action.dest} {value!r}; {hint}")
+
     def error(self, message: str) -> NoReturn:
         """One line on standard error, exit status 2."""
+        message = _OTHER_SPELLING.sub("", message)
         print(f"{self.prog}: error: {message}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import quire
 
+_HELP = "show the version"
+
 
 def add_parser(subparsers: Any) -> None:
     """Add `version` to the commands."""
-    parser = subparsers.add_parser("version", help="show the version")
+    parser = subparsers.add_parser("version", help=_HELP, description=_HELP[0].upper() + _HELP[1:] + ".")
     parser.set_defaults(run=run)
 
 

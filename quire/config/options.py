@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import enum
 import json
+import os
 import re
 import shlex
 from typing import Any
@@ -103,6 +104,8 @@ def clean_value(field: dataclasses.Field[Any], value: Any) -> Any:
     names, rules = _type_names(field), option_of(field)
     if value is None and "None" in names:
         return None
+    if isinstance(value, os.PathLike) and "str" in names:
+        value = os.fspath(value)
     if "int" in names:
         value = _clean_int(field, value)
     elif "float" in names:
@@ -111,9 +114,15 @@ def clean_value(field: dataclasses.Field[Any], value: Any) -> Any:
         raise _fail(field, "true or false", value)
     elif names <= {"str", "None"} and not isinstance(value, str):
         raise _fail(field, "a string", value)
+    elif _takes_json(names) and not isinstance(value, dict):
+        raise _fail(field, "a dict (on the command line a JSON object)", value)
     _check_choices(field, rules, value)
     _check_range(field, rules, value)
     return value
+
+
+def _takes_json(type_names: set[str]) -> bool:
+    return any(name.startswith("dict") for name in type_names)
 
 
 def _clean_int(field: dataclasses.Field[Any], value: Any) -> int:
@@ -134,7 +143,7 @@ def _clean_float(field: dataclasses.Field[Any], value: Any) -> float:
 
 
 def _check_choices(field: dataclasses.Field[Any], rules: Option, value: Any) -> None:
-    if value in rules.later_choices:
+    if value in rules.later_choices or (rules.later_choices and not rules.choices):
         raise NotSupportedError(
             f"not supported yet: {field.name}={value!r}", parameter=field.name, value=value
         )
@@ -159,6 +168,13 @@ def _flag_int(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _flag_float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
 def _flag_json(text: str) -> Any:
     try:
         return json.loads(text)
@@ -170,7 +186,17 @@ def _help(field: dataclasses.Field[Any]) -> str:
     described = option_of(field)
     note = {State.READY: "", State.LATER: " (not supported yet)", State.MOOT: " (accepted, without effect)"}
     choices = f" One of {', '.join(described.choices)}." if described.choices else ""
-    return (described.help + choices + note[described.state]).replace("%", "%%")
+    later = f" Not supported yet: {', '.join(described.later_choices)}." if described.later_choices else ""
+    has_default = field.default not in (None, False, "") and described.state is State.READY
+    default = "" if not has_default else f" (default: {_as_text(field.default)})"
+    return (described.help + choices + later + default + note[described.state]).replace("%", "%%")
+
+
+def _as_text(value: Any) -> str:
+    """A default as one would type it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
@@ -186,8 +212,8 @@ def add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> N
     if "int" in names:
         rest["type"] = _flag_int
     elif "float" in names:
-        rest["type"] = float
-    elif any(name.startswith("dict") for name in names):
+        rest["type"] = _flag_float
+    elif _takes_json(names):
         rest["type"] = _flag_json
     metavar = field.name.upper()
     group.add_argument(*spellings, metavar=metavar, **rest)

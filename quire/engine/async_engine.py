@@ -66,7 +66,8 @@ class AsyncLLMEngine:
         Raises ConfigError or ModelLoadError, also for what went wrong in the other process.
         """
         config = args.create_engine_config()
-        return cls(config, ProcessClient(config) if own_process else ThreadClient(config))
+        tokenizer = load_text_side(config)  # before the model: a missing one is said at once
+        return cls(config, ProcessClient(config) if own_process else ThreadClient(config), tokenizer)
 
     # -- requests --------------------------------------------------------------------------------------------
 

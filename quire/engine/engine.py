@@ -12,7 +12,7 @@ from quire.engine.inputs import InputProcessor, PreparedRequest, Prompt
 from quire.engine.outputs import OutputProcessor
 from quire.engine.stats import EngineStats, StatsLogger
 from quire.engine.text import load_text_side
-from quire.errors import InvalidRequestError
+from quire.errors import EngineDeadError, InvalidRequestError
 from quire.log import get_logger
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
@@ -33,6 +33,7 @@ class LLMEngine:
         self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len)
         self._outputs = OutputProcessor(self.tokenizer)
         self._stats_logger = StatsLogger(_log, enabled=not config.disable_log_stats)
+        self._is_shut_down = False
 
     @classmethod
     def from_engine_args(cls, args: EngineArgs, *, offline: bool = False) -> LLMEngine:
@@ -48,7 +49,11 @@ class LLMEngine:
         return self._inputs.prepare(request_id, prompt, params, **options)
 
     def submit(self, request: PreparedRequest) -> None:
-        """Start a prepared request. Raises InvalidRequestError if its id is in use."""
+        """Start a prepared request. Raises InvalidRequestError if its id is in use, EngineDeadError after
+        `shutdown`.
+        """
+        if self._is_shut_down:
+            raise EngineDeadError("the engine was shut down; make a new one")
         if request.params.logits_processors:
             _check_logits_processors(request.params.logits_processors)
         self._outputs.add(request)
@@ -122,6 +127,7 @@ class LLMEngine:
 
     def shutdown(self) -> None:
         """Abort what runs and release the workers. The engine is of no use afterwards."""
+        self._is_shut_down = True
         self.abort_request(self._outputs.request_ids)
         self.core.shutdown()
 

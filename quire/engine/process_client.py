@@ -132,7 +132,15 @@ class ProcessClient:
 
 def _private_folder() -> Path:
     """A new folder that only this user can enter, for the sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="quire-", dir=envs.IPC_DIR.read()))
+    parent = envs.IPC_DIR.read()
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="quire-", dir=parent))
+    except OSError as error:
+        where = f"{envs.IPC_DIR.name}={parent}" if parent else tempfile.gettempdir()
+        raise ConfigError(
+            f"cannot make a folder for sockets in {where}: {error.strerror}; set {envs.IPC_DIR.name} "
+            "to a folder that can be written"
+        ) from None
     if len(str(folder / "commands")) > _MAX_SOCKET_PATH:
         folder.rmdir()
         raise ConfigError(

@@ -15,6 +15,7 @@ import signal
 import struct
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -86,16 +87,27 @@ def _serve(folder: Path, config: EngineConfig) -> int:
 
         try:
             core = EngineCore(config)
+        except QuireError as error:  # what the user can mend: the parent says it, in one line
+            emit(_death(error))
+            return 1
+        except Exception as error:
+            return _die(error, emit)
+        try:
             gc.collect()
             gc.freeze()  # the model and its modules live until the end: no collection need walk them in a step
             emit(core.ready)
             EngineLoop(core, SocketInbox(commands), emit).run()
             core.shutdown()
         except Exception as error:
-            _log.exception("the engine stopped")
-            emit(_death(error))
-            return 1
+            return _die(error, emit)
     return 0
+
+
+def _die(error: Exception, emit: Callable[[Event], None]) -> int:
+    """Log the failure in full and tell the parent; returns the exit status."""
+    _log.error("the engine stopped", exc_info=error)
+    emit(_death(error))
+    return 1
 
 
 def _death(error: Exception) -> EngineDied:

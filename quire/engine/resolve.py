@@ -44,7 +44,7 @@ _NUM_SEQS = {"server": 128, "offline": 256}
 
 def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
     """Every option settled. Raises ConfigError, HubError, ModelLoadError or UnsupportedModelError."""
-    path = resolve_model(args.model or DEFAULT_MODEL, revision=args.revision, download_dir=args.download_dir)
+    path = resolve_model(_model_name(args), revision=args.revision, download_dir=args.download_dir)
     hf = load_hf_config(path, args.hf_overrides)
     max_model_len = _max_model_len(args, hf)
     return EngineConfig(
@@ -57,11 +57,15 @@ def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
     )
 
 
+def _model_name(args: EngineArgs) -> str:
+    return DEFAULT_MODEL if args.model is None else args.model
+
+
 # -- the model -----------------------------------------------------------------------------------------------
 
 
 def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> ModelConfig:
-    model = args.model or DEFAULT_MODEL
+    model = _model_name(args)
     names = args.served_model_name or model
     return ModelConfig(
         model=model,
@@ -139,7 +143,7 @@ def _weight_bytes(path: Path) -> int:
 def _default_sampling_params(args: EngineArgs, path: Path) -> dict[str, Any]:
     """The model's advice with the user's changes, checked as sampling parameters."""
     source = args.generation_config
-    defaults = {} if source in ("vllm", "none") else generation_defaults(path if source == "auto" else source)
+    defaults = {} if source in ("vllm", "none") else generation_defaults(_advice_folder(source, path))
     defaults.update(args.override_generation_config or {})
     known = {field.name for field in msgspec.structs.fields(SamplingParams)}
     for name in defaults:
@@ -152,6 +156,18 @@ def _default_sampling_params(args: EngineArgs, path: Path) -> dict[str, Any]:
     return defaults
 
 
+def _advice_folder(source: str, path: Path) -> Path:
+    """Where generation_config.json is looked for. A folder that the user names must hold one."""
+    if source == "auto":
+        return path
+    if not (Path(source) / "generation_config.json").is_file():
+        raise ConfigError(
+            "generation_config must be auto, vllm, none or a folder with generation_config.json, "
+            f"got {describe(source)}"
+        )
+    return Path(source)
+
+
 def _chat_template(given: str | None) -> str | None:
     """Text of a template given as a file or as itself."""
     if given is None or "{" in given or "\n" in given:
@@ -160,8 +176,12 @@ def _chat_template(given: str | None) -> str | None:
         return Path(given).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"chat_template {describe(given)} is neither a template nor a file: {error}"
+            f"chat_template {describe(given)} is neither a template nor a file that can be read: {_reason(error)}"
         ) from None
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 # -- the rest ------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ Weights = Iterator[tuple[str, Tensor]]
 
 _SAFETENSORS = ("model.safetensors.index.json", "model.safetensors", "*.safetensors")
 _PICKLED = ("pytorch_model.bin.index.json", "pytorch_model.bin", "*.bin")
+_GIT_LFS_HEAD = b"version https://git-lfs"
+_GIT_LFS_ADVICE = "it is a Git LFS pointer, not the weights: run `git lfs pull` in its folder"
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "consolidated")
 
 
@@ -70,7 +72,8 @@ def _read_safetensors(files: list[Path]) -> Weights:
                 for name in opened.keys():  # noqa: SIM118  (not a dict)
                     yield name, opened.get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise ModelLoadError(f"{file} cannot be read as safetensors: {error}") from error
+            reason = _GIT_LFS_ADVICE if _is_git_lfs_pointer(file) else str(error)
+            raise ModelLoadError(f"{file} cannot be read as safetensors: {reason}") from error
 
 
 def _read_pickled(files: list[Path]) -> Weights:
@@ -80,12 +83,20 @@ def _read_pickled(files: list[Path]) -> Weights:
             tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
         except Exception as error:  # a damaged or hostile pickle can raise anything
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if _is_git_lfs_pointer(file):
+                reason = _GIT_LFS_ADVICE
             raise ModelLoadError(
                 f"{file} is not a plain file of tensors and was not loaded: {reason}"
             ) from error
         if not isinstance(tensors, dict):
             raise ModelLoadError(f"{file} must hold a map from name to tensor, got {type(tensors).__name__}")
         yield from ((name, tensor) for name, tensor in tensors.items() if isinstance(tensor, Tensor))
+
+
+def _is_git_lfs_pointer(file: Path) -> bool:
+    """Whether a clone left this small text in place of the weights."""
+    with file.open("rb") as opened:
+        return opened.read(len(_GIT_LFS_HEAD)) == _GIT_LFS_HEAD
 
 
 def _is_zip(file: Path) -> bool:

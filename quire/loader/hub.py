@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from quire import envs
@@ -33,16 +35,36 @@ def resolve_model(
     Downloads only configuration, tokenizer and weights (safetensors where the repository has them).
     Raises ModelLoadError for a path that is not there, HubError when the hub cannot help; both say what to do.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    folder = _local_folder("model", model)
+    if folder is not None:
+        return folder
+    token = token or envs.hf_token()
+    with _hub_errors("model", model, revision):
+        patterns = _CONFIG_FILES + _weight_patterns(model, revision, token)
+        return _download(model, revision, download_dir, token, patterns)
+
+
+def resolve_tokenizer(tokenizer: str, revision: str | None = None, download_dir: str | None = None) -> str:
+    """The local folder of `tokenizer`, found as in `resolve_model` but without weights; raises the same."""
+    folder = _local_folder("tokenizer", tokenizer)
+    if folder is not None:
+        return folder
+    with _hub_errors("tokenizer", tokenizer, revision):
+        return _download(tokenizer, revision, download_dir, envs.hf_token(), _CONFIG_FILES)
+
+
+def _local_folder(what: str, name: str) -> str | None:
+    """The folder of that name or of the built-in model; None for what can only be a hub id."""
+    folder = Path(name).expanduser()
+    if name.strip() and folder.is_dir():
         return str(folder)
-    if model in BUILTIN_MODELS:
-        return _builtin(model)
-    if folder.exists():
-        raise ModelLoadError(f"model must be a folder or a hub id, but {model} is a file")
-    if model.startswith((".", "/", "~")) or model.count("/") > 1 or not model.strip():
-        raise ModelLoadError(f"model must be a folder or a hub id, but there is no folder {model!r}")
-    return _download(model, revision, download_dir, token or envs.hf_token())
+    if name in BUILTIN_MODELS:
+        return _builtin(name)
+    if name.strip() and folder.exists():
+        raise ModelLoadError(f"{what} must be a folder or a hub id, but {name} is a file")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
+        raise ModelLoadError(f"{what} must be a folder or a hub id, but there is no folder {name!r}")
+    return None
 
 
 def _builtin(name: str) -> str:
@@ -54,43 +76,68 @@ def _builtin(name: str) -> str:
     return str(folder)
 
 
-def _download(model: str, revision: str | None, download_dir: str | None, token: str | None) -> str:
+def _download(
+    name: str, revision: str | None, download_dir: str | None, token: str | None, patterns: list[str]
+) -> str:
     """The snapshot's folder, downloaded or from the hub's cache."""
     import huggingface_hub
+
+    cache_dir = None if download_dir is None else Path(download_dir).expanduser()
+    return huggingface_hub.snapshot_download(
+        name,
+        revision=revision,
+        cache_dir=cache_dir,
+        token=token,
+        allow_patterns=patterns,
+        ignore_patterns=_UNWANTED,
+    )
+
+
+@contextmanager
+def _hub_errors(what: str, name: str, revision: str | None) -> Iterator[None]:
+    """Turns what the hub's client raises into HubError, with what the user can do about it."""
     from huggingface_hub import errors
 
-    where = f"{model}" + (f" at revision {revision}" if revision else "")
+    where = f"{what} {name}" + (f" at revision {revision}" if revision else "")
     try:
-        patterns = _CONFIG_FILES + _weight_patterns(model, revision, token)
-        return str(
-            huggingface_hub.snapshot_download(
-                model,
-                revision=revision,
-                cache_dir=download_dir,
-                token=token,
-                allow_patterns=patterns,
-                ignore_patterns=_UNWANTED,
-            )
-        )
+        yield
     except errors.GatedRepoError as error:
         raise HubError(
             f"{where} is gated: accept its licence on the hub and set HF_TOKEN to a token of that account"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise HubError(
-            f"the hub has no model {model} (or it is private: set HF_TOKEN to a token that may read it); "
+            f"the hub has no model {name} (or it is private: set HF_TOKEN to a token that may read it); "
             "a local folder must exist to be used"
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise HubError(f"{model} has no revision {revision}") from error
+        raise HubError(f"{name} has no revision {revision}") from error
     except errors.HFValidationError as error:
-        raise HubError(f"model must be a folder or a hub id, got {model!r}: {error}") from error
+        reason = _first_line(error)
+        raise HubError(f"{what} must be a folder or a hub id, got {name!r}: {reason}") from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise HubError(
             f"{where} is not in the local cache and the hub is out of reach; {_OFFLINE_ADVICE}"
         ) from error
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise HubError(f"{where} could not be downloaded ({error}); {_OFFLINE_ADVICE}") from error
+    except Exception as error:
+        if not _is_network_error(error):
+            raise
+        raise HubError(
+            f"{where} could not be downloaded ({_first_line(error)}); {_OFFLINE_ADVICE}"
+        ) from error
+
+
+def _is_network_error(error: Exception) -> bool:
+    """Whether the connection, the hub or the disk failed. The hub's client has changed its HTTP package before."""
+    from huggingface_hub import errors
+
+    package = type(error).__module__.split(".")[0]
+    return isinstance(error, errors.HfHubHTTPError | OSError) or package.startswith(("httpx", "requests"))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _weight_patterns(model: str, revision: str | None, token: str | None) -> list[str]:
@@ -99,13 +146,12 @@ def _weight_patterns(model: str, revision: str | None, token: str | None) -> lis
     from huggingface_hub import errors
 
     try:
-        names = huggingface_hub.HfApi(token=token).list_repo_files(model, revision=revision)
+        info = huggingface_hub.HfApi(token=token).model_info(model, revision=revision)
     except (errors.GatedRepoError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
-    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError):
-        return _SAFETENSORS + _PICKLED
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("httpx", "requests"):  # no network: the cache may do
+        if not _is_network_error(error):
             raise
         return _SAFETENSORS + _PICKLED
+    names = [file.rfilename for file in info.siblings or ()]
     return _SAFETENSORS if any(name.endswith(".safetensors") for name in names) else _PICKLED

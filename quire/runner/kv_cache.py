@@ -69,7 +69,7 @@ def plan_kv_cache(config: EngineConfig, device: torch.device, free_bytes: int | 
             memory = _free_for_cache(config, device) if free_bytes is None else free_bytes
         num_blocks = min(memory // size, blocks_per_request * limits.max_num_seqs)
     if num_blocks < blocks_per_request:
-        raise ConfigError(_too_small(num_blocks, blocks_per_request, size, limits.max_model_len, device))
+        raise ConfigError(_too_small(num_blocks, blocks_per_request, size, config, device))
     spec = KVCacheSpec(num_blocks, cache.swap_space_bytes // size, cache.block_size, size)
     _logger.info(
         "KV cache: %d blocks of %d tokens (%.2f GiB) on %s and %d on the host; %.1f requests of %d tokens fit",
@@ -110,13 +110,22 @@ def _activation_bytes(config: EngineConfig) -> int:
     return tokens * width * getattr(torch, config.model.dtype).itemsize + logit_rows * hf.vocab_size * 8
 
 
-def _too_small(num_blocks: int, needed: int, size: int, max_model_len: int, device: torch.device) -> str:
-    knob = "kv_cache_memory_bytes" if device.type == "cpu" else "gpu_memory_utilization"
+def _too_small(num_blocks: int, needed: int, size: int, config: EngineConfig, device: torch.device) -> str:
+    if config.cache.num_blocks_override is not None:
+        knob = "num_gpu_blocks_override"
+    elif config.cache.kv_cache_memory_bytes is not None or device.type == "cpu":
+        knob = "kv_cache_memory_bytes"
+    else:
+        knob = "gpu_memory_utilization"
     return (
-        f"the KV cache has room for {num_blocks} blocks ({num_blocks * size / 2**30:.2f} GiB), but one request of "
-        f"max_model_len={max_model_len} needs {needed} ({needed * size / 2**30:.2f} GiB): "
+        f"the KV cache has room for {num_blocks} blocks ({_size(num_blocks * size)}), but one request of "
+        f"max_model_len={config.scheduler.max_model_len} needs {needed} ({_size(needed * size)}): "
         f"raise {knob} or lower max_model_len"
     )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**29 else f"{num_bytes / 2**20:.2f} MiB"
 
 
 def _num_kv_heads(hf: HFConfig) -> int:

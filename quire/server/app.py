@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from quire.server.args import ServerArgs
+from quire.server.auth import OPEN_PATHS, api_keys, check_api_key
 from quire.server.context import Engine, ServerContext
 from quire.server.errors import error_response
 from quire.server.lifecycle import ClientGoneError
@@ -47,16 +48,20 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
 
 
 class Endpoint:
-    """One route as an ASGI application: admission, error mapping, the request id in the response."""
+    """One route as an ASGI application: API key, admission, error mapping, the request id in the response."""
 
-    def __init__(self, context: ServerContext, handler: Handler, *, is_counted: bool) -> None:
+    def __init__(
+        self, context: ServerContext, handler: Handler, *, is_counted: bool, keys: tuple[bytes, ...] = ()
+    ) -> None:
         self._context = context
         self._handler = handler
         self._is_counted = is_counted
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
+            check_api_key(self._keys, request)
             with self._context.lifecycle.admit() if self._is_counted else nullcontext():
                 response = await self._handler(self._context, request)
                 await _respond(response, request, send)
@@ -94,8 +99,18 @@ def build_app(engine: Engine, args: ServerArgs | None = None) -> Starlette:
         args=args or ServerArgs(),
         metrics=ServerMetrics(model.served_model_names[0], engine.max_model_len, engine.stats),
     )
+    keys = api_keys(context.args)
     routes = [
-        Route(path, Endpoint(context, handler, is_counted=method == "POST"), methods=[method])
+        Route(
+            path,
+            Endpoint(
+                context,
+                handler,
+                is_counted=method == "POST",
+                keys=() if path in OPEN_PATHS else keys,
+            ),
+            methods=[method],
+        )
         for method, path, handler in ROUTES
     ]
 

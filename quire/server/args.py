@@ -27,6 +27,9 @@ class ServerArgs:
     )
     max_body_bytes: int = option(32 * 2**20, "Largest request body, bytes (32M).", low=1024)
     timeout_keep_alive: int = option(5, "Seconds after which an idle connection is closed.", low=1)
+    api_key: str | list[str] | None = option(
+        None, "Keys, one of which requests must bring as a bearer token; also QUIRE_API_KEY.", many=True
+    )
     ssl_keyfile: str | None = option(None, "File with the TLS key.")
     ssl_certfile: str | None = option(None, "File with the TLS certificate.")
     response_role: str = option("assistant", "Role of the messages that the server generates.")

@@ -26,6 +26,7 @@ from quire.errors import (
     RequestFailedError,
     ShuttingDownError,
     UnknownModelError,
+    WrongApiKeyError,
 )
 from quire.log import get_logger
 
@@ -54,6 +55,7 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (UnknownModelError, 404, "invalid_request_error", "model_not_found"),
     (BodyTooLargeError, 413, "invalid_request_error", "body_too_large"),
     (InvalidRequestError, 400, "invalid_request_error", None),
+    (WrongApiKeyError, 401, "invalid_request_error", "invalid_api_key"),
     (QueueFullError, 503, "server_overloaded", "queue_full"),
     (ShuttingDownError, 503, "service_unavailable", "shutting_down"),
     (EngineDeadError, 503, "service_unavailable", "engine_dead"),

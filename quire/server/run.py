@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -24,7 +27,7 @@ from quire.engine.async_engine import AsyncLLMEngine
 from quire.errors import ConfigError
 from quire.server.app import build_app
 from quire.server.args import ServerArgs
-from quire.server.context import Engine, ServerContext
+from quire.server.context import ServerContext
 from quire.server.logs import configure_http_log
 from quire.server.status import curl_line
 
@@ -33,8 +36,15 @@ _CLOSE_CONNECTIONS_S = 1
 """How long open connections get to be closed after the last request."""
 
 
+_LISTEN_HINTS = {
+    errno.EADDRINUSE: "; choose another with --port",
+    errno.EACCES: "; choose one above 1023 with --port",
+}
+
+
 def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
     """Serve until told to stop. Raises ConfigError or ModelLoadError for what keeps it from starting."""
+    _check_tls(server_args)
     listener = _listen(server_args)
     with contextlib.closing(listener):
         engine = AsyncLLMEngine.from_engine_args(engine_args, own_process=True)
@@ -61,6 +71,25 @@ def _run(main: Any) -> None:
         uvloop.run(main)
 
 
+def _check_tls(args: ServerArgs) -> None:
+    """Raises ConfigError, before the model is loaded, for TLS files that cannot be used."""
+    for name in ("ssl_keyfile", "ssl_certfile"):
+        path = getattr(args, name)
+        if path is not None and not Path(path).is_file():
+            raise ConfigError(f"{name} must be a file, but there is none at {path}")
+    if args.ssl_certfile is None:
+        if args.ssl_keyfile is not None:
+            raise ConfigError("ssl_keyfile needs ssl_certfile beside it")
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(args.ssl_certfile, args.ssl_keyfile)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(
+            f"ssl_certfile and ssl_keyfile must be a PEM certificate and its key, got {reason}"
+        ) from None
+
+
 # -- the socket ----------------------------------------------------------------------------------------------
 
 
@@ -75,7 +104,7 @@ def _listen(args: ServerArgs) -> socket.socket:
         listener.bind(args.uds or (args.host, args.port))
     except OSError as error:
         listener.close()
-        hint = "" if args.uds else "; choose another with --port"
+        hint = "" if args.uds else _LISTEN_HINTS.get(error.errno or 0, "; choose an address with --host")
         raise ConfigError(f"cannot listen on {where}: {error.strerror or error}{hint}") from None
     listener.set_inheritable(False)
     return listener
@@ -128,7 +157,7 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         gc.collect()
         gc.freeze()  # what start-up made lives until the end
-        _print_banner(self._context.engine, self._base, has_template=self._context.has_chat_template)
+        _print_banner(self._context, self._base)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -167,10 +196,10 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _print_banner(engine: Engine, base: str, *, has_template: bool) -> None:
-    names = ", ".join(engine.config.model.served_model_names)
+def _print_banner(context: ServerContext, base: str) -> None:
+    names = ", ".join(context.config.model.served_model_names)
     _say(f"Quire {quire.__version__} serves {names} on {base} (Ctrl-C stops). Try it:")
-    _say("  " + curl_line(base, has_template=has_template))
+    _say("  " + curl_line(context, base))
 
 
 def _say(line: str) -> None:

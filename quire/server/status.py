@@ -8,6 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 
 import quire
 from quire.errors import ShuttingDownError
+from quire.server.auth import api_keys
 from quire.server.context import ServerContext
 from quire.server.replies import json_response
 
@@ -18,18 +19,19 @@ async def show_root(context: ServerContext, request: Request) -> Response:
     names = ", ".join(context.config.model.served_model_names)
     return PlainTextResponse(
         f"Quire {quire.__version__} serves {names}.\n\n"
-        f"Try it:\n  {curl_line(base, has_template=context.has_chat_template)}\n\n"
+        f"Try it:\n  {curl_line(context, base)}\n\n"
         "Routes: /v1/completions /v1/chat/completions /v1/models /tokenize /detokenize /health /metrics\n"
     )
 
 
-def curl_line(base: str, *, has_template: bool) -> str:
+def curl_line(context: ServerContext, base: str) -> str:
     """A command that gets an answer from the server at `base`."""
-    if has_template:
+    if context.has_chat_template:
         path, body = "chat/completions", '{"messages": [{"role": "user", "content": "Hello!"}]}'
     else:
         path, body = "completions", '{"prompt": "Once upon a time", "max_tokens": 32}'
-    return f"curl {base}/v1/{path} -H 'Content-Type: application/json' -d '{body}'"
+    key = " -H 'Authorization: Bearer KEY'" if api_keys(context.args) else ""
+    return f"curl {base}/v1/{path} -H 'Content-Type: application/json'{key} -d '{body}'"
 
 
 async def show_health(context: ServerContext, request: Request) -> Response:

@@ -78,6 +78,11 @@ def takes_content_parts(tokenizer_or_template: Tokenizer | str, chat_template: s
     return _compile(_choose_template(tokenizer_or_template, chat_template, False)).traits.takes_parts
 
 
+def check_template(source: str) -> None:
+    """Raises InvalidRequestError for text that is no valid Jinja template."""
+    _compile(source)
+
+
 def _choose_template(source: Tokenizer | str, asked: str | None, has_tools: bool) -> str:
     if isinstance(source, str):
         return asked or source

@@ -16,6 +16,8 @@ from quire.tokenizer.settings import SPECIAL_TOKEN_NAMES, TokenizerSettings
 from quire.tokenizer.text_stream import TextStream, WindowStream
 from quire.tokenizer.tokenizer import FastTokenizer, Tokenizer, check_texts
 
+_VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "merges.txt", "*.tiktoken", "tekken.json")
+
 
 def load_with_transformers(
     folder: Path, settings: TokenizerSettings, *, use_fast: bool = True, trust_remote_code: bool = False
@@ -35,8 +37,18 @@ def load_with_transformers(
             str(folder), use_fast=use_fast, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        raise ConfigError(f"transformers cannot load the tokenizer in {folder}: {error}") from error
+        raise ConfigError(_why_not(folder, settings, error)) from error
     return wrap(loaded, settings)
+
+
+def _why_not(folder: Path, settings: TokenizerSettings, error: Exception) -> str:
+    """What to tell the user of a folder that transformers cannot load either."""
+    if not settings.has_remote_code and not any(next(folder.glob(name), None) for name in _VOCABULARIES):
+        return (
+            f"{folder} holds no tokenizer (no tokenizer.json, tokenizer.model, or vocab.json with merges.txt): "
+            "give its folder or hub id as the tokenizer, or set skip_tokenizer_init"
+        )
+    return f"transformers cannot load the tokenizer in {folder}: {' '.join(str(error).split())}"
 
 
 def wrap(loaded: Any, settings: TokenizerSettings) -> Tokenizer:

@@ -8,6 +8,7 @@ from pathlib import Path
 import tokenizers
 
 from quire.errors import ConfigError
+from quire.loader.hub import resolve_tokenizer
 from quire.log import get_logger, warn_once
 from quire.tokenizer.byte_bpe import FAMILIES, add_bos_and_eos, build_byte_bpe
 from quire.tokenizer.fallback import load_with_transformers
@@ -28,8 +29,6 @@ TOKENIZER_MODES = ("auto", "hf", "slow")
 tokenizers.
 """
 
-_HUB_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
-
 
 def load_tokenizer(
     path: str | Path,
@@ -37,6 +36,7 @@ def load_tokenizer(
     tokenizer_mode: str = "auto",
     trust_remote_code: bool = False,
     revision: str | None = None,
+    download_dir: str | None = None,
 ) -> Tokenizer:
     """Load the tokenizer of a model folder (or of a hub name, at `revision`).
 
@@ -44,12 +44,13 @@ def load_tokenizer(
     `merges.txt`
     are built directly, so is a Llama-style `tokenizer.model`; everything else goes through transformers. Code
     that comes with a model runs only with
-    `trust_remote_code`. Raises ConfigError when the folder holds no tokenizer or one that cannot be read.
+    `trust_remote_code`. Raises ConfigError when the folder holds no tokenizer or one that cannot be read,
+    ModelLoadError or HubError when there is no such folder or hub name.
     """
     if tokenizer_mode not in TOKENIZER_MODES:
         allowed = ", ".join(TOKENIZER_MODES)
         raise ConfigError(f"tokenizer_mode must be one of {allowed}, got {tokenizer_mode!r}")
-    folder = _resolve_folder(Path(path), revision)
+    folder = _resolve_folder(Path(path), revision, download_dir)
     settings = read_settings(folder)
     direct = _load_directly(folder, settings) if tokenizer_mode == "auto" else None
     if direct is not None:
@@ -59,22 +60,10 @@ def load_tokenizer(
     )
 
 
-def _resolve_folder(path: Path, revision: str | None) -> Path:
+def _resolve_folder(path: Path, revision: str | None, download_dir: str | None) -> Path:
     if path.is_file() and path.name == "tokenizer.json":
         return path.parent
-    return path if path.is_dir() else _download(str(path), revision)
-
-
-def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
-    except (OSError, ValueError, HFValidationError, HfHubHTTPError) as error:
-        raise ConfigError(
-            f"tokenizer {name!r} is neither a local folder nor a model on the hub: {error}"
-        ) from error
+    return Path(resolve_tokenizer(str(path), revision, download_dir))
 
 
 def _load_directly(folder: Path, settings: TokenizerSettings) -> Tokenizer | None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -18,11 +19,11 @@ LONG_JOB = {"prompt": ["Once upon a time"] * 8, "n": 64, "max_tokens": 500, "ign
 
 
 class ServerProcess:
-    """`quire serve` on a free port; `url` is where it listens."""
+    """A server on a free port, started by `python -m COMMAND`; `url` is where it listens."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, command: Sequence[str] = ("quire", "serve")) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "quire", "serve", *words, "--port", "0"],
+            [sys.executable, "-m", *command, *words, "--port", "0"],
             cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,7 +100,9 @@ def test_missing_and_unexpected_tensors_are_named(folder):
     assert str(error.value).endswith("unexpected: model.layers.0.self_attn.k_proj.scale")
 
 
-@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.layers.2.mlp.up_proj.weight", "model.norm.weight"])
+@pytest.mark.parametrize(
+    "name", ["model.embed_tokens.weight", "model.layers.2.mlp.up_proj.weight", "model.norm.weight"]
+)
 def test_a_wrong_shape_is_named(folder, name):
     change(folder, lambda tensors: tensors.update({name: tensors[name][1:].clone()}))
     with pytest.raises(ModelLoadError, match=f"tensor {name} has shape .* needs"):
@@ -208,7 +211,10 @@ def test_ranks_hold_the_checkpoint_between_them(tmp_path, size, kv_heads):
 
 
 def test_uneven_splits_are_refused(original):
-    with parallel.as_rank(0, 2), pytest.raises(ModelLoadError, match="must be divisible by tensor_parallel_size"):
+    with (
+        parallel.as_rank(0, 2),
+        pytest.raises(ModelLoadError, match="must be divisible by tensor_parallel_size"),
+    ):
         load(original)
 
 
@@ -238,7 +244,11 @@ def test_weights_are_chosen_by_what_the_repository_has(monkeypatch):
     import huggingface_hub
 
     names = ["config.json", "pytorch_model.bin"]
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, model, revision: names)
+
+    def info(self, model, revision):
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in names])
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
     assert hub._weight_patterns("owner/name", None, None) == hub._PICKLED
     names.append("model.safetensors")
     assert hub._weight_patterns("owner/name", None, None) == hub._SAFETENSORS
