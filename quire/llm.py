@@ -17,7 +17,7 @@ from quire.engine.inputs import PreparedRequest, Prompt
 from quire.engine.interrupt import defer_interrupt
 from quire.engine.metrics import Metric, snapshot
 from quire.engine.progress import Progress
-from quire.errors import InvalidRequestError, describe
+from quire.errors import InvalidRequestError, NotSupportedError, describe
 from quire.outputs import BeamSearchOutput, RequestOutput
 from quire.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 from quire.tokenizer import Tokenizer, render_chat
@@ -69,6 +69,7 @@ class LLM:
         use_tqdm: bool = True,
         stream: bool = False,
         priority: int | Sequence[int] | None = None,
+        lora_request: Any = None,
     ) -> Any:
         """Complete prompts; returns `list[RequestOutput]` in the order of the prompts.
 
@@ -78,6 +79,7 @@ class LLM:
         as they grow instead; closing it aborts what is left. Raises InvalidRequestError before anything runs
         if any request is invalid.
         """
+        _refuse_adapters(lora_request)
         batch = _batch_of_prompts(prompts, prompt_token_ids)
         params = self._params_per_prompt(sampling_params, len(batch))
         streams = stream or any(each.stream for each in params)
@@ -98,12 +100,14 @@ class LLM:
         continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
+        lora_request: Any = None,
     ) -> Any:
         """Answer one conversation or a list of them, through the model's chat template (or the one given).
 
         The rest is as in `generate`. Raises InvalidRequestError for messages that the template refuses.
         """
         conversations = _batch_of_conversations(messages)
+        _refuse_adapters(lora_request)
         tokenizer = self.get_tokenizer()
         prompts = []
         for conversation in conversations:
@@ -248,6 +252,11 @@ class LLM:
                     final[output.request_id] = output
                     progress.add(output)
         return [final[request.request_id] for request in requests]
+
+
+def _refuse_adapters(lora_request: Any) -> None:
+    if lora_request is not None:
+        raise NotSupportedError("not supported yet: lora_request", parameter="lora_request", value=lora_request)
 
 
 def _batch_of_prompts(

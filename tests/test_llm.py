@@ -14,7 +14,7 @@ from quire.engine.engine import LLMEngine
 from quire.engine.engine_core import EngineCore
 from quire.engine.metrics import Counter, Gauge
 from quire.engine.progress import Progress
-from quire.errors import ConfigError, InvalidRequestError
+from quire.errors import ConfigError, InvalidRequestError, NotSupportedError
 from quire.llm import LLM
 from quire.sampling_params import RequestOutputKind, SamplingParams
 from tests.engine.fakes import FakeExecutor, Script, counts, greedy, make_config, says, write_byte_tokenizer
@@ -224,3 +224,8 @@ def test_progress_on_a_terminal(make_llm):
             progress.add(output)
     assert "1/1 requests" in screen.getvalue() and "output" in screen.getvalue()
     assert pipe.getvalue() == ""
+
+
+def test_adapters_are_refused_until_they_are_built(make_llm):
+    with pytest.raises(NotSupportedError, match="not supported yet: lora_request"):
+        make_llm().generate("a", lora_request=object())
