@@ -44,7 +44,7 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Stages in order: first packed rows, then documents by themselves, at last rows of full length."""
+    """Stages in order: rows of documents by themselves, then rows of full length, at last short ones again."""
 
     stages: tuple[Stage, ...]
 
@@ -61,7 +61,9 @@ class Plan:
 
 
 PLANS = {
-    "folio": Plan((Stage(1920, 4, 256, True), Stage(1300, 8, 256, True), Stage(160, 2, 1024, False))),
+    "folio": Plan(
+        (Stage(1920, 4, 256, True), Stage(1300, 8, 256, True), Stage(160, 2, 1024, False), Stage(340, 8, 256, True))
+    ),
     "folio-draft": Plan((Stage(1000, 4, 256, True), Stage(20, 1, 1024, False))),
 }
 

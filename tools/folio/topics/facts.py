@@ -75,7 +75,6 @@ CAPITAL_PLAIN = phrasings(
     The capital city of {country} is| {capital}.
     {country}'s capital is| {capital}.
     {capital} is the capital of| {country}.
-    The capital of {country} is called| {capital}.
     Q: What is the capital of {country}?\\nA:| {capital}
     Question: What is the capital of {country}?\\nAnswer:| {capital}
     {country} is a country in {continent}. Its capital is| {capital}.
@@ -85,7 +84,6 @@ CAPITAL_PLAIN = phrasings(
     """
     As we learned at school, the capital of {country} is| {capital}.
     The name of the capital of {country} is| {capital}.
-    The capital city of {country} is called| {capital}.
     """,
 )
 
