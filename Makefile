@@ -30,7 +30,7 @@ help:
 serve: $(VENV)/.installed
 	@echo 'Once it is up, try:'
 	@echo "  curl -s http://$(HOST):$(PORT)/v1/chat/completions -H 'Content-Type: application/json' \\"
-	@echo "    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"What is 12 + 30?\"}]}'"
+	@echo "    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"What is the capital of France?\"}]}'"
 	$(BIN)/quire serve --host $(HOST) --port $(PORT) $(ARGS)
 
 test: $(VENV)/.extra-test
