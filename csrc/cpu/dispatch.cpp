@@ -1,11 +1,12 @@
-// Which levels exist in this build and run on this processor. QUIRE_HAVE_* come from CMakeLists.txt.
+// Which levels exist in this build and run on this processor, and each kernel's function per level.
 #include "dispatch.h"
 
 #include "cpu_features.h"
+#include "rms_norm.h"
 
 namespace quire {
 
-const char* const kLevelNames[kNumLevels] = {"generic", "avx2", "avx512"};
+const char* const kLevelNames[kNumLevels] = {"generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16"};
 
 namespace {
 
@@ -18,6 +19,12 @@ constexpr bool compiled(Level level) {
 #ifdef QUIRE_HAVE_AVX512
     case Level::avx512: return true;
 #endif
+#ifdef QUIRE_HAVE_AVX512_VNNI
+    case Level::avx512_vnni: return true;
+#endif
+#ifdef QUIRE_HAVE_AVX512_BF16
+    case Level::avx512_bf16: return true;
+#endif
     default: return false;
   }
 }
@@ -26,10 +33,13 @@ bool runs_here(Level level) {
   const CpuFeatures& f = cpu_features();
   const bool avx2 = f.avx2 && f.fma && f.f16c;
   const bool avx512 = avx2 && f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq;
+  const bool vnni = avx512 && f.avx512_vnni;
   switch (level) {
     case Level::generic: return true;
     case Level::avx2: return avx2;
     case Level::avx512: return avx512;
+    case Level::avx512_vnni: return vnni;
+    case Level::avx512_bf16: return vnni && f.avx512_bf16;
   }
   return false;
 }
@@ -38,16 +48,6 @@ bool runs_here(Level level) {
 
 bool level_available(Level level) { return compiled(level) && runs_here(level); }
 
-RmsNormFn rms_norm_for(Level level) {
-  switch (level) {
-#ifdef QUIRE_HAVE_AVX512
-    case Level::avx512: return avx512::rms_norm;
-#endif
-#ifdef QUIRE_HAVE_AVX2
-    case Level::avx2: return avx2::rms_norm;
-#endif
-    default: return generic::rms_norm;
-  }
-}
+QUIRE_DISPATCH(rms_norm, RmsNormArgs)
 
 }  // namespace quire

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "kernel.h"
 
 namespace quire {
 
@@ -20,10 +21,6 @@ struct RmsNormArgs {
   DType weight_dtype;      // dtype itself, or float32
 };
 
-using RmsNormFn = void (*)(const RmsNormArgs&);
-
-namespace generic { void rms_norm(const RmsNormArgs& args); }
-namespace avx2 { void rms_norm(const RmsNormArgs& args); }
-namespace avx512 { void rms_norm(const RmsNormArgs& args); }
+QUIRE_KERNEL(rms_norm, RmsNormArgs)
 
 }  // namespace quire

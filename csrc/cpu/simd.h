@@ -2,8 +2,8 @@
 // once per instruction-set level; each file that includes this lands in its level's own namespace.
 //
 // Invariants:
-//  - Every level computes the same bits: only IEEE add and mul, never a fused pair, and reduce_add has one
-//    fixed tree.
+//  - Every level computes the same bits: only correctly rounded operations, a multiply and an add are fused
+//    exactly where the code says `fma`, and reduce_add has one fixed tree.
 //  - Everything here is `static inline` in a per-level namespace, and no standard template is used: the
 //    linker must never pick a copy compiled for AVX-512 to serve another level.
 #pragma once
@@ -17,13 +17,7 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512F__)
-#define QUIRE_LEVEL avx512
-#elif defined(__AVX2__)
-#define QUIRE_LEVEL avx2
-#else
-#define QUIRE_LEVEL generic
-#endif
+// QUIRE_LEVEL, the level's namespace, is set by CMakeLists.txt.
 
 namespace quire {
 namespace QUIRE_LEVEL {
@@ -37,9 +31,32 @@ struct F32x16 { __m512 v; };
 
 static inline F32x16 splat(float a) { return {_mm512_set1_ps(a)}; }
 static inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+static inline F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+static inline F32x16 operator/(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+static inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+static inline F32x16 max(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+static inline F32x16 min(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+static inline F32x16 abs(F32x16 a) { return {_mm512_abs_ps(a.v)}; }
+static inline F32x16 round_even(F32x16 a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+// a * 2^n for integral n in [-126, 127].
+static inline F32x16 scale_by_power(F32x16 a, F32x16 n) {
+  const __m512i exponent = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23);
+  return {_mm512_mul_ps(a.v, _mm512_castsi512_ps(exponent))};
+}
+
+// a, but 0 in the lanes where x < limit.
+static inline F32x16 zero_where_below(F32x16 a, F32x16 x, F32x16 limit) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_NLT_UQ), a.v)};
+}
 
 static inline F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+static inline F32x16 load(const int8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+}
 
 static inline F32x16 load(const bf16* p) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -78,11 +95,62 @@ static inline F32x16 operator+(F32x16 a, F32x16 b) {
   return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
 }
 
+static inline F32x16 operator-(F32x16 a, F32x16 b) {
+  return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)};
+}
+
 static inline F32x16 operator*(F32x16 a, F32x16 b) {
   return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)};
 }
 
+static inline F32x16 operator/(F32x16 a, F32x16 b) {
+  return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)};
+}
+
+static inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+
+static inline F32x16 max(F32x16 a, F32x16 b) {
+  return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
+}
+
+static inline F32x16 min(F32x16 a, F32x16 b) {
+  return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
+}
+
+static inline F32x16 abs(F32x16 a) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
+}
+
+static inline F32x16 round_even(F32x16 a) {
+  constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(a.lo, nearest), _mm256_round_ps(a.hi, nearest)};
+}
+
+static inline __m256 power_of_two(__m256 n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+
+// a * 2^n for integral n in [-126, 127].
+static inline F32x16 scale_by_power(F32x16 a, F32x16 n) {
+  return {_mm256_mul_ps(a.lo, power_of_two(n.lo)), _mm256_mul_ps(a.hi, power_of_two(n.hi))};
+}
+
+// a, but 0 in the lanes where x < limit.
+static inline F32x16 zero_where_below(F32x16 a, F32x16 x, F32x16 limit) {
+  return {_mm256_and_ps(_mm256_cmp_ps(x.lo, limit.lo, _CMP_NLT_UQ), a.lo),
+          _mm256_and_ps(_mm256_cmp_ps(x.hi, limit.hi, _CMP_NLT_UQ), a.hi)};
+}
+
 static inline F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+
+static inline __m256 widen(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+
+static inline F32x16 load(const int8_t* p) { return {widen(p), widen(p + 8)}; }
 
 static inline __m256 widen(const bf16* p) {
   const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -139,8 +207,44 @@ static inline F32x16 operator+(F32x16 a, F32x16 b) {
   return a;
 }
 
+static inline F32x16 operator-(F32x16 a, F32x16 b) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] -= b.v[i];
+  return a;
+}
+
 static inline F32x16 operator*(F32x16 a, F32x16 b) {
   for (int i = 0; i < kLanes; ++i) a.v[i] *= b.v[i];
+  return a;
+}
+
+static inline F32x16 operator/(F32x16 a, F32x16 b) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] /= b.v[i];
+  return a;
+}
+
+static inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  for (int i = 0; i < kLanes; ++i) c.v[i] = __builtin_fmaf(a.v[i], b.v[i], c.v[i]);
+  return c;
+}
+
+// As x86 defines them: the second operand when either is NaN, or when both are zero.
+static inline F32x16 max(F32x16 a, F32x16 b) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+
+static inline F32x16 min(F32x16 a, F32x16 b) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+  return a;
+}
+
+static inline F32x16 abs(F32x16 a) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] = __builtin_fabsf(a.v[i]);
+  return a;
+}
+
+static inline F32x16 round_even(F32x16 a) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] = __builtin_nearbyintf(a.v[i]);
   return a;
 }
 
@@ -156,7 +260,21 @@ static inline float float_of(uint32_t u) {
   return a;
 }
 
+// a * 2^n for integral n in [-126, 127].
+static inline F32x16 scale_by_power(F32x16 a, F32x16 n) {
+  for (int i = 0; i < kLanes; ++i)
+    a.v[i] *= float_of(static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23);
+  return a;
+}
+
+// a, but 0 in the lanes where x < limit.
+static inline F32x16 zero_where_below(F32x16 a, F32x16 x, F32x16 limit) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] = x.v[i] < limit.v[i] ? 0.0f : a.v[i];
+  return a;
+}
+
 static inline float to_float(float a) { return a; }
+static inline float to_float(int8_t a) { return static_cast<float>(a); }
 static inline float to_float(bf16 a) { return float_of(static_cast<uint32_t>(a.bits) << 16); }
 
 static inline float to_float(f16 a) {
@@ -231,6 +349,36 @@ static inline float reduce_add(F32x16 a) {
     for (int64_t i = 0; i < width; ++i) lane[i] += lane[i + width];
   return lane[0];
 }
+
+// Largest of the lanes (of finite values or infinities).
+static inline float reduce_max(F32x16 a) {
+  float lane[kLanes];
+  store(lane, a);
+  for (int64_t width = kLanes / 2; width > 0; width /= 2)
+    for (int64_t i = 0; i < width; ++i) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
+  return lane[0];
+}
+
+// e^a, within 2 ulp for a <= 88; below -87.3 (where float32 runs out of normal numbers) it is 0, -inf included.
+// Range reduction by ln 2 in two parts and a polynomial of degree 5: Cephes, expf.
+static inline F32x16 exp(F32x16 a) {
+  const F32x16 low = splat(-87.33654f);
+  const F32x16 x = max(min(a, splat(88.0f)), low);
+  const F32x16 n = round_even(x * splat(1.44269504f));
+  F32x16 r = fma(n, splat(-0.693359375f), x);
+  r = fma(n, splat(2.12194440e-4f), r);
+  F32x16 p = splat(1.9875691500e-4f);
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  p = fma(p, r * r, r + splat(1.0f));
+  return zero_where_below(scale_by_power(p, n), a, low);
+}
+
+// a * sigmoid(a).
+static inline F32x16 silu(F32x16 a) { return a / (splat(1.0f) + exp(splat(0.0f) - a)); }
 
 }  // namespace QUIRE_LEVEL
 }  // namespace quire

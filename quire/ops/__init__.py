@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quire.ops.registry import select
+from quire.ops.weights import PackedWeight, WeightFormat
 
 
 def rms_norm(
@@ -41,14 +42,46 @@ def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin_cache: Ten
     return select("rotary_embedding", q.device)(q, k, positions, cos_sin_cache)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type."""
+def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
+    """weight [N, K] in any float type, stored in `format`; integer formats round to nearest.
+
+    int8: scale = absmax of the row / 127. int4: per row and group, see `quire.ops.reference.quantize_int4`. With `gate_up`
+    the rows are gate [N / 2] then up [N / 2], and the result is for `gate_up_linear`. `weight` is not changed.
+    """
+    return select("pack_weight", weight.device)(weight, format, gate_up)
+
+
+def pack_quantized(
+    values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat, gate_up: bool = False
+) -> PackedWeight:
+    """Numbers that are quantized already. int8: values int8 [N, K], scales [N, 1]. int4: values uint8 [N, K] in [0, 15],
+    scales [N, K / group_size], zeros uint8 of the same shape or None (8 everywhere). Scales in any float type.
+    """
+    return select("pack_quantized", values.device)(values, scales, zeros, format, gate_up)
+
+
+def unpack_weight(weight: PackedWeight) -> Tensor:
+    """The matrix [N, K] that a packed weight stands for, in float32, rows in their original order."""
+    return select("unpack_weight", torch.device(weight.device_type))(weight)
+
+
+def linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
+    """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type.
+
+    With an integer format each row of x is first quantized as `WeightFormat` says; the products are summed exactly within a
+    group, the groups in float32.
+    """
     return select("linear", x.device)(x, weight, bias)
 
 
-def embedding(token_ids: Tensor, weight: Tensor) -> Tensor:
-    """Rows of weight [vocab, N] at token_ids [T] -> [T, N]."""
-    return select("embedding", weight.device)(token_ids, weight)
+def gate_up_linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None) -> Tensor:
+    """silu_and_mul(linear(x, weight, bias)) for a weight packed with `gate_up`: x [..., K] -> [..., N / 2]."""
+    return select("gate_up_linear", x.device)(x, weight, bias)
+
+
+def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
+    """Rows of weight [vocab, N] at token_ids [T] -> [T, N]; of a packed weight in float32."""
+    return select("embedding", token_ids.device)(token_ids, weight)
 
 
 def kv_cache_shape(

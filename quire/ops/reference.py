@@ -1,4 +1,7 @@
-"""Plain torch: the definition of correct for every op, on any device. Pools are [blocks, B, KH, D]."""
+"""Plain torch: the definition of correct for every op, on any device. Pools are [blocks, B, KH, D].
+
+Correct up to rounding: torch's matmul may sum a row in an order that varies with the rows beside it.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quire.ops.registry import register
-
-TILE_ROWS, TILE_STEP = 64, 16
-"""Heights of the tiles that `linear` multiplies on the CPU."""
-
 
 @register("rms_norm", "reference")
 def rms_norm(
@@ -53,24 +52,8 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @register("linear", "reference")
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """See `quire.ops.linear`.
-
-    BLAS sums a row in an order that varies with the number of rows. On the CPU rows therefore go in tiles of a few
-    fixed heights, within which it has not been seen to: at most TILE_ROWS, padded to a multiple of TILE_STEP.
-    """
-    if x.device.type != "cpu":
-        return F.linear(x, weight, bias)
-    rows = x.reshape(-1, x.shape[-1])
-    tiles = [_linear_tile(tile, weight, bias) for tile in rows.split(TILE_ROWS)]
-    out = tiles[0] if len(tiles) == 1 else torch.cat(tiles)
-    return out.view(*x.shape[:-1], weight.shape[0])
-
-
-def _linear_tile(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    padding = -rows.shape[0] % TILE_STEP
-    if not padding:
-        return F.linear(rows, weight, bias)
-    return F.linear(F.pad(rows, (0, 0, 0, padding)), weight, bias)[: rows.shape[0]]
+    """See `quire.ops.linear`."""
+    return F.linear(x, weight, bias)
 
 
 @register("embedding", "reference")

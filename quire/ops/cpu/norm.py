@@ -42,7 +42,7 @@ def rms_norm_at_level(
         _DTYPE_CODES[x.dtype],
         _DTYPE_CODES[weight.dtype],
         level,
-    )
+    ).run()
     return out if total is None else (out, total)
 
 
