@@ -11,6 +11,7 @@ from torch import Tensor
 
 from quire.ops.registry import register
 
+
 @register("rms_norm", "reference")
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
