@@ -46,7 +46,7 @@ def quantize_weight(weight: Tensor, format: WeightFormat) -> tuple[Tensor, Tenso
     """weight [N, K] in any float type -> (values, scales) for `pack_quantized`, rounded to nearest; any rows may be given.
 
     int8: values int8 [N, K], scales float32 [N, 1] = absmax of the row / 127. int4: values uint8 [N, K], scales float16
-    [N, K / group_size], by the search of `quire.ops.quantize.quantize_int4`. Raises ValueError when K is not a multiple of group_size.
+    [N, K / group_size], by the search of `quire.ops.quantize.quantize_int4`. Raises ValueError when group_size does not divide K.
     """
     return select("quantize_weight", weight.device)(weight, format)
 

@@ -72,7 +72,7 @@ def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> 
         values, scales = quantize_weight(weight, format)
         return pack_quantized(values, scales, None, format, gate_up)
     values = weight.detach().to(getattr(torch, format.name)).contiguous()
-    return PackedWeight(format, *weight.shape, gate_up, {"values": values})
+    return PackedWeight(format, weight.shape[0], weight.shape[1], gate_up, {"values": values})
 
 
 @register("pack_quantized", "reference")
@@ -85,7 +85,7 @@ def pack_quantized(
     tensors = {"values": values.contiguous(), "scales": scales.to(scale_dtype).contiguous()}
     if zeros is not None:
         tensors["zeros"] = zeros.contiguous()
-    return PackedWeight(format, *values.shape, gate_up, tensors)
+    return PackedWeight(format, values.shape[0], values.shape[1], gate_up, tensors)
 
 
 @register("unpack_weight", "reference")
