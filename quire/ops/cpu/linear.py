@@ -160,9 +160,11 @@ def unpack_weight(weight: CpuWeight) -> Tensor:
 
 @registry.register("linear", "cpu", supports=on_cpu)
 def linear(x: Tensor, weight: Tensor | CpuWeight, bias: Tensor | None = None) -> Tensor:
-    """See `ops.linear`. A weight that is not packed goes to the reference."""
+    """See `ops.linear`. A plain weight is packed for this call alone: right, not fast."""
     if isinstance(weight, Tensor):
-        return reference.linear(x, weight, bias)
+        if weight.dtype not in DTYPE_CODES:
+            return reference.linear(x, weight, bias)
+        weight = pack_weight(weight, WeightFormat("float32"))
     if weight.gate_up:
         raise ValueError("a weight packed with gate_up is for gate_up_linear")
     return _multiply(x, weight, bias, weight.output_size, LEVEL)
