@@ -21,7 +21,7 @@ from quire.loader.formats import Weights, read_weights
 from quire.log import get_logger
 from quire.models import ModelRegistry
 from quire.ops.weights import PackedWeight
-from quire.quant import Loadable, Quantizable, Slot, make_scheme
+from quire.quant import Loadable, Quantizable, make_scheme
 
 _logger = get_logger(__name__)
 _MAX_NAMED = 8

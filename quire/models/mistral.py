@@ -111,10 +111,11 @@ class MistralForCausalLM(nn.Module):
     def __init__(self, config: HFConfig) -> None:
         super().__init__()
         self.model = MistralModel(config)
-        if config.tie_word_embeddings:
-            self.lm_head = TiedLMHead(self.model.embed_tokens)
-        else:
-            self.lm_head = LMHead(config.vocab_size, config.hidden_size)
+        self.lm_head = (
+            TiedLMHead(self.model.embed_tokens)
+            if config.tie_word_embeddings
+            else LMHead(config.vocab_size, config.hidden_size)
+        )
 
     def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         return self.model(token_ids, positions)

@@ -6,6 +6,7 @@ Rows become integers as they arrive: the float weights of a layer are never held
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from quire import ops
 from quire.log import get_logger, warn_once
 from quire.ops.weights import GROUP_SIZES, WeightFormat
-from quire.quant.base import Loadable, QuantMethod, Slot, WeightShard
+from quire.quant.base import Quantizable, QuantMethod, Slot, WeightShard
 
 _logger = get_logger(__name__)
 
@@ -21,19 +22,16 @@ _logger = get_logger(__name__)
 class QuantizingSlot(Slot):
     """Keeps the integers and scales of the rows that arrive."""
 
+    values: Tensor
+    scales: Tensor
+
     def __init__(self, shard: WeightShard, format: WeightFormat) -> None:
         super().__init__((shard.output_size, shard.input_size), shard.place, shard.part_ids)
         self.format = format
-        self.values: Tensor | None = None
-        self.scales: Tensor | None = None
-
-    @property
-    def is_allocated(self) -> bool:
-        """Whether rows may arrive."""
-        return self.values is not None
 
     def allocate(self, device: torch.device) -> None:
         """Room in the types that `ops.quantize_weight` returns."""
+        self.is_allocated = True
         outputs, inputs = self.shape
         if self.format.name == "int8":
             num_groups, values_dtype, scales_dtype = 1, torch.int8, torch.float32
@@ -56,13 +54,13 @@ class QuantizedAtLoad(QuantMethod):
     def __init__(self, format: WeightFormat) -> None:
         self.format = format
 
-    def create_weights(self, layer: Loadable, shard: WeightShard) -> None:
+    def create_weights(self, layer: Quantizable, shard: WeightShard) -> None:
         """One slot, `weight`, that quantizes."""
         layer.slots["weight"] = QuantizingSlot(shard, fitting_format(self.format, shard.input_size))
 
-    def after_load(self, layer: Loadable, shard: WeightShard) -> None:
+    def after_load(self, layer: Quantizable, shard: WeightShard) -> None:
         """Pack the integers for the kernels."""
-        slot = layer.slots.pop("weight")
+        slot = cast(QuantizingSlot, layer.slots.pop("weight"))
         layer.weight = ops.pack_quantized(slot.values, slot.scales, None, slot.format, shard.is_gate_up)
 
 

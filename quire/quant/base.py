@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quire import ops
+from quire.ops.weights import PackedWeight
 
 Place = Callable[[tuple[int, ...], Tensor, Hashable], tuple[int, Tensor]]
 """(shape of this rank's parameter, tensor as in the checkpoint, which part of the parameter it is) -> (the parameter's row that
@@ -33,6 +34,8 @@ class WeightShard:
 class Slot:
     """A parameter on its way: nothing until its first rows arrive, then a tensor that they are copied into."""
 
+    tensor: Tensor
+
     def __init__(
         self,
         shape: tuple[int, ...],
@@ -44,19 +47,15 @@ class Slot:
         self.shape, self.part_ids = shape, part_ids
         self.dtype = dtype or torch.get_default_dtype()
         self._place = place
-        self.tensor: Tensor | None = None
+        self.is_allocated = False
 
     def place(self, tensor: Tensor, part_id: Hashable) -> tuple[int, Tensor]:
         """(first row, this rank's rows of a checkpoint's tensor); see `Place`."""
         return self._place(self.shape, tensor, part_id)
 
-    @property
-    def is_allocated(self) -> bool:
-        """Whether rows may arrive."""
-        return self.tensor is not None
-
     def allocate(self, device: torch.device) -> None:
         """Room for the parameter, all zero: rows that never arrive (a vocabulary's padding) stay so."""
+        self.is_allocated = True
         self.tensor = torch.zeros(self.shape, dtype=self.dtype, device=device)
 
     def take(self, first_row: int, rows: Tensor) -> None:
@@ -81,23 +80,23 @@ class Loadable(nn.Module):
 class QuantMethod:
     """How layers store `weight` and compute with it; holds no tensor itself, so that one object serves many layers."""
 
-    def create_weights(self, layer: Loadable, shard: WeightShard) -> None:
+    def create_weights(self, layer: Quantizable, shard: WeightShard) -> None:
         """Add the slots that the checkpoint fills to `layer.slots`."""
         raise NotImplementedError
 
-    def after_load(self, layer: Loadable, shard: WeightShard) -> None:
+    def after_load(self, layer: Quantizable, shard: WeightShard) -> None:
         """Once all rows are in: set `layer.weight`, as the ops want it, and empty those slots."""
         raise NotImplementedError
 
-    def apply(self, layer: Loadable, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def apply(self, layer: Quantizable, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [..., input_size] -> [..., output_size]."""
         return ops.linear(x, layer.weight, bias)
 
-    def apply_gate_up(self, layer: Loadable, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def apply_gate_up(self, layer: Quantizable, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [..., input_size] -> silu(gate) * up [..., output_size / 2]."""
         return ops.gate_up_linear(x, layer.weight, bias)
 
-    def embed(self, layer: Loadable, token_ids: Tensor) -> Tensor:
+    def embed(self, layer: Quantizable, token_ids: Tensor) -> Tensor:
         """Rows [T, input_size] at token_ids [T]."""
         return ops.embedding(token_ids, layer.weight)
 
@@ -106,6 +105,7 @@ class Quantizable(Loadable):
     """A layer whose weight is stored by a `quant` method, which the loader gives it before anything is loaded."""
 
     quant: QuantMethod
+    weight: Tensor | PackedWeight
 
     def __init__(self, shard: WeightShard) -> None:
         super().__init__()

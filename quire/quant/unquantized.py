@@ -7,7 +7,7 @@ from torch import nn
 
 from quire import ops
 from quire.ops.weights import WeightFormat
-from quire.quant.base import Loadable, QuantMethod, Slot, WeightShard
+from quire.quant.base import Quantizable, QuantMethod, Slot, WeightShard
 
 _CPU_FORMATS = {
     torch.float32: WeightFormat("float32"),
@@ -23,12 +23,12 @@ class Unquantized(QuantMethod):
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
 
-    def create_weights(self, layer: Loadable, shard: WeightShard) -> None:
+    def create_weights(self, layer: Quantizable, shard: WeightShard) -> None:
         """One slot, `weight`."""
         shape = (shard.output_size, shard.input_size)
         layer.slots["weight"] = Slot(shape, shard.place, shard.part_ids, self.dtype)
 
-    def after_load(self, layer: Loadable, shard: WeightShard) -> None:
+    def after_load(self, layer: Quantizable, shard: WeightShard) -> None:
         """Pack on a CPU; elsewhere the slot becomes the parameter."""
         weight = layer.slots.pop("weight").tensor
         if weight.device.type == "cpu":
