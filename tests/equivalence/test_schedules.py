@@ -1,5 +1,4 @@
-"""Same request, same tokens, same logits to the last bit: one workload under every schedule that the engine can take, compared with
-each request run alone."""
+"""Same request, same tokens: one workload under every schedule that the engine can take, each compared with the request alone."""
 
 from __future__ import annotations
 
