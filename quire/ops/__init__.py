@@ -15,6 +15,16 @@ from quire.ops.registry import select
 from quire.ops.weights import PackedWeight, WeightFormat
 
 
+def set_num_threads(count: int) -> None:
+    """Threads of every CPU kernel of this process. torch keeps one where the extension's own pool does the work."""
+    from quire.ops import cpu
+
+    extension, _ = cpu.load()
+    if extension is not None:
+        extension.set_num_threads(count)
+    torch.set_num_threads(count if extension is None else 1)
+
+
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
 ) -> Tensor | tuple[Tensor, Tensor]:

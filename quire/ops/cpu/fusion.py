@@ -12,7 +12,7 @@ Rule = Callable[[Node, Node], Node | None]
 
 
 def fuse(nodes: list[Node], keep: Operand) -> list[Node]:
-    """`nodes` with every pair merged that a rule knows and whose intermediate rows nobody else reads; `keep` is read at the end."""
+    """`nodes` with every pair merged that a rule knows and whose rows between nobody else reads; `keep` is read at the end."""
     readers = Counter(operand.buffer for node in nodes for operand in node.reads)
     readers[keep.buffer] += 1
     merged: list[Node] = []

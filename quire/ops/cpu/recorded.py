@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from quire.ops import registry
+from quire.ops.capture import NotCapturable
 from quire.ops.cpu.extension import LEVEL, address, extension
-from quire.ops.cpu.graph import Node, NotCapturable, Operand, recording
+from quire.ops.cpu.graph import Node, Operand, recording
 from quire.ops.cpu.linear import CpuWeight, quantized_shapes, quantized_view
 
 _FLOAT32_CODE: int = extension.FLOAT32
@@ -29,7 +30,7 @@ def _recorded(op_name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 def embedding(token_ids: Tensor, weight: CpuWeight) -> Tensor:
     """Rows of the step's own tokens."""
     record = recording()
-    if token_ids is not record.token_ids or not isinstance(weight, CpuWeight):
+    if token_ids is not record.step.token_ids or not isinstance(weight, CpuWeight):
         raise NotCapturable("embedding of something else than the step's tokens by a packed weight")
     out = record.new((weight.input_size,), torch.float32)
     stride = record.operand(out).stride // 4
