@@ -55,6 +55,7 @@ QUIRE_DISPATCH(linear, LinearArgs)
 QUIRE_DISPATCH(pack, PackArgs)
 QUIRE_DISPATCH(quantize, QuantizeArgs)
 QUIRE_DISPATCH(rms_norm, RmsNormArgs)
+QUIRE_DISPATCH_BF16(bf16_linear, Bf16LinearArgs)
 QUIRE_DISPATCH_VNNI(quant_linear, QuantLinearArgs)
 
 }  // namespace quire

@@ -86,6 +86,7 @@ def unpack_weight(weight: PackedWeight) -> Tensor:
 def linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
     """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type.
 
+    With bfloat16 weights each row of x is first rounded to bfloat16, as on a GPU; the products are summed in float32.
     With an integer format each row of x is first quantized as `WeightFormat` says; the products are summed exactly within a
     group, the groups in float32.
     """

@@ -129,6 +129,8 @@ def linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None)
 
 def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
     """x [M, K] float32 times a packed weight -> [M, N] float32."""
+    if weight.format.name == "bfloat16":
+        x = x.bfloat16().float()
     if not weight.format.is_integer:
         return F.linear(x, weight.tensors["values"].float())
     activations, scales = quantize_rows(x, weight.format.activation_group)
