@@ -40,3 +40,12 @@
     QUIRE_CASE_AVX2(name)                  \
     return generic::name;                  \
   }
+
+// For kernels with bfloat16 dot products.
+#define QUIRE_DISPATCH_BF16(name, Args)    \
+  Kernel<Args> name##_for(Level level) {   \
+    QUIRE_CASE_AVX512_BF16(name)           \
+    QUIRE_CASE_AVX512(name)                \
+    QUIRE_CASE_AVX2(name)                  \
+    return generic::name;                  \
+  }
