@@ -4,6 +4,7 @@
 #include "cpu_features.h"
 #include "pack.h"
 #include "quantize.h"
+#include "quantize_weight.h"
 #include "rms_norm.h"
 
 namespace quire {
@@ -54,6 +55,7 @@ QUIRE_DISPATCH(gather, GatherArgs)
 QUIRE_DISPATCH(linear, LinearArgs)
 QUIRE_DISPATCH(pack, PackArgs)
 QUIRE_DISPATCH(quantize, QuantizeArgs)
+QUIRE_DISPATCH(quantize_weight, QuantizeWeightArgs)
 QUIRE_DISPATCH(rms_norm, RmsNormArgs)
 QUIRE_DISPATCH_BF16(bf16_linear, Bf16LinearArgs)
 QUIRE_DISPATCH_VNNI(quant_linear, QuantLinearArgs)

@@ -50,6 +50,34 @@ def _round_up(value: int, multiple: int) -> int:
 # -- packing -------------------------------------------------------------------------------------------------
 
 
+@registry.register("quantize_weight", "cpu", supports=on_cpu)
+def quantize_weight(weight: Tensor, format: WeightFormat) -> tuple[Tensor, Tensor]:
+    """See `ops.quantize_weight`."""
+    if weight.dtype not in DTYPE_CODES or not format.is_integer:
+        return reference.quantize_weight(weight, format)
+    format.check_input_size(weight.shape[1])
+    rows, inputs = weight.shape
+    if weight.stride(1) != 1:
+        weight = weight.contiguous()
+    is_int8 = format.name == "int8"
+    values = torch.empty(rows, inputs, dtype=torch.int8 if is_int8 else torch.uint8)
+    num_groups = 1 if is_int8 else inputs // format.group_size
+    scales = torch.empty(rows, num_groups, dtype=torch.float32 if is_int8 else torch.float16)
+    extension.quantize_weight(
+        address(weight),
+        DTYPE_CODES[weight.dtype],
+        rows,
+        weight.stride(0),
+        inputs,
+        format.group_size,
+        address(values),
+        address(scales),
+        _kind(format),
+        LEVEL,
+    ).run()
+    return values, scales
+
+
 @registry.register("pack_weight", "cpu", supports=on_cpu)
 def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
     """See `ops.pack_weight`."""
