@@ -107,20 +107,27 @@ def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
 
 
 def kv_cache_shape(
-    num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, device: torch.device
+    num_blocks: int,
+    block_size: int,
+    num_kv_heads: int,
+    head_dim: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of one layer's key pool and value pool.
+    """Shapes of one layer's key pool and value pool of type `dtype`: float32, bfloat16, float16 or int8.
 
     Dimension 0 is the block; the rest is the backend's own layout. Each pool holds
-    num_blocks * block_size * num_kv_heads * head_dim elements.
+    num_blocks * block_size * num_kv_heads * head_dim elements. In int8 it also holds, in the same bytes, a float32 per
+    token and head, so head_dim + 4 bytes in all. Raises ValueError for another `dtype`.
     """
-    return select("kv_cache_shape", device)(num_blocks, block_size, num_kv_heads, head_dim)
+    return select("kv_cache_shape", device)(num_blocks, block_size, num_kv_heads, head_dim, dtype)
 
 
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """Store k and v [T, KH, D] in the pools, in place: token t in slot slot_mapping[t] = block * B + offset.
 
-    No slot may appear twice.
+    int8 pools hold round(x * (127 / absmax)), to nearest even, and the scale absmax / 127 of each token and head. No slot may
+    appear twice.
     """
     select("write_kv", k.device)(k, v, k_cache, v_cache, slot_mapping)
 
@@ -135,6 +142,8 @@ def paged_attention(
     scale: float,
     sliding_window: int | None = None,
     block_size: int = 16,
+    alibi_slopes: Tensor | None = None,
+    soft_cap: float | None = None,
 ) -> Tensor:
     """Causal attention of new tokens over each request's blocks: prompt chunks, decode rows, drafts alike.
 
@@ -142,10 +151,23 @@ def paged_attention(
     its seq_lens[r] tokens; keys and values of all of them are in the pools. block_tables [R, max_blocks]: entries
     past a request's length are ignored. Query head h reads key/value head h // (H / KH). With
     `sliding_window` = w a token at position p sees positions p - w + 1 to p. Returns [T, H, D]:
-    softmax(scale * q k^T) v, softmax in float32.
+    softmax(scale * q k^T) v, softmax in float32. With `soft_cap` = c a score s becomes c * tanh(s / c) (2408.00118), then
+    `alibi_slopes` [H] float32 add slope * (key position - query position) (ALiBi, 2108.12409).
     """
     attend = select("paged_attention", q.device)
-    return attend(q, k_cache, v_cache, block_tables, query_start, seq_lens, scale, sliding_window, block_size)
+    return attend(
+        q,
+        k_cache,
+        v_cache,
+        block_tables,
+        query_start,
+        seq_lens,
+        scale,
+        sliding_window,
+        block_size,
+        alibi_slopes,
+        soft_cap,
+    )
 
 
 def copy_blocks(source: Tensor, destination: Tensor, pairs: Tensor) -> None:
