@@ -3,6 +3,7 @@
 
 #include "cpu_features.h"
 #include "rms_norm.h"
+#include "sampling.h"
 
 namespace quire {
 
@@ -49,5 +50,8 @@ bool runs_here(Level level) {
 bool level_available(Level level) { return compiled(level) && runs_here(level); }
 
 QUIRE_DISPATCH(rms_norm, RmsNormArgs)
+QUIRE_DISPATCH(argmax, ArgmaxArgs)
+QUIRE_DISPATCH(sample, SampleArgs)
+QUIRE_DISPATCH(rank_tokens, RankArgs)
 
 }  // namespace quire

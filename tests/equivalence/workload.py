@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass
 
 from quire import CompletionOutput, RequestOutput, SamplingParams
-from quire.runner.random import exponential_noise
+from quire.ops.sampling.random import exponential_noise
 
 TIE = 1e-4
 NUM_PROMPTS = 32

@@ -103,6 +103,7 @@ def _register() -> None:
         warn_once(_logger, f"C++ kernels are not built; running on the reference ops (slower): {reason}")
         return
     importlib.import_module("quire.ops.cpu.norm")
+    importlib.import_module("quire.ops.cpu.sampling")
 
 
 _register()
