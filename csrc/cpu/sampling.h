@@ -7,7 +7,7 @@
 
 namespace quire {
 
-// Row r of a kernel reads row row_ids[r] of `logits` [., vocab].
+// Row r of a kernel reads row row_ids[r] of `logits` [., vocab]; row r itself where row_ids is null.
 struct LogitRows {
   const float* logits;
   const int64_t* row_ids;

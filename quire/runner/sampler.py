@@ -71,7 +71,8 @@ class Sampler:
         picked = None if len(indices) == len(step.rows) else torch.tensor(indices)
         token_ids, best = ops.argmax(step.logits, picked)
         sound = self._note(step, indices, token_ids.tolist(), best.tolist(), _unsound_logits)
-        self._add_logprobs(step, [(indices[k], indices[k]) for k in sound], None)
+        if any(step.rows[i].state.params.logprobs is not None for i in indices):
+            self._add_logprobs(step, [(indices[k], indices[k]) for k in sound], None)
 
     def _sample_drawn(self, step: _Step, indices: list[int]) -> None:
         """Rows that are drawn from as they are."""
@@ -118,8 +119,11 @@ class Sampler:
         token_ids: list[int] | None,
         best: list[float],
         describe: Callable[[SamplingRow, float], str],
-    ) -> list[int]:
+    ) -> Sequence[int]:
         """Keep the tokens of rows whose largest logit is finite; errors for the others. Gives the places of the former."""
+        if token_ids is not None and len(indices) == len(step.rows) and all(map(math.isfinite, best)):
+            step.output.token_ids = token_ids
+            return range(len(indices))
         sound = []
         for k, i in enumerate(indices):
             if math.isfinite(best[k]):

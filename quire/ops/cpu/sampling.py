@@ -22,8 +22,7 @@ def _on_cpu(device: torch.device) -> bool:
 def argmax_at_level(logits: Tensor, rows: Tensor | None, level: int) -> tuple[Tensor, Tensor]:
     """`ops.argmax` at one instruction-set level (an index of `LEVEL_NAMES`); the levels agree bit for bit."""
     logits, vocab = logits.contiguous(), logits.shape[1]
-    rows = torch.arange(len(logits)) if rows is None else rows
-    num_rows, num_parts = len(rows), -(-vocab // _PART)
+    num_rows, num_parts = len(logits if rows is None else rows), -(-vocab // _PART)
     token_ids = torch.empty(num_rows * (1 + num_parts), dtype=torch.int64)
     best = torch.empty(num_rows * (1 + num_parts))
     _extension.argmax(
@@ -32,7 +31,7 @@ def argmax_at_level(logits: Tensor, rows: Tensor | None, level: int) -> tuple[Te
         token_ids.data_ptr() + 8 * num_rows,
         best.data_ptr() + 4 * num_rows,
         logits.data_ptr(),
-        rows.data_ptr(),
+        0 if rows is None else rows.data_ptr(),
         num_rows,
         vocab,
         level,
