@@ -9,6 +9,7 @@
 #include "quantize_weight.h"
 #include "rms_norm.h"
 #include "rotary.h"
+#include "sampling.h"
 
 namespace quire {
 
@@ -65,5 +66,8 @@ QUIRE_DISPATCH_BF16(bf16_linear, Bf16LinearArgs)
 QUIRE_DISPATCH(rotary, RotaryArgs)
 QUIRE_DISPATCH(silu_and_mul, SiluAndMulArgs)
 QUIRE_DISPATCH_VNNI(quant_linear, QuantLinearArgs)
+QUIRE_DISPATCH(argmax, ArgmaxArgs)
+QUIRE_DISPATCH(sample, SampleArgs)
+QUIRE_DISPATCH(rank_tokens, RankArgs)
 
 }  // namespace quire

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_int8, quantize_rows
 from quire.ops.registry import register
+from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
 from quire.ops.weights import PackedWeight, WeightFormat, check_quantized
 
 _EXACT_TERMS = 1024
