@@ -1,10 +1,14 @@
 // Which levels exist in this build and run on this processor, and each kernel's function per level.
 #include "dispatch.h"
 
+#include "activation.h"
+#include "attention.h"
 #include "cpu_features.h"
 #include "pack.h"
 #include "quantize.h"
 #include "rms_norm.h"
+#include "rotary.h"
+#include "sampling.h"
 
 namespace quire {
 
@@ -53,9 +57,15 @@ bool level_available(Level level) { return compiled(level) && runs_here(level); 
 QUIRE_DISPATCH(gather, GatherArgs)
 QUIRE_DISPATCH(linear, LinearArgs)
 QUIRE_DISPATCH(pack, PackArgs)
+QUIRE_DISPATCH(paged_attention, PagedAttentionArgs)
 QUIRE_DISPATCH(quantize, QuantizeArgs)
 QUIRE_DISPATCH(rms_norm, RmsNormArgs)
 QUIRE_DISPATCH_BF16(bf16_linear, Bf16LinearArgs)
+QUIRE_DISPATCH(rotary, RotaryArgs)
+QUIRE_DISPATCH(silu_and_mul, SiluAndMulArgs)
 QUIRE_DISPATCH_VNNI(quant_linear, QuantLinearArgs)
+QUIRE_DISPATCH(argmax, ArgmaxArgs)
+QUIRE_DISPATCH(sample, SampleArgs)
+QUIRE_DISPATCH(rank_tokens, RankArgs)
 
 }  // namespace quire

@@ -449,6 +449,20 @@ static inline F32x16 exp(F32x16 a) {
   return zero_where_below(scale_by_power(p, n), a, low);
 }
 
+// tanh(a), within 3 ulp: an odd polynomial up to 0.625 (Cephes, tanhf), by e^2a beyond.
+static inline F32x16 tanh(F32x16 a) {
+  const F32x16 size = abs(a), square = a * a;
+  F32x16 p = splat(-5.70498872745e-3f);
+  p = fma(p, square, splat(2.06390887954e-2f));
+  p = fma(p, square, splat(-5.37397155531e-2f));
+  p = fma(p, square, splat(1.33314422036e-1f));
+  p = fma(p, square, splat(-3.33332819422e-1f));
+  const F32x16 small = fma(p, square * a, a);
+  const F32x16 large = splat(1.0f) - splat(2.0f) / (exp(a + a) + splat(1.0f));
+  const F32x16 edge = splat(0.625f), above_edge = splat(0.62500006f);  // neighbours: exactly one of the two is kept
+  return zero_where_below(small, splat(0.0f) - size, splat(0.0f) - edge) + zero_where_below(large, size, above_edge);
+}
+
 // a * sigmoid(a).
 static inline F32x16 silu(F32x16 a) { return a / (splat(1.0f) + exp(splat(0.0f) - a)); }
 

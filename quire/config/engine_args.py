@@ -120,9 +120,9 @@ class EngineArgs:
     num_gpu_blocks_override: int | None = option(None, "Exact number of KV cache blocks.", low=1)
     kv_cache_dtype: str = option(
         "auto",
-        "Type of the KV cache; auto: the model's.",
-        choices=("auto",),
-        later_choices=("fp8", "fp8_e4m3", "fp8_e5m2", "int8", "float16", "bfloat16", "float32"),
+        "Type of the KV cache; auto: the model's. int8 has a scale per token and head.",
+        choices=("auto", "float32", "bfloat16", "float16", "int8"),
+        later_choices=("fp8", "fp8_e4m3", "fp8_e5m2"),
     )
     enable_prefix_caching: bool = option(True, "Reuse the KV cache of prompts that begin alike.")
     swap_space: float = option(

@@ -97,7 +97,7 @@ class CacheConfig:
     block_size: int = 16
     """Tokens per block."""
     kv_cache_dtype: str = "auto"
-    """`auto`: the model's dtype."""
+    """`auto` (the model's dtype), `float32`, `bfloat16`, `float16` or `int8`."""
     gpu_memory_utilization: float = 0.9
     kv_cache_memory_bytes: int | None = None
     """Exact size of the device pool; None: from free memory."""
