@@ -87,4 +87,5 @@ NB_MODULE(_cpu, m) {
       .def("run", &Program::run, "rows"_a, nb::call_guard<nb::gil_scoped_release>());
 
   bind_norm(m);
+  bind_probe(m);
 }

@@ -2,11 +2,12 @@
 #include "dispatch.h"
 
 #include "cpu_features.h"
+#include "probe.h"
 #include "rms_norm.h"
 
 namespace quire {
 
-const char* const kLevelNames[kNumLevels] = {"generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16"};
+const char* const kLevelNames[kNumLevels] = {"generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"};
 
 namespace {
 
@@ -25,6 +26,9 @@ constexpr bool compiled(Level level) {
 #ifdef QUIRE_HAVE_AVX512_BF16
     case Level::avx512_bf16: return true;
 #endif
+#ifdef QUIRE_HAVE_NEON
+    case Level::neon: return true;
+#endif
     default: return false;
   }
 }
@@ -40,6 +44,7 @@ bool runs_here(Level level) {
     case Level::avx512: return avx512;
     case Level::avx512_vnni: return vnni;
     case Level::avx512_bf16: return vnni && f.avx512_bf16;
+    case Level::neon: return f.neon;
   }
   return false;
 }
@@ -49,5 +54,6 @@ bool runs_here(Level level) {
 bool level_available(Level level) { return compiled(level) && runs_here(level); }
 
 QUIRE_DISPATCH(rms_norm, RmsNormArgs)
+QUIRE_DISPATCH_BF16(probe, ProbeArgs)
 
 }  // namespace quire
