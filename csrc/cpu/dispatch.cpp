@@ -2,7 +2,9 @@
 #include "dispatch.h"
 
 #include "cpu_features.h"
+#include "pack.h"
 #include "probe.h"
+#include "quantize.h"
 #include "rms_norm.h"
 
 namespace quire {
@@ -53,7 +55,12 @@ bool runs_here(Level level) {
 
 bool level_available(Level level) { return compiled(level) && runs_here(level); }
 
+QUIRE_DISPATCH(gather, GatherArgs)
+QUIRE_DISPATCH(linear, LinearArgs)
+QUIRE_DISPATCH(pack, PackArgs)
+QUIRE_DISPATCH(quantize, QuantizeArgs)
 QUIRE_DISPATCH(rms_norm, RmsNormArgs)
+QUIRE_DISPATCH_VNNI(quant_linear, QuantLinearArgs)
 QUIRE_DISPATCH_BF16(probe, ProbeArgs)
 
 }  // namespace quire

@@ -70,6 +70,14 @@ static inline F32x16 load(const f16* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
 
+// The bfloat16 in the low or the high half of each of sixteen 32-bit words.
+static inline F32x16 low_half(const uint32_t* p) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16))};
+}
+static inline F32x16 high_half(const uint32_t* p) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(-65536)))};
+}
+
 static inline void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
 
 static inline void store(bf16* p, F32x16 a) {
@@ -166,6 +174,19 @@ static inline __m256 widen(const f16* p) {
 
 static inline F32x16 load(const bf16* p) { return {widen(p), widen(p + 8)}; }
 static inline F32x16 load(const f16* p) { return {widen(p), widen(p + 8)}; }
+
+static inline __m256i words(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+
+// The bfloat16 in the low or the high half of each of sixteen 32-bit words.
+static inline F32x16 low_half(const uint32_t* p) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(words(p), 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(words(p + 8), 16))};
+}
+static inline F32x16 high_half(const uint32_t* p) {
+  const __m256i mask = _mm256_set1_epi32(-65536);
+  return {_mm256_castsi256_ps(_mm256_and_si256(words(p), mask)),
+          _mm256_castsi256_ps(_mm256_and_si256(words(p + 8), mask))};
+}
 
 static inline void store(float* p, F32x16 a) {
   _mm256_storeu_ps(p, a.lo);
@@ -438,6 +459,18 @@ static inline void from_float(f16* p, float a) {
   else  // subnormal: adding 0.5 lets the float adder round to a multiple of 2^-24
     h = bits_of(float_of(magnitude) + 0.5f) - 0x3f000000;
   p->bits = static_cast<uint16_t>(sign | h);
+}
+
+// The bfloat16 in the low or the high half of each of sixteen 32-bit words.
+static inline F32x16 low_half(const uint32_t* p) {
+  F32x16 r;
+  for (int i = 0; i < kLanes; ++i) r.v[i] = float_of(p[i] << 16);
+  return r;
+}
+static inline F32x16 high_half(const uint32_t* p) {
+  F32x16 r;
+  for (int i = 0; i < kLanes; ++i) r.v[i] = float_of(p[i] & 0xffff0000u);
+  return r;
 }
 
 template <typename T>
