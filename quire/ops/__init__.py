@@ -15,6 +15,16 @@ from quire.ops.registry import select
 from quire.ops.weights import PackedWeight, WeightFormat
 
 
+def set_num_threads(count: int) -> None:
+    """Threads of every CPU kernel of this process. torch keeps one where the extension's own pool does the work."""
+    from quire.ops import cpu
+
+    extension, _ = cpu.load()
+    if extension is not None:
+        extension.set_num_threads(count)
+    torch.set_num_threads(count if extension is None else 1)
+
+
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -42,11 +52,19 @@ def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin_cache: Ten
     return select("rotary_embedding", q.device)(q, k, positions, cos_sin_cache)
 
 
-def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
-    """weight [N, K] in any float type, stored in `format`; integer formats round to nearest.
+def quantize_weight(weight: Tensor, format: WeightFormat) -> tuple[Tensor, Tensor]:
+    """weight [N, K] in any float type -> (values, scales) for `pack_quantized`, rounded to nearest; any rows may be given.
 
-    int8: scale = absmax of the row / 127. int4: per row and group, see `quire.ops.reference.quantize_int4`. With `gate_up`
-    the rows are gate [N / 2] then up [N / 2], and the result is for `gate_up_linear`. `weight` is not changed.
+    int8: values int8 [N, K], scales float32 [N, 1] = absmax of the row / 127. int4: values uint8 [N, K], scales float16
+    [N, K / group_size], by the search of `quire.ops.quantize.quantize_int4`. Raises ValueError when group_size does not divide K.
+    """
+    return select("quantize_weight", weight.device)(weight, format)
+
+
+def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
+    """weight [N, K] in any float type, stored in `format`; integer formats round as in `quantize_weight`.
+
+    With `gate_up` the rows are gate [N / 2] then up [N / 2], and the result is for `gate_up_linear`. `weight` is not changed.
     """
     return select("pack_weight", weight.device)(weight, format, gate_up)
 
@@ -74,8 +92,11 @@ def linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None)
     return select("linear", x.device)(x, weight, bias)
 
 
-def gate_up_linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None) -> Tensor:
-    """silu_and_mul(linear(x, weight, bias)) for a weight packed with `gate_up`: x [..., K] -> [..., N / 2]."""
+def gate_up_linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
+    """silu_and_mul(linear(x, weight, bias)), SwiGLU (2002.05202): x [..., K] -> [..., N / 2].
+
+    A packed weight must have been packed with `gate_up`; the rows of a plain one are gate [N / 2] then up [N / 2].
+    """
     return select("gate_up_linear", x.device)(x, weight, bias)
 
 

@@ -9,7 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_int8, quantize_rows
 from quire.ops.registry import register
+from quire.ops.weights import PackedWeight, WeightFormat, check_quantized
+
+_EXACT_TERMS = 1024
+"""So many products of two numbers up to 127 add up to less than 2^24, where float32 is exact in any order."""
 
 
 @register("rms_norm", "reference")
@@ -51,16 +56,133 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
+@register("quantize_weight", "reference")
+def quantize_weight(weight: Tensor, format: WeightFormat) -> tuple[Tensor, Tensor]:
+    """See `quire.ops.quantize_weight`."""
+    if not format.is_integer:
+        raise ValueError(f"quantize_weight is for int8 and int4, got {format.name}")
+    format.check_input_size(weight.shape[1])
+    return quantize_int8(weight) if format.name == "int8" else quantize_int4(weight, format.group_size)
+
+
+@register("pack_weight", "reference")
+def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
+    """See `quire.ops.pack_weight`. A weight that is in the format already is kept, not copied."""
+    if format.is_integer:
+        values, scales = quantize_weight(weight, format)
+        return pack_quantized(values, scales, None, format, gate_up)
+    values = weight.detach().to(getattr(torch, format.name)).contiguous()
+    return PackedWeight(format, weight.shape[0], weight.shape[1], gate_up, {"values": values})
+
+
+@register("pack_quantized", "reference")
+def pack_quantized(
+    values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat, gate_up: bool = False
+) -> PackedWeight:
+    """See `quire.ops.pack_quantized`. Everything stays in plain order."""
+    check_quantized(values, scales, zeros, format)
+    scale_dtype = torch.float32 if format.name == "int8" else torch.float16
+    tensors = {"values": values.contiguous(), "scales": scales.to(scale_dtype).contiguous()}
+    if zeros is not None:
+        tensors["zeros"] = zeros.contiguous()
+    return PackedWeight(format, values.shape[0], values.shape[1], gate_up, tensors)
+
+
+@register("unpack_weight", "reference")
+def unpack_weight(weight: PackedWeight) -> Tensor:
+    """See `quire.ops.unpack_weight`."""
+    return _dequantize(weight, slice(None))
+
+
+def _dequantize(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
+    """Some rows in float32."""
+    values = weight.tensors["values"][rows].float()
+    if not weight.format.is_integer:
+        return values
+    scales = weight.tensors["scales"][rows].float()
+    if weight.format.name == "int8":
+        return values * scales
+    return ((values - _zeros(weight, rows)).unflatten(1, (scales.shape[1], -1)) * scales[..., None]).flatten(1)
+
+
+def _zeros(weight: PackedWeight, rows: slice | Tensor) -> Tensor | float:
+    """int4's zero point of every element, or of all."""
+    zeros = weight.tensors.get("zeros")
+    if zeros is None:
+        return float(INT4_ZERO)
+    return zeros[rows].float().repeat_interleave(weight.format.group_size, 1)
+
+
 @register("linear", "reference")
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
     """See `quire.ops.linear`."""
-    return F.linear(x, weight, bias)
+    if isinstance(weight, Tensor):
+        return F.linear(x, weight, bias)
+    if x.shape[-1] != weight.input_size:
+        raise ValueError(f"x must have {weight.input_size} inputs in its last dimension, got {list(x.shape)}")
+    rows = x.reshape(-1, weight.input_size).float()
+    out = _multiply(rows, weight)
+    if bias is not None:
+        out = out + bias.float()
+    return out.to(x.dtype).reshape(*x.shape[:-1], weight.output_size)
+
+
+def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
+    """x [M, K] float32 times a packed weight -> [M, N] float32."""
+    if not weight.format.is_integer:
+        return F.linear(x, weight.tensors["values"].float())
+    activations, scales = quantize_rows(x, weight.format.activation_group)
+    if weight.format.name == "int8":
+        return _multiply_int8(activations, scales, weight)
+    return _multiply_int4(activations, scales, weight)
+
+
+def _multiply_int8(activations: Tensor, scales: Tensor, weight: PackedWeight) -> Tensor:
+    """(sum over activation groups, ascending, of activation scale * exact integer sum) * weight scale."""
+    values = weight.tensors["values"].float()
+    total = activations.new_zeros(activations.shape[0], weight.output_size)
+    for group, (start, stop) in enumerate(group_bounds(weight.input_size, weight.format.activation_group)):
+        total += scales[:, group, None] * _exact_product(activations[:, start:stop], values[:, start:stop])
+    return total * weight.tensors["scales"].squeeze(1)
+
+
+def _multiply_int4(activations: Tensor, scales: Tensor, weight: PackedWeight) -> Tensor:
+    """Sum over groups, ascending, of activation scale * (weight scale * exact integer sum). The smaller of the two group
+    sizes is the unit: both are powers of two, so that each lies within one group of the other kind."""
+    format = weight.format
+    values = weight.tensors["values"].float() - _zeros(weight, slice(None))
+    weight_scales = weight.tensors["scales"].float()
+    unit = min(format.group_size, format.activation_group or format.group_size)
+    total = activations.new_zeros(activations.shape[0], weight.output_size)
+    for start, stop in group_bounds(weight.input_size, unit):
+        product = _exact_product(activations[:, start:stop], values[:, start:stop])
+        scaled = weight_scales[:, start // format.group_size] * product
+        total += scales[:, start // (format.activation_group or weight.input_size), None] * scaled
+    return total
+
+
+def _exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """a [M, K] @ b [N, K] transposed for integers up to 127: the exact sum, rounded to float32 once."""
+    if a.shape[1] <= _EXACT_TERMS:
+        return a @ b.T
+    pairs = zip(a.split(_EXACT_TERMS, 1), b.split(_EXACT_TERMS, 1), strict=True)
+    return sum((x @ y.T).to(torch.int32) for x, y in pairs).float()
+
+
+@register("gate_up_linear", "reference")
+def gate_up_linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
+    """See `quire.ops.gate_up_linear`."""
+    if isinstance(weight, PackedWeight) and not weight.gate_up:
+        raise ValueError("weight must be packed with gate_up=True for gate_up_linear")
+    return silu_and_mul(linear(x, weight, bias))
 
 
 @register("embedding", "reference")
-def embedding(token_ids: Tensor, weight: Tensor) -> Tensor:
+def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
     """See `quire.ops.embedding`."""
-    return F.embedding(token_ids, weight)
+    if isinstance(weight, Tensor):
+        return F.embedding(token_ids, weight)
+    return _dequantize(weight, token_ids.long())
 
 
 @register("kv_cache_shape", "reference")

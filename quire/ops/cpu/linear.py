@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quire.ops import reference, registry
 from quire.ops.cpu.extension import DTYPE_CODES, LEVEL, address, allocate, extension, on_cpu
-from quire.ops.weights import PackedWeight, WeightFormat
+from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized
 
 PANEL_ROWS: int = extension.PANEL_ROWS
 _INPUTS_PER_WORD = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8}
@@ -49,7 +49,7 @@ def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> 
     """See `ops.pack_weight`."""
     if weight.dtype not in DTYPE_CODES:
         raise ValueError(f"weight must be float32, bfloat16 or float16, got {weight.dtype}")
-    _check(weight, format, gate_up)
+    check_matrix(weight, format, gate_up)
     return _pack(weight.contiguous(), None, format, gate_up)
 
 
@@ -58,7 +58,7 @@ def pack_quantized(
     values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat, gate_up: bool = False
 ) -> PackedWeight:
     """See `ops.pack_quantized`."""
-    _check(values, format, gate_up)
+    check_quantized(values, scales, zeros, format)
     packed = _pack(None, values.contiguous(), format, gate_up)
     order = _panel_order(packed)
     packed.tensors["scales"].copy_(_in_panels(scales.to(packed.tensors["scales"].dtype), order))
@@ -67,21 +67,6 @@ def pack_quantized(
     own = allocate(tuple(packed.tensors["scales"].shape), torch.uint8)
     own.copy_(_in_panels(zeros.to(torch.uint8), order))
     return _with_tensors(packed, packed.tensors | {"zeros": own})
-
-
-def _check(matrix: Tensor, format: WeightFormat, gate_up: bool) -> None:
-    if matrix.dim() != 2:
-        raise ValueError(f"weight must be [N, K], got {list(matrix.shape)}")
-    if gate_up and matrix.shape[0] % 2:
-        raise ValueError(f"a gate/up weight must have an even number of rows, got {matrix.shape[0]}")
-    if format.name != "int4":
-        return
-    if format.group_size not in (32, 64, 128):
-        raise ValueError(f"group_size must be 32, 64 or 128, got {format.group_size}")
-    if matrix.shape[1] % format.group_size:
-        raise ValueError(
-            f"input size {matrix.shape[1]} must be a multiple of the int4 group_size {format.group_size}"
-        )
 
 
 def _pack(floats: Tensor | None, values: Tensor | None, format: WeightFormat, gate_up: bool) -> CpuWeight:
@@ -160,17 +145,21 @@ def unpack_weight(weight: CpuWeight) -> Tensor:
 
 @registry.register("linear", "cpu", supports=on_cpu)
 def linear(x: Tensor, weight: Tensor | CpuWeight, bias: Tensor | None = None) -> Tensor:
-    """See `ops.linear`. A weight that is not packed goes to the reference."""
+    """See `ops.linear`. A plain weight is packed for this call alone: right, not fast."""
     if isinstance(weight, Tensor):
-        return reference.linear(x, weight, bias)
+        if weight.dtype not in DTYPE_CODES:
+            return reference.linear(x, weight, bias)
+        weight = pack_weight(weight, WeightFormat("float32"))
     if weight.gate_up:
         raise ValueError("a weight packed with gate_up is for gate_up_linear")
     return _multiply(x, weight, bias, weight.output_size, LEVEL)
 
 
 @registry.register("gate_up_linear", "cpu", supports=on_cpu)
-def gate_up_linear(x: Tensor, weight: CpuWeight, bias: Tensor | None = None) -> Tensor:
-    """See `ops.gate_up_linear`."""
+def gate_up_linear(x: Tensor, weight: Tensor | CpuWeight, bias: Tensor | None = None) -> Tensor:
+    """See `ops.gate_up_linear`. A plain weight is packed for this call alone: right, not fast."""
+    if isinstance(weight, Tensor):
+        weight = pack_weight(weight, WeightFormat("float32"), gate_up=True)
     if not weight.gate_up:
         raise ValueError("gate_up_linear needs a weight packed with gate_up")
     return _multiply(x, weight, bias, weight.output_size // 2, LEVEL)

@@ -24,6 +24,8 @@ def rms_norm_at_level(
         weight.data_ptr(),
         address(residual),
         x.numel() // dim if dim else 0,
+        1,
+        dim,
         dim,
         eps,
         DTYPE_CODES[x.dtype],

@@ -1,0 +1,45 @@
+"""Recorded nodes, fewer: neighbours that one kernel does in one pass over its rows. The bits stay the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from quire.ops.cpu.graph import Node, Operand
+from quire.ops.cpu.recorded import quantize_builder
+
+Rule = Callable[[Node, Node], Node | None]
+
+
+def fuse(nodes: list[Node], keep: Operand) -> list[Node]:
+    """`nodes` with every pair merged that a rule knows and whose rows between nobody else reads; `keep` is read at the end."""
+    readers = Counter(operand.buffer for node in nodes for operand in node.reads)
+    readers[keep.buffer] += 1
+    merged: list[Node] = []
+    for node in nodes:
+        pair = _merge(merged[-1], node, readers) if merged else None
+        if pair is not None:
+            merged[-1] = pair
+        else:
+            merged.append(node)
+    return merged
+
+
+def _merge(first: Node, second: Node, readers: Counter[int]) -> Node | None:
+    rule = _RULES.get((first.name, second.name))
+    if rule is None or not first.writes or first.writes[0] != second.reads[0]:
+        return None
+    return rule(first, second) if readers[first.writes[0].buffer] == 1 else None
+
+
+def _norm_then_quantize(norm: Node, quantize: Node) -> Node | None:
+    if norm.info["heads"] != 1:
+        return None
+    build = quantize_builder(quantize.info["weight"], norm.reads[0], quantize.writes, norm)
+    return Node("norm_quantize", norm.reads, (*quantize.writes, *norm.writes[1:]), build)
+
+
+_RULES: dict[tuple[str, str], Rule] = {
+    ("rms_norm", "quantize"): _norm_then_quantize,
+}
+"""By the names of two neighbours, the second reading what the first writes."""
