@@ -131,7 +131,17 @@ void run_rms_norm(DType dtype, int64_t dim, Level level, Hash& hash) {
   const std::vector<uint8_t> x = random_matrix(random, dtype, rows * dim), residual = random_matrix(random, dtype, rows * dim);
   const std::vector<uint8_t> weight = random_matrix(random, dtype, dim);
   std::vector<uint8_t> out(x.size()), sum(x.size());
-  RmsNormArgs args{out.data(), sum.data(), x.data(), weight.data(), residual.data(), rows, dim, 1e-6f, dtype, dtype};
+  RmsNormArgs args{};
+  args.out = out.data();
+  args.residual_out = sum.data();
+  args.x = x.data();
+  args.weight = weight.data();
+  args.residual = residual.data();
+  args.rows = rows;
+  args.heads = 1;
+  args.dim = args.x_stride = dim;
+  args.eps = 1e-6f;
+  args.dtype = args.weight_dtype = dtype;
   run(rms_norm_for(level), args);
   hash.add(out);
   hash.add(sum);
@@ -182,7 +192,12 @@ std::vector<float> gather_at(const WeightView& weight, Level level) {
   BatchLayout layout;
   layout.token_ids = ids.data();
   std::vector<float> out(ids.size() * static_cast<size_t>(weight.num_inputs));
-  GatherArgs args{out.data(), static_cast<int64_t>(ids.size()), weight.num_inputs, &layout, weight};
+  GatherArgs args{};
+  args.out = out.data();
+  args.rows = static_cast<int64_t>(ids.size());
+  args.out_stride = weight.num_inputs;
+  args.layout = &layout;
+  args.weight = weight;
   run(gather_for(level), args);
   return out;
 }
@@ -225,12 +240,27 @@ void run_linear(const LinearShape& shape, Level level, Hash& hash) {
   const int64_t width = shape.gate_up ? shape.num_rows / 2 : shape.num_rows;
   std::vector<float> out(static_cast<size_t>(rows * width));
   if (shape.kind == WeightKind::float32 || shape.kind == WeightKind::bfloat16) {
-    run(linear_for(level), LinearArgs{out.data(), x.data(), bias.data(), rows, width, shape.num_inputs, packed.view});
+    LinearArgs args{};
+    args.out = out.data();
+    args.x = x.data();
+    args.bias = bias.data();
+    args.rows = rows;
+    args.out_stride = width;
+    args.x_stride = shape.num_inputs;
+    args.weight = packed.view;
+    run(linear_for(level), args);
   } else {
     const Quantized q = quantize_at(shape, x, rows, level);
     hash.add(q.values);
     hash.add(q.scales);
-    run(quant_linear_for(level), QuantLinearArgs{out.data(), bias.data(), rows, width, q.view, packed.view});
+    QuantLinearArgs args{};
+    args.out = out.data();
+    args.bias = bias.data();
+    args.rows = rows;
+    args.out_stride = width;
+    args.x = q.view;
+    args.weight = packed.view;
+    run(quant_linear_for(level), args);
   }
   hash.add(out);
 }
