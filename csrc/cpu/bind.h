@@ -32,5 +32,7 @@ InstructionPtr make_instruction(Kernel<Args> kernel, const Args& args, std::shar
 void bind_attention(nb::module_& m);
 void bind_linear(nb::module_& m);
 void bind_norm(nb::module_& m);
+void bind_sampling(nb::module_& m);
+void bind_probe(nb::module_& m);
 
 }  // namespace quire

@@ -89,4 +89,6 @@ NB_MODULE(_cpu, m) {
   bind_attention(m);
   bind_linear(m);
   bind_norm(m);
+  bind_sampling(m);
+  bind_probe(m);
 }

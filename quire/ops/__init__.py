@@ -15,6 +15,16 @@ from quire.ops.registry import select
 from quire.ops.weights import PackedWeight, WeightFormat
 
 
+def set_num_threads(count: int) -> None:
+    """Threads of every CPU kernel of this process. torch keeps one where the extension's own pool does the work."""
+    from quire.ops import cpu
+
+    extension, _ = cpu.load()
+    if extension is not None:
+        extension.set_num_threads(count)
+    torch.set_num_threads(count if extension is None else 1)
+
+
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -76,6 +86,7 @@ def unpack_weight(weight: PackedWeight) -> Tensor:
 def linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
     """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type.
 
+    With bfloat16 weights each row of x is first rounded to bfloat16, as on a GPU; the products are summed in float32.
     With an integer format each row of x is first quantized as `WeightFormat` says; the products are summed exactly within a
     group, the groups in float32.
     """
@@ -165,3 +176,44 @@ def copy_blocks(source: Tensor, destination: Tensor, pairs: Tensor) -> None:
     The pools may be the same tensor, or lie on different devices (swapping). pairs [P, 2] int64 on the CPU.
     """
     select("copy_blocks", destination.device)(source, destination, pairs)
+
+
+def argmax(logits: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Lowest id of the largest logit of rows [R] (None: all) of logits [., vocab], and that logit in float32, in host memory.
+
+    NaN counts as largest.
+    """
+    return select("argmax", logits.device)(logits, rows)
+
+
+def sample(
+    logits: Tensor,
+    rows: Tensor,
+    temperature: Tensor,
+    min_p: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    seeds: Tensor,
+    positions: Tensor,
+    processed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One drawn token for each of rows [R] of logits [., vocab] in host memory, and the row's largest logit (NaN if it has one).
+
+    Temperature (float64 [R], > 0), then the filters min_p (float64, 0: off), top_k (int64, 0: off) and top_p (float64, 1: off),
+    each on what the one before left, as `quire.ops.sampling.logits` defines them; then the race of `quire.ops.sampling.race`
+    with the noise of (seeds, positions), int64. `processed` float32 [R, vocab] receives the rows that were drawn from, with
+    -inf for dropped tokens. The token is -1 where the largest logit is not finite. Returns int64 [R] and float32 [R].
+    """
+    draw = select("sample", logits.device)
+    return draw(logits, rows, temperature, min_p, top_k, top_p, seeds, positions, processed)
+
+
+def rank_tokens(
+    logits: Tensor, rows: Tensor, token_ids: Tensor, num_top: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What logprobs are made of, for each of rows [R] of logits [., vocab] in host memory.
+
+    Returns the ids [R, num_top] of the largest logits, largest first, lowest id first among equals, -1 where no token above
+    -inf is left; the rank [R], from 1, of token_ids[r] in that order; and log(sum(exp(row))) [R], float64.
+    """
+    return select("rank_tokens", logits.device)(logits, rows, token_ids, num_top)

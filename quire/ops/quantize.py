@@ -28,7 +28,8 @@ def quantize_rows(x: Tensor, group: int = 0) -> tuple[Tensor, Tensor]:
     for start, stop in group_bounds(x.shape[1], group):
         part = x[:, start:stop]
         absmax = part.abs().amax(1, keepdim=True)
-        inverse = torch.where(absmax >= _SMALLEST_ABSMAX, INT8_MAX / absmax, torch.zeros_like(absmax))
+        factor = torch.full_like(absmax, INT8_MAX).div(absmax)  # `127 / absmax` would multiply by a reciprocal
+        inverse = torch.where(absmax >= _SMALLEST_ABSMAX, factor, torch.zeros_like(absmax))
         values[:, start:stop] = (part * inverse).round()
         scales.append(absmax / INT8_MAX)
     return values, torch.cat(scales, 1) if scales else x.new_zeros(x.shape[0], 0)

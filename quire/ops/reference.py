@@ -13,6 +13,7 @@ from torch import Tensor
 
 from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_int8, quantize_rows
 from quire.ops.registry import register
+from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
 from quire.ops.weights import PackedWeight, WeightFormat, check_quantized
 
 _EXACT_TERMS = 1024
@@ -131,6 +132,8 @@ def linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None)
 
 def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
     """x [M, K] float32 times a packed weight -> [M, N] float32."""
+    if weight.format.name == "bfloat16":
+        x = x.bfloat16().float()
     if not weight.format.is_integer:
         return F.linear(x, weight.tensors["values"].float())
     activations, scales = quantize_rows(x, weight.format.activation_group)

@@ -73,6 +73,15 @@ class PackedWeight:
         return next(iter(self.tensors.values())).device.type
 
 
+def check_matrix(weight: Tensor, format: WeightFormat, gate_up: bool) -> None:
+    """Raises ValueError naming what cannot be packed."""
+    if weight.dim() != 2:
+        raise ValueError(f"weight must be [N, K], got {list(weight.shape)}")
+    if gate_up and weight.shape[0] % 2:
+        raise ValueError(f"a gate/up weight must have an even number of rows, got {weight.shape[0]}")
+    format.check_input_size(weight.shape[1])
+
+
 def check_quantized(values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat) -> None:
     """Raises ValueError naming what does not fit `ops.pack_quantized`."""
     if not format.is_integer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from quire import ops
 from quire.ops import cpu
+from quire.ops.capture import Forward, NotCapturable, StepTensors, capture
 from quire.ops.weights import WeightFormat
 
 extension, _reason = cpu.load()
@@ -22,7 +23,7 @@ def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def make_forward(format: WeightFormat, num_layers: int = 3) -> Callable[[Tensor, Tensor], Tensor]:
+def make_forward(format: WeightFormat, num_layers: int = 3) -> Forward:
     """A residual stack of norm, gate/up and down."""
     table = ops.pack_weight(draw(VOCAB, HIDDEN, seed=1), format)
     norm = draw(HIDDEN, seed=2).abs()
@@ -34,8 +35,8 @@ def make_forward(format: WeightFormat, num_layers: int = 3) -> Callable[[Tensor,
         for i in range(num_layers)
     ]
 
-    def forward(token_ids: Tensor, positions: Tensor) -> Tensor:
-        hidden, residual = ops.embedding(token_ids, table), None
+    def forward(step: StepTensors) -> Tensor:
+        hidden, residual = ops.embedding(step.token_ids, table), None
         for gate_up, down in layers:
             if residual is None:
                 hidden, residual = ops.rms_norm(hidden, norm, 1e-6), hidden
@@ -47,16 +48,13 @@ def make_forward(format: WeightFormat, num_layers: int = 3) -> Callable[[Tensor,
     return forward
 
 
-def run(captured, token_ids: Tensor) -> Tensor:
-    zeros = torch.zeros_like(token_ids)
-    small = torch.zeros(2, dtype=torch.int32)
-    return captured(token_ids, zeros, zeros, small.view(1, 2), small, small[:1])
+def make_step(token_ids: Tensor) -> StepTensors:
+    zeros, small = torch.zeros_like(token_ids), torch.zeros(2, dtype=torch.int32)
+    return StepTensors(token_ids, zeros, zeros, small.view(1, 2), small, small[:1])
 
 
-def capture(forward, max_tokens: int = MAX_TOKENS):
-    from quire.ops.cpu.graph import capture
-
-    return capture(forward, max_tokens)
+def captured(forward: Forward, max_tokens: int = MAX_TOKENS):
+    return capture(forward, max_tokens, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -72,37 +70,36 @@ def capture(forward, max_tokens: int = MAX_TOKENS):
 )
 def test_captured_equals_op_by_op(format: WeightFormat) -> None:
     forward = make_forward(format)
-    captured = capture(forward)
+    program = captured(forward)
     for num_tokens in (1, 2, 33, MAX_TOKENS):
-        token_ids = torch.arange(num_tokens) * 7 % VOCAB
-        expected = forward(token_ids, token_ids)
+        step = make_step(torch.arange(num_tokens) * 7 % VOCAB)
+        expected = forward(step)
         for threads in (1, 2):
             extension.set_num_threads(threads)
-            assert torch.equal(run(captured, token_ids), expected)
+            assert torch.equal(program(step), expected)
         extension.set_num_threads(1)
 
 
 def test_norm_and_quantization_become_one_kernel() -> None:
     """Integer formats: embedding, norms with quantization, two products and one quantization per layer, last norm."""
-    assert capture(make_forward(WeightFormat("float32"), 2)).num_instructions == 1 + 2 * 3 + 1
-    assert capture(make_forward(WeightFormat("int8"), 2)).num_instructions == 1 + 2 * 4 + 1
+    assert captured(make_forward(WeightFormat("float32"), 2)).num_instructions == 1 + 2 * 3 + 1
+    for name in ("int8", "bfloat16"):
+        assert captured(make_forward(WeightFormat(name), 2)).num_instructions == 1 + 2 * 4 + 1
 
 
 def test_memory_is_shared_by_rows_that_do_not_live_together() -> None:
-    sizes = [capture(make_forward(WeightFormat("float32"), n))._arena.numel() for n in (8, 12)]
+    sizes = [captured(make_forward(WeightFormat("float32"), n))._arena.numel() for n in (8, 12)]
     assert sizes[0] == sizes[1]
 
 
 def test_more_tokens_than_captured_are_refused() -> None:
     with pytest.raises(ValueError, match="at most 4 tokens were captured, got 5"):
-        run(capture(make_forward(WeightFormat("float32")), 4), torch.zeros(5, dtype=torch.int64))
+        captured(make_forward(WeightFormat("float32")), 4)(make_step(torch.zeros(5, dtype=torch.int64)))
 
 
 def test_arithmetic_between_ops_is_refused() -> None:
-    from quire.ops.cpu.graph import NotCapturable
-
     forward = make_forward(WeightFormat("float32"))
     with pytest.raises(NotCapturable, match="torch computes"):
-        capture(lambda ids, positions: forward(ids, positions) + 1)
+        captured(lambda step: forward(step) + 1)
     with pytest.raises(NotCapturable):
-        capture(lambda ids, positions: forward(ids + 1, positions))
+        captured(lambda step: forward(dataclasses.replace(step, token_ids=step.token_ids + 1)))

@@ -146,10 +146,8 @@ def test_nan_and_infinity_do_not_vanish(weight_format: WeightFormat) -> None:
 
 
 def test_what_cannot_be_packed_is_named() -> None:
-    with pytest.raises(ValueError, match="input size 100 must be a multiple of the int4 group_size 32"):
+    with pytest.raises(ValueError, match="input_size must be a multiple of group_size 32 for int4, got 100"):
         ops.pack_weight(draw(8, 100, seed=1), WeightFormat("int4", 32))
-    with pytest.raises(ValueError, match="group_size must be 32, 64 or 128, got 16"):
-        ops.pack_weight(draw(8, 96, seed=1), WeightFormat("int4", 16))
     packed = ops.pack_weight(draw(8, 96, seed=1), WeightFormat("int8"))
     with pytest.raises(ValueError, match="x must have 96 columns"):
         ops.linear(draw(2, 95, seed=1), packed)

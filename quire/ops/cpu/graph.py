@@ -17,14 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from quire.ops.capture import Forward, NotCapturable, StepTensors
 from quire.ops.cpu.extension import allocate, extension
 
 ALIGNMENT = 64
 _META = torch.device("meta")
-
-
-class NotCapturable(Exception):
-    """The model does something between two ops that a program cannot repeat; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,7 @@ class Recording:
         self.row_bytes: list[int] = []
         self._buffer_of: dict[int, int] = {}
         self._alive: list[Tensor] = []
-        self.token_ids = torch.empty(max_tokens, dtype=torch.int64, device=_META)
-        self.positions = torch.empty(max_tokens, dtype=torch.int64, device=_META)
+        self.step = _step_without_memory(max_tokens)
 
     def new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A tensor [max_tokens, *shape] without memory, in a buffer of its own."""
@@ -129,40 +125,41 @@ class CapturedForward:
         rows = self._arena[start : start + self.max_tokens * operand.stride].view(result.dtype)
         return rows.view(self.max_tokens, -1)[:, : result[0].numel()]
 
-    def __call__(
-        self,
-        token_ids: Tensor,
-        positions: Tensor,
-        slot_mapping: Tensor,
-        block_tables: Tensor,
-        query_start: Tensor,
-        seq_lens: Tensor,
-    ) -> Tensor:
-        """token_ids, positions, slot_mapping int64 [T]; block_tables [R, max_blocks], query_start [R + 1], seq_lens [R] int32,
-        all dense -> hidden [T, hidden_size].
-        """
-        num_tokens = len(token_ids)
+    def __call__(self, step: StepTensors) -> Tensor:
+        """See `ops.capture.Captured`."""
+        num_tokens = len(step.token_ids)
         if num_tokens > self.max_tokens:
             raise ValueError(f"at most {self.max_tokens} tokens were captured, got {num_tokens}")
         self._layout.set(
             num_tokens,
-            len(seq_lens),
-            block_tables.shape[1],
-            token_ids.data_ptr(),
-            positions.data_ptr(),
-            slot_mapping.data_ptr(),
-            block_tables.data_ptr(),
-            query_start.data_ptr(),
-            seq_lens.data_ptr(),
+            len(step.seq_lens),
+            step.block_tables.shape[1],
+            step.token_ids.data_ptr(),
+            step.positions.data_ptr(),
+            step.slot_mapping.data_ptr(),
+            step.block_tables.data_ptr(),
+            step.query_start.data_ptr(),
+            step.seq_lens.data_ptr(),
         )
         self._program.run(num_tokens)
         return self._result[:num_tokens]
 
 
-def capture(forward: Callable[[Tensor, Tensor], Tensor], max_tokens: int) -> CapturedForward:
-    """Record forward(token_ids, positions) -> hidden. Raises NotCapturable when it does more than ops and views."""
+def _step_without_memory(max_tokens: int) -> StepTensors:
+    """Stands for the inputs of every later step."""
+
+    def make(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=_META)
+
+    small = torch.int32
+    tables = make(max_tokens, 1, dtype=small), make(max_tokens + 1, dtype=small), make(max_tokens, dtype=small)
+    return StepTensors(make(max_tokens), make(max_tokens), make(max_tokens), *tables)
+
+
+def capture(forward: Forward, max_tokens: int) -> CapturedForward:
+    """See `ops.capture.capture`."""
     with _record(max_tokens) as pass_, _ViewsOnly():
-        result = forward(pass_.token_ids, pass_.positions)
+        result = forward(pass_.step)
     return CapturedForward(pass_, result)
 
 
