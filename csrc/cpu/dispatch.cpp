@@ -1,13 +1,20 @@
 // Which levels exist in this build and run on this processor, and each kernel's function per level.
 #include "dispatch.h"
 
+#include "activation.h"
+#include "attention.h"
 #include "cpu_features.h"
+#include "pack.h"
+#include "probe.h"
+#include "quantize.h"
+#include "quantize_weight.h"
 #include "rms_norm.h"
+#include "rotary.h"
 #include "sampling.h"
 
 namespace quire {
 
-const char* const kLevelNames[kNumLevels] = {"generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16"};
+const char* const kLevelNames[kNumLevels] = {"generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"};
 
 namespace {
 
@@ -26,6 +33,9 @@ constexpr bool compiled(Level level) {
 #ifdef QUIRE_HAVE_AVX512_BF16
     case Level::avx512_bf16: return true;
 #endif
+#ifdef QUIRE_HAVE_NEON
+    case Level::neon: return true;
+#endif
     default: return false;
   }
 }
@@ -41,6 +51,7 @@ bool runs_here(Level level) {
     case Level::avx512: return avx512;
     case Level::avx512_vnni: return vnni;
     case Level::avx512_bf16: return vnni && f.avx512_bf16;
+    case Level::neon: return f.neon;
   }
   return false;
 }
@@ -49,9 +60,20 @@ bool runs_here(Level level) {
 
 bool level_available(Level level) { return compiled(level) && runs_here(level); }
 
-QUIRE_DISPATCH(rms_norm, RmsNormArgs)
 QUIRE_DISPATCH(argmax, ArgmaxArgs)
-QUIRE_DISPATCH(sample, SampleArgs)
+QUIRE_DISPATCH(gather, GatherArgs)
+QUIRE_DISPATCH(linear, LinearArgs)
+QUIRE_DISPATCH(pack, PackArgs)
+QUIRE_DISPATCH(paged_attention, PagedAttentionArgs)
+QUIRE_DISPATCH(quantize, QuantizeArgs)
+QUIRE_DISPATCH(quantize_weight, QuantizeWeightArgs)
 QUIRE_DISPATCH(rank_tokens, RankArgs)
+QUIRE_DISPATCH(rms_norm, RmsNormArgs)
+QUIRE_DISPATCH(rotary, RotaryArgs)
+QUIRE_DISPATCH(sample, SampleArgs)
+QUIRE_DISPATCH(silu_and_mul, SiluAndMulArgs)
+QUIRE_DISPATCH_BF16(bf16_linear, Bf16LinearArgs)
+QUIRE_DISPATCH_VNNI(quant_linear, QuantLinearArgs)
+QUIRE_DISPATCH_ALL(probe, ProbeArgs)
 
 }  // namespace quire

@@ -15,6 +15,16 @@ from quire.ops.registry import select
 from quire.ops.weights import PackedWeight, WeightFormat
 
 
+def set_num_threads(count: int) -> None:
+    """Threads of every CPU kernel of this process. torch keeps one where the extension's own pool does the work."""
+    from quire.ops import cpu
+
+    extension, _ = cpu.load()
+    if extension is not None:
+        extension.set_num_threads(count)
+    torch.set_num_threads(count if extension is None else 1)
+
+
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -42,11 +52,19 @@ def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin_cache: Ten
     return select("rotary_embedding", q.device)(q, k, positions, cos_sin_cache)
 
 
-def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
-    """weight [N, K] in any float type, stored in `format`; integer formats round to nearest.
+def quantize_weight(weight: Tensor, format: WeightFormat) -> tuple[Tensor, Tensor]:
+    """weight [N, K] in any float type -> (values, scales) for `pack_quantized`, rounded to nearest; any rows may be given.
 
-    int8: scale = absmax of the row / 127. int4: per row and group, see `quire.ops.reference.quantize_int4`. With `gate_up`
-    the rows are gate [N / 2] then up [N / 2], and the result is for `gate_up_linear`. `weight` is not changed.
+    int8: values int8 [N, K], scales float32 [N, 1] = absmax of the row / 127. int4: values uint8 [N, K], scales float16
+    [N, K / group_size], by the search of `quire.ops.quantize.quantize_int4`. Raises ValueError when group_size does not divide K.
+    """
+    return select("quantize_weight", weight.device)(weight, format)
+
+
+def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
+    """weight [N, K] in any float type, stored in `format`; integer formats round as in `quantize_weight`.
+
+    With `gate_up` the rows are gate [N / 2] then up [N / 2], and the result is for `gate_up_linear`. `weight` is not changed.
     """
     return select("pack_weight", weight.device)(weight, format, gate_up)
 
@@ -68,14 +86,18 @@ def unpack_weight(weight: PackedWeight) -> Tensor:
 def linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
     """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type.
 
+    With bfloat16 weights each row of x is first rounded to bfloat16, as on a GPU; the products are summed in float32.
     With an integer format each row of x is first quantized as `WeightFormat` says; the products are summed exactly within a
     group, the groups in float32.
     """
     return select("linear", x.device)(x, weight, bias)
 
 
-def gate_up_linear(x: Tensor, weight: PackedWeight, bias: Tensor | None = None) -> Tensor:
-    """silu_and_mul(linear(x, weight, bias)) for a weight packed with `gate_up`: x [..., K] -> [..., N / 2]."""
+def gate_up_linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
+    """silu_and_mul(linear(x, weight, bias)), SwiGLU (2002.05202): x [..., K] -> [..., N / 2].
+
+    A packed weight must have been packed with `gate_up`; the rows of a plain one are gate [N / 2] then up [N / 2].
+    """
     return select("gate_up_linear", x.device)(x, weight, bias)
 
 
@@ -85,20 +107,27 @@ def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
 
 
 def kv_cache_shape(
-    num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, device: torch.device
+    num_blocks: int,
+    block_size: int,
+    num_kv_heads: int,
+    head_dim: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of one layer's key pool and value pool.
+    """Shapes of one layer's key pool and value pool of type `dtype`: float32, bfloat16, float16 or int8.
 
     Dimension 0 is the block; the rest is the backend's own layout. Each pool holds
-    num_blocks * block_size * num_kv_heads * head_dim elements.
+    num_blocks * block_size * num_kv_heads * head_dim elements. In int8 it also holds, in the same bytes, a float32 per
+    token and head, so head_dim + 4 bytes in all. Raises ValueError for another `dtype`.
     """
-    return select("kv_cache_shape", device)(num_blocks, block_size, num_kv_heads, head_dim)
+    return select("kv_cache_shape", device)(num_blocks, block_size, num_kv_heads, head_dim, dtype)
 
 
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """Store k and v [T, KH, D] in the pools, in place: token t in slot slot_mapping[t] = block * B + offset.
 
-    No slot may appear twice.
+    int8 pools hold round(x * (127 / absmax)), to nearest even, and the scale absmax / 127 of each token and head. No slot may
+    appear twice.
     """
     select("write_kv", k.device)(k, v, k_cache, v_cache, slot_mapping)
 
@@ -113,6 +142,8 @@ def paged_attention(
     scale: float,
     sliding_window: int | None = None,
     block_size: int = 16,
+    alibi_slopes: Tensor | None = None,
+    soft_cap: float | None = None,
 ) -> Tensor:
     """Causal attention of new tokens over each request's blocks: prompt chunks, decode rows, drafts alike.
 
@@ -120,10 +151,23 @@ def paged_attention(
     its seq_lens[r] tokens; keys and values of all of them are in the pools. block_tables [R, max_blocks]: entries
     past a request's length are ignored. Query head h reads key/value head h // (H / KH). With
     `sliding_window` = w a token at position p sees positions p - w + 1 to p. Returns [T, H, D]:
-    softmax(scale * q k^T) v, softmax in float32.
+    softmax(scale * q k^T) v, softmax in float32. With `soft_cap` = c a score s becomes c * tanh(s / c) (2408.00118), then
+    `alibi_slopes` [H] float32 add slope * (key position - query position) (ALiBi, 2108.12409).
     """
     attend = select("paged_attention", q.device)
-    return attend(q, k_cache, v_cache, block_tables, query_start, seq_lens, scale, sliding_window, block_size)
+    return attend(
+        q,
+        k_cache,
+        v_cache,
+        block_tables,
+        query_start,
+        seq_lens,
+        scale,
+        sliding_window,
+        block_size,
+        alibi_slopes,
+        soft_cap,
+    )
 
 
 def copy_blocks(source: Tensor, destination: Tensor, pairs: Tensor) -> None:

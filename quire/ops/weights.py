@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 FormatName = Literal["float32", "bfloat16", "int8", "int4"]
+
+FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4")
+GROUP_SIZES = (32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,25 @@ class WeightFormat:
     activation_group: int = 0
     """int8 and int4: inputs that share an activation scale: 32, 64 or 128; 0 is all of a token's."""
 
+    def __post_init__(self) -> None:
+        if self.name not in FORMAT_NAMES:
+            raise ValueError(f"weight format must be one of {', '.join(FORMAT_NAMES)}, got {self.name!r}")
+        if self.name == "int4" and self.group_size not in GROUP_SIZES:
+            raise ValueError(f"group_size must be 32, 64 or 128 for int4, got {self.group_size}")
+        if self.activation_group not in (0, *GROUP_SIZES):
+            raise ValueError(f"activation_group must be 0, 32, 64 or 128, got {self.activation_group}")
+
     @property
     def is_integer(self) -> bool:
         """Whether activations are quantized to meet these weights."""
         return self.name in ("int8", "int4")
+
+    def check_input_size(self, input_size: int) -> None:
+        """Raises ValueError where a row of `input_size` cannot be cut into groups; int8 has none to cut."""
+        if self.name == "int4" and input_size % self.group_size:
+            raise ValueError(
+                f"input_size must be a multiple of group_size {self.group_size} for int4, got {input_size}"
+            )
 
 
 @dataclass(frozen=True)
@@ -52,3 +71,32 @@ class PackedWeight:
     def device_type(self) -> str:
         """Where it lies."""
         return next(iter(self.tensors.values())).device.type
+
+
+def check_matrix(weight: Tensor, format: WeightFormat, gate_up: bool) -> None:
+    """Raises ValueError naming what cannot be packed."""
+    if weight.dim() != 2:
+        raise ValueError(f"weight must be [N, K], got {list(weight.shape)}")
+    if gate_up and weight.shape[0] % 2:
+        raise ValueError(f"a gate/up weight must have an even number of rows, got {weight.shape[0]}")
+    format.check_input_size(weight.shape[1])
+
+
+def check_quantized(values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat) -> None:
+    """Raises ValueError naming what does not fit `ops.pack_quantized`."""
+    if not format.is_integer:
+        raise ValueError(f"pack_quantized is for int8 and int4, got {format.name}")
+    format.check_input_size(values.shape[1])
+    is_int8 = format.name == "int8"
+    dtype = torch.int8 if is_int8 else torch.uint8
+    if values.dtype != dtype:
+        raise ValueError(f"values must be {dtype} for {format.name}, got {values.dtype}")
+    shape = [values.shape[0], 1 if is_int8 else values.shape[1] // format.group_size]
+    if list(scales.shape) != shape:
+        raise ValueError(f"scales must have shape {shape}, got {list(scales.shape)}")
+    if zeros is None:
+        return
+    if is_int8:
+        raise ValueError("zeros must be None for int8")
+    if zeros.dtype != torch.uint8 or list(zeros.shape) != shape:
+        raise ValueError(f"zeros must be torch.uint8 {shape}, got {zeros.dtype} {list(zeros.shape)}")

@@ -10,38 +10,19 @@ import torch
 from numpy.typing import NDArray
 
 from quire.batch import NewRequest, ScheduledBatch, ScheduledRequest
-from quire.layers.context import ForwardContext
-from quire.runner.kv_cache import Pools
+from quire.ops.capture import StepTensors
 
 Ints = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class ModelInputs:
+class ModelInputs(StepTensors):
     """One step of T tokens and R requests, in the order of the batch."""
 
-    token_ids: torch.Tensor
-    """[T]"""
-    positions: torch.Tensor
-    """[T]"""
-    slot_mapping: torch.Tensor
-    """[T]"""
-    block_tables: torch.Tensor
-    """[R, max_blocks]"""
-    query_start: torch.Tensor
-    """[R + 1]"""
-    seq_lens: torch.Tensor
-    """[R]"""
     starts: Sequence[int]
     """query_start on the host."""
     table_rows: NDArray[np.int64]
     """[R]: each request's row of the `RequestTable`."""
-
-    def context(self, pools: Pools, block_size: int) -> ForwardContext:
-        """What attention layers need of this step."""
-        return ForwardContext(
-            pools, self.slot_mapping, self.block_tables, self.query_start, self.seq_lens, block_size
-        )
 
 
 class RequestTable:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from quire.batch import NewRequest, RequestResult, ScheduledBatch, ScheduledRequest, StepResult, TokenLogprobs
 from quire.config.types import EngineConfig
 from quire.errors import QuireError
-from quire.layers.context import forward_context
 from quire.log import get_logger
+from quire.runner.forward import make_forward
 from quire.runner.inputs import ModelInputs, RequestTable
 from quire.runner.kv_cache import KVCache
 from quire.runner.logprobs import check_logprobs_mode, prompt_logprobs
@@ -49,6 +49,7 @@ class ModelRunner:
         self._device = device
         self._vocab_size = config.model.hf.vocab_size
         self._logprobs_mode = check_logprobs_mode(config.model.logprobs_mode)
+        self._forward = make_forward(model, kv_cache, config.scheduler.max_num_batched_tokens, device)
         self._table = RequestTable(
             config.scheduler.max_num_seqs, config.scheduler.max_model_len, kv_cache.spec.block_size
         )
@@ -68,8 +69,7 @@ class ModelRunner:
         results = [RequestResult(request.request_id) for request in batch.requests]
         if batch.requests:
             inputs = self._table.make_inputs(batch, self._device)
-            with forward_context(inputs.context(self._kv_cache.device_pools, self._kv_cache.spec.block_size)):
-                hidden = self._model(inputs.token_ids, inputs.positions)
+            hidden = self._forward(inputs)
             self._sample(batch, inputs, hidden, results)
             if self._scored:
                 self._score_prompts(batch, inputs, hidden, results)
