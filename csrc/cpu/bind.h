@@ -33,5 +33,6 @@ void bind_attention(nb::module_& m);
 void bind_linear(nb::module_& m);
 void bind_norm(nb::module_& m);
 void bind_sampling(nb::module_& m);
+void bind_probe(nb::module_& m);
 
 }  // namespace quire

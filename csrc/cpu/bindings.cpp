@@ -90,4 +90,5 @@ NB_MODULE(_cpu, m) {
   bind_linear(m);
   bind_norm(m);
   bind_sampling(m);
+  bind_probe(m);
 }

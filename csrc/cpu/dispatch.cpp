@@ -5,6 +5,7 @@
 #include "attention.h"
 #include "cpu_features.h"
 #include "pack.h"
+#include "probe.h"
 #include "quantize.h"
 #include "rms_norm.h"
 #include "rotary.h"
@@ -12,7 +13,7 @@
 
 namespace quire {
 
-const char* const kLevelNames[kNumLevels] = {"generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16"};
+const char* const kLevelNames[kNumLevels] = {"generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"};
 
 namespace {
 
@@ -31,6 +32,9 @@ constexpr bool compiled(Level level) {
 #ifdef QUIRE_HAVE_AVX512_BF16
     case Level::avx512_bf16: return true;
 #endif
+#ifdef QUIRE_HAVE_NEON
+    case Level::neon: return true;
+#endif
     default: return false;
   }
 }
@@ -46,6 +50,7 @@ bool runs_here(Level level) {
     case Level::avx512: return avx512;
     case Level::avx512_vnni: return vnni;
     case Level::avx512_bf16: return vnni && f.avx512_bf16;
+    case Level::neon: return f.neon;
   }
   return false;
 }
@@ -54,18 +59,19 @@ bool runs_here(Level level) {
 
 bool level_available(Level level) { return compiled(level) && runs_here(level); }
 
+QUIRE_DISPATCH(argmax, ArgmaxArgs)
 QUIRE_DISPATCH(gather, GatherArgs)
 QUIRE_DISPATCH(linear, LinearArgs)
 QUIRE_DISPATCH(pack, PackArgs)
 QUIRE_DISPATCH(paged_attention, PagedAttentionArgs)
 QUIRE_DISPATCH(quantize, QuantizeArgs)
-QUIRE_DISPATCH(rms_norm, RmsNormArgs)
-QUIRE_DISPATCH_BF16(bf16_linear, Bf16LinearArgs)
-QUIRE_DISPATCH(rotary, RotaryArgs)
-QUIRE_DISPATCH(silu_and_mul, SiluAndMulArgs)
-QUIRE_DISPATCH_VNNI(quant_linear, QuantLinearArgs)
-QUIRE_DISPATCH(argmax, ArgmaxArgs)
-QUIRE_DISPATCH(sample, SampleArgs)
 QUIRE_DISPATCH(rank_tokens, RankArgs)
+QUIRE_DISPATCH(rms_norm, RmsNormArgs)
+QUIRE_DISPATCH(rotary, RotaryArgs)
+QUIRE_DISPATCH(sample, SampleArgs)
+QUIRE_DISPATCH(silu_and_mul, SiluAndMulArgs)
+QUIRE_DISPATCH_BF16(bf16_linear, Bf16LinearArgs)
+QUIRE_DISPATCH_VNNI(quant_linear, QuantLinearArgs)
+QUIRE_DISPATCH_ALL(probe, ProbeArgs)
 
 }  // namespace quire

@@ -23,29 +23,52 @@
 #else
 #define QUIRE_CASE_AVX512_BF16(name)
 #endif
+#ifdef QUIRE_HAVE_NEON
+#define QUIRE_CASE_NEON(name) if (level >= Level::neon) return neon::name;
+#else
+#define QUIRE_CASE_NEON(name)
+#endif
 
 // For kernels in float32: levels above AVX-512 have nothing to add.
 #define QUIRE_DISPATCH(name, Args)         \
   Kernel<Args> name##_for(Level level) {   \
+    QUIRE_CASE_NEON(name)                  \
     QUIRE_CASE_AVX512(name)                \
     QUIRE_CASE_AVX2(name)                  \
+    (void)level;                           \
     return generic::name;                  \
   }
 
 // For kernels with int8 dot products.
 #define QUIRE_DISPATCH_VNNI(name, Args)    \
   Kernel<Args> name##_for(Level level) {   \
+    QUIRE_CASE_NEON(name)                  \
     QUIRE_CASE_AVX512_VNNI(name)           \
     QUIRE_CASE_AVX512(name)                \
     QUIRE_CASE_AVX2(name)                  \
+    (void)level;                           \
     return generic::name;                  \
   }
 
 // For kernels with bfloat16 dot products.
 #define QUIRE_DISPATCH_BF16(name, Args)    \
   Kernel<Args> name##_for(Level level) {   \
+    QUIRE_CASE_NEON(name)                  \
     QUIRE_CASE_AVX512_BF16(name)           \
     QUIRE_CASE_AVX512(name)                \
     QUIRE_CASE_AVX2(name)                  \
+    (void)level;                           \
+    return generic::name;                  \
+  }
+
+// For kernels that differ at every level.
+#define QUIRE_DISPATCH_ALL(name, Args)     \
+  Kernel<Args> name##_for(Level level) {   \
+    QUIRE_CASE_NEON(name)                  \
+    QUIRE_CASE_AVX512_BF16(name)           \
+    QUIRE_CASE_AVX512_VNNI(name)           \
+    QUIRE_CASE_AVX512(name)                \
+    QUIRE_CASE_AVX2(name)                  \
+    (void)level;                           \
     return generic::name;                  \
   }

@@ -135,6 +135,85 @@ static inline Bytes load_high_nibbles(const uint8_t* p) {
                   _mm256_and_si256(_mm256_srli_epi16(raw(p + 32), 4), mask));
 }
 
+// ---------------------------------------------------------------- NEON (aarch64)
+#elif defined(QUIRE_NEON)
+
+struct I32x16 { int32x4_t v[4]; };
+
+static inline I32x16 splat_int(int32_t a) {
+  const int32x4_t v = vdupq_n_s32(a);
+  return {{v, v, v, v}};
+}
+static inline I32x16 operator+(I32x16 a, I32x16 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vaddq_s32(a.v[i], b.v[i]);
+  return a;
+}
+static inline F32x16 to_float(I32x16 a) {
+  F32x16 r;
+  for (int i = 0; i < 4; ++i) r.v[i] = vcvtq_f32_s32(a.v[i]);
+  return r;
+}
+static inline void store_int(int32_t* p, I32x16 a) {
+  for (int i = 0; i < 4; ++i) vst1q_s32(p + 4 * i, a.v[i]);
+}
+
+static inline I32x16 store_bytes(int8_t* p, F32x16 a) {
+  // What x86 makes of NaN and of numbers out of range: the smallest integer.
+  const float32x4_t limit = vdupq_n_f32(2147483648.0f);
+  I32x16 r;
+  for (int i = 0; i < 4; ++i)
+    r.v[i] = vbslq_s32(vcaltq_f32(a.v[i], limit), vcvtnq_s32_f32(a.v[i]), vdupq_n_s32(INT32_MIN));
+  const int16x8_t lo = vcombine_s16(vqmovn_s32(r.v[0]), vqmovn_s32(r.v[1]));
+  const int16x8_t hi = vcombine_s16(vqmovn_s32(r.v[2]), vqmovn_s32(r.v[3]));
+  vst1q_s8(p, vcombine_s8(vqmovn_s16(lo), vqmovn_s16(hi)));
+  return r;
+}
+
+static inline F32x16 load_bytes_as_float(const uint8_t* p) {
+  const uint8x16_t bytes = vld1q_u8(p);
+  const uint16x8_t lo = vmovl_u8(vget_low_u8(bytes)), hi = vmovl_u8(vget_high_u8(bytes));
+  return {{vcvtq_f32_u32(vmovl_u16(vget_low_u16(lo))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(lo))),
+           vcvtq_f32_u32(vmovl_u16(vget_low_u16(hi))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(hi)))}};
+}
+
+struct Bytes { int16x8_t even[4], odd[4]; };    // unsigned bytes 0, 2 and 1, 3 of each lane as 16-bit numbers
+struct Broadcast { int16x4_t even, odd; };      // signed
+
+static inline void split(Bytes& bytes, int i, uint8x16_t v) {
+  const uint16x8_t words = vreinterpretq_u16_u8(v);
+  bytes.even[i] = vreinterpretq_s16_u16(vandq_u16(words, vdupq_n_u16(0xff)));
+  bytes.odd[i] = vreinterpretq_s16_u16(vshrq_n_u16(words, 8));
+}
+static inline Broadcast broadcast(const int8_t* p) {
+  const int16_t even[4] = {p[0], p[2], p[0], p[2]}, odd[4] = {p[1], p[3], p[1], p[3]};
+  return {vld1_s16(even), vld1_s16(odd)};
+}
+static inline I32x16 dot(I32x16 sum, const Bytes& w, Broadcast a) {
+  for (int i = 0; i < 4; ++i) {
+    int32x4_t lo = vmull_s16(vget_low_s16(w.even[i]), a.even), hi = vmull_s16(vget_high_s16(w.even[i]), a.even);
+    lo = vmlal_s16(lo, vget_low_s16(w.odd[i]), a.odd);
+    hi = vmlal_s16(hi, vget_high_s16(w.odd[i]), a.odd);
+    sum.v[i] = vaddq_s32(sum.v[i], vpaddq_s32(lo, hi));
+  }
+  return sum;
+}
+
+static inline Bytes load_bytes(const uint8_t* p) {
+  Bytes r;
+  for (int i = 0; i < 4; ++i) split(r, i, vld1q_u8(p + 16 * i));
+  return r;
+}
+static inline Bytes load_low_nibbles(const uint8_t* p) {
+  Bytes r;
+  for (int i = 0; i < 4; ++i) split(r, i, vandq_u8(vld1q_u8(p + 16 * i), vdupq_n_u8(15)));
+  return r;
+}
+static inline Bytes load_high_nibbles(const uint8_t* p) {
+  Bytes r;
+  for (int i = 0; i < 4; ++i) split(r, i, vshrq_n_u8(vld1q_u8(p + 16 * i), 4));
+  return r;
+}
+
 // ---------------------------------------------------------------- plain C++
 #else
 

@@ -15,9 +15,12 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(QUIRE_NEON)
+#include <arm_neon.h>
 #endif
 
-// QUIRE_LEVEL, the level's namespace, is set by CMakeLists.txt.
+// Set by CMakeLists.txt: QUIRE_LEVEL, the level's namespace; QUIRE_NEON at the level neon, since every aarch64 compiler
+// has NEON, and the level generic must be plain C++ there too.
 
 namespace quire {
 namespace QUIRE_LEVEL {
@@ -210,6 +213,133 @@ static inline void store(f16* p, F32x16 a) {
   constexpr int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.lo, nearest));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(a.hi, nearest));
+}
+
+// ---------------------------------------------------------------- NEON (aarch64)
+#elif defined(QUIRE_NEON)
+
+struct F32x16 { float32x4_t v[4]; };
+
+static inline F32x16 splat(float a) {
+  const float32x4_t v = vdupq_n_f32(a);
+  return {{v, v, v, v}};
+}
+
+static inline F32x16 operator+(F32x16 a, F32x16 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vaddq_f32(a.v[i], b.v[i]);
+  return a;
+}
+
+static inline F32x16 operator-(F32x16 a, F32x16 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vsubq_f32(a.v[i], b.v[i]);
+  return a;
+}
+
+static inline F32x16 operator*(F32x16 a, F32x16 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vmulq_f32(a.v[i], b.v[i]);
+  return a;
+}
+
+static inline F32x16 operator/(F32x16 a, F32x16 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vdivq_f32(a.v[i], b.v[i]);
+  return a;
+}
+
+static inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  for (int i = 0; i < 4; ++i) c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
+  return c;
+}
+
+// As x86 defines them, so not vmaxq and vminq: the second operand when either is NaN, or when both are zero.
+static inline F32x16 max(F32x16 a, F32x16 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]);
+  return a;
+}
+
+static inline F32x16 min(F32x16 a, F32x16 b) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]);
+  return a;
+}
+
+static inline F32x16 abs(F32x16 a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vabsq_f32(a.v[i]);
+  return a;
+}
+
+static inline F32x16 round_even(F32x16 a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vrndnq_f32(a.v[i]);
+  return a;
+}
+
+// a * 2^n for integral n in [-126, 127].
+static inline F32x16 scale_by_power(F32x16 a, F32x16 n) {
+  for (int i = 0; i < 4; ++i) {
+    const int32x4_t exponent = vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v[i]), vdupq_n_s32(127)), 23);
+    a.v[i] = vmulq_f32(a.v[i], vreinterpretq_f32_s32(exponent));
+  }
+  return a;
+}
+
+// a, but 0 in the lanes where x < limit.
+static inline F32x16 zero_where_below(F32x16 a, F32x16 x, F32x16 limit) {
+  for (int i = 0; i < 4; ++i)
+    a.v[i] = vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a.v[i]), vcltq_f32(x.v[i], limit.v[i])));
+  return a;
+}
+
+static inline F32x16 load(const float* p) { return {{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}}; }
+
+static inline F32x16 load(const int8_t* p) {
+  const int8x16_t bytes = vld1q_s8(p);
+  const int16x8_t lo = vmovl_s8(vget_low_s8(bytes)), hi = vmovl_s8(vget_high_s8(bytes));
+  return {{vcvtq_f32_s32(vmovl_s16(vget_low_s16(lo))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(lo))),
+           vcvtq_f32_s32(vmovl_s16(vget_low_s16(hi))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(hi)))}};
+}
+
+static inline F32x16 load(const bf16* p) {
+  F32x16 r;
+  for (int i = 0; i < 4; ++i)
+    r.v[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(&p[4 * i].bits), 16));
+  return r;
+}
+
+static inline F32x16 load(const f16* p) {
+  F32x16 r;
+  for (int i = 0; i < 4; ++i) r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p[4 * i].bits)));
+  return r;
+}
+
+// The bfloat16 in the low or the high half of each of sixteen 32-bit words.
+static inline F32x16 low_half(const uint32_t* p) {
+  F32x16 r;
+  for (int i = 0; i < 4; ++i) r.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(vld1q_u32(p + 4 * i), 16));
+  return r;
+}
+static inline F32x16 high_half(const uint32_t* p) {
+  F32x16 r;
+  for (int i = 0; i < 4; ++i)
+    r.v[i] = vreinterpretq_f32_u32(vandq_u32(vld1q_u32(p + 4 * i), vdupq_n_u32(0xffff0000u)));
+  return r;
+}
+
+static inline void store(float* p, F32x16 a) {
+  for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, a.v[i]);
+}
+
+// To bfloat16, nearest even; NaN becomes 0x7fc0.
+static inline void store(bf16* p, F32x16 a) {
+  for (int i = 0; i < 4; ++i) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(a.v[i]);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+    const uint32x4_t number = vceqq_f32(a.v[i], a.v[i]);
+    const uint32x4_t safe = vbslq_u32(number, rounded, vdupq_n_u32(0x7fc00000));
+    vst1_u16(&p[4 * i].bits, vshrn_n_u32(safe, 16));
+  }
+}
+
+static inline void store(f16* p, F32x16 a) {
+  for (int i = 0; i < 4; ++i) vst1_u16(&p[4 * i].bits, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
 }
 
 // ---------------------------------------------------------------- plain C++, on any machine
