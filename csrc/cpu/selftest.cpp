@@ -15,6 +15,7 @@
 #include "probe.h"
 #include "quantize.h"
 #include "rms_norm.h"
+#include "sampling.h"
 #include "selftest_simd.h"
 #include "thread_pool.h"
 
@@ -265,6 +266,37 @@ void run_linear(const LinearShape& shape, Level level, Hash& hash) {
   hash.add(out);
 }
 
+// ---------------------------------------------------------------- the sampler
+
+void run_sampler(int64_t vocab, bool ties, Level level, Hash& hash) {
+  constexpr int64_t rows = 6, num_top = 7;
+  const double temperature[rows] = {1.0, 0.7, 1.3, 1.0, 0.5, 1.0}, min_p[rows] = {0, 0, 0.05, 0, 0.01, 0};
+  const double top_p[rows] = {1.0, 1.0, 1.0, 0.9, 0.95, 0.3};
+  const int64_t top_k[rows] = {0, 5, 0, 0, 200, 2000}, chosen[rows] = {0, vocab - 1, vocab / 2, vocab / 3, 0, vocab / 5};
+  Random random(4);
+  std::vector<float> logits = random.floats(rows * vocab);
+  for (float& x : logits) x = random.next() % 8 == 0 ? -HUGE_VALF : ties ? std::floor(4 * x) / 4 : x;
+  for (int64_t row = 0; row < rows; ++row) logits[static_cast<size_t>(row * vocab)] = 1.0f;
+  int64_t seeds[rows], positions[rows];
+  for (int64_t& seed : seeds) seed = static_cast<int64_t>(random.next());
+  for (int64_t& position : positions) position = static_cast<int64_t>(random.next() % 100000);
+  const LogitRows input = {logits.data(), nullptr, vocab};
+  const int64_t num_parts = (vocab + kArgmaxPart - 1) / kArgmaxPart;
+  std::vector<int64_t> ids(static_cast<size_t>(rows * (num_parts + num_top + 3)));
+  std::vector<float> best(static_cast<size_t>(rows * (num_parts + 1))), processed(static_cast<size_t>(rows * vocab));
+  double log_sums[rows];
+  int64_t* const parts = ids.data() + (num_top + 3) * rows;
+  run(argmax_for(level), ArgmaxArgs{ids.data(), best.data(), parts, best.data() + rows, input, rows});
+  hash.add(best);
+  run(sample_for(level), SampleArgs{ids.data() + rows, best.data(), processed.data(), input, temperature, min_p, top_k, top_p,
+                                    seeds, positions, rows});
+  hash.add(processed);
+  run(rank_tokens_for(level),
+      RankArgs{ids.data() + 3 * rows, ids.data() + 2 * rows, log_sums, input, chosen, num_top, rows});
+  hash.add_bytes(log_sums, sizeof log_sums);
+  hash.add_bytes(ids.data(), ids.size() * sizeof(int64_t));
+}
+
 // ---------------------------------------------------------------- the probe
 
 // Its figures mean nothing here; that its instructions are legal does.
@@ -297,6 +329,10 @@ std::vector<Case> cases() {
     all.push_back({std::string("linear ") + kind_names[static_cast<int>(shape.kind)] + " " + std::to_string(shape.num_rows) +
                        "x" + std::to_string(shape.num_inputs) + " " + std::to_string(shape.activation_group),
                    [=](Level level, Hash& hash) { run_linear(shape, level, hash); }});
+  for (int64_t vocab : {1, 70, 5000, 20000})
+    for (bool ties : {false, true})
+      all.push_back({"sampler " + std::to_string(vocab) + (ties ? " ties" : ""),
+                     [=](Level level, Hash& hash) { run_sampler(vocab, ties, level, hash); }});
   return all;
 }
 

@@ -134,7 +134,7 @@ static inline bool any_nan(F32x16 a, F32x16 b) { return mask_where<_CMP_UNORD_Q>
 
 static inline float largest(F32x16 a) { return reduce_max(a); }
 
-// ---------------------------------------------------------------- plain C++
+// ---------------------------------------------------------------- plain C++, and NEON: lanes of F32x16 through memory
 #else
 
 struct F64x8 { double v[kLanes64]; };
@@ -201,28 +201,35 @@ static inline void store(double* p, F64x8 a) { std::memcpy(p, &a, sizeof a); }
 static inline void store(uint64_t* p, U64x8 a) { std::memcpy(p, &a, sizeof a); }
 
 static inline F64x8 low_half(F32x16 a) {
+  float lane[kLanes];
+  store(lane, a);
   F64x8 r;
-  for (int i = 0; i < kLanes64; ++i) r.v[i] = a.v[i];
+  for (int i = 0; i < kLanes64; ++i) r.v[i] = static_cast<double>(lane[i]);
   return r;
 }
 
 static inline F64x8 high_half(F32x16 a) {
+  float lane[kLanes];
+  store(lane, a);
   F64x8 r;
-  for (int i = 0; i < kLanes64; ++i) r.v[i] = a.v[i + kLanes64];
+  for (int i = 0; i < kLanes64; ++i) r.v[i] = static_cast<double>(lane[i + kLanes64]);
   return r;
 }
 
 #define QUIRE_MASK(name, condition)                                                 \
   static inline uint32_t name(F32x16 a, F32x16 b) {                                 \
+    float x[kLanes], y[kLanes];                                                     \
+    store(x, a);                                                                    \
+    store(y, b);                                                                    \
     uint32_t mask = 0;                                                              \
     for (int i = 0; i < kLanes; ++i) mask |= static_cast<uint32_t>(condition) << i; \
     return mask;                                                                    \
   }
 // Bit i says what holds in lane i; comparisons with NaN are false.
-QUIRE_MASK(mask_equal, a.v[i] == b.v[i])
-QUIRE_MASK(mask_greater, a.v[i] > b.v[i])
-QUIRE_MASK(mask_at_least, a.v[i] >= b.v[i])
-QUIRE_MASK(mask_nan, a.v[i] != a.v[i] || b.v[i] != b.v[i])
+QUIRE_MASK(mask_equal, x[i] == y[i])
+QUIRE_MASK(mask_greater, x[i] > y[i])
+QUIRE_MASK(mask_at_least, x[i] >= y[i])
+QUIRE_MASK(mask_nan, x[i] != x[i] || y[i] != y[i])
 #undef QUIRE_MASK
 
 static inline bool any_nan(F32x16 a, F32x16 b) { return mask_nan(a, b) != 0; }
