@@ -4,6 +4,7 @@
 #include "bind.h"
 #include "pack.h"
 #include "quantize.h"
+#include "quantize_weight.h"
 
 #include <sys/mman.h>
 
@@ -29,6 +30,19 @@ InstructionPtr make_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64
   return make_instruction(linear_for(checked_level(level)), args);
 }
 
+InstructionPtr make_bf16_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias,
+                                int64_t rows, const WeightView& weight, int level) {
+  Bf16LinearArgs args{};
+  args.out = pointer<float>(out);
+  args.x = pointer<const bf16>(x);
+  args.bias = pointer<const float>(bias);
+  args.rows = rows;
+  args.out_stride = out_stride;
+  args.x_stride = x_stride;
+  args.weight = weight;
+  return make_instruction(bf16_linear_for(checked_level(level)), args);
+}
+
 QuantizedRows quantized_rows(uintptr_t values, uintptr_t scales, uintptr_t offsets, int64_t stride, int64_t num_steps,
                              int64_t step) {
   return {pointer<int8_t>(values), pointer<float>(scales), pointer<int32_t>(offsets), stride, num_steps, step};
@@ -47,8 +61,8 @@ InstructionPtr make_quant_linear(uintptr_t out, int64_t out_stride, const Quanti
 }
 
 InstructionPtr make_quantize(uintptr_t x, int64_t x_stride, int64_t rows, int64_t dim, const QuantizedRows& out,
-                             int64_t activation_group, int32_t multiplier, uintptr_t norm_weight, uintptr_t residual,
-                             uintptr_t residual_out, double eps, int level) {
+                             int64_t activation_group, int32_t multiplier, uintptr_t narrow_out, int64_t narrow_stride,
+                             uintptr_t norm_weight, uintptr_t residual, uintptr_t residual_out, double eps, int level) {
   QuantizeArgs args{};
   args.x = pointer<const float>(x);
   args.rows = rows;
@@ -57,6 +71,8 @@ InstructionPtr make_quantize(uintptr_t x, int64_t x_stride, int64_t rows, int64_
   args.activation_group = activation_group;
   args.multiplier = multiplier;
   args.out = out;
+  args.narrow_out = pointer<bf16>(narrow_out);
+  args.narrow_stride = narrow_stride;
   args.norm_weight = pointer<const float>(norm_weight);
   args.residual = pointer<const float>(residual);
   args.residual_out = pointer<float>(residual_out);
@@ -78,6 +94,21 @@ InstructionPtr make_pack(uintptr_t floats, uintptr_t values, int dtype, uintptr_
   args.gate_up = gate_up;
   args.kind = static_cast<WeightKind>(kind);
   return make_instruction(pack_for(checked_level(level)), args);
+}
+
+InstructionPtr make_quantize_weight(uintptr_t floats, int dtype, int64_t rows, int64_t row_stride, int64_t num_inputs,
+                                    int64_t group, uintptr_t values, uintptr_t scales, int kind, int level) {
+  QuantizeWeightArgs args{};
+  args.floats = pointer<const void>(floats);
+  args.dtype = static_cast<DType>(dtype);
+  args.rows = rows;
+  args.row_stride = row_stride;
+  args.num_inputs = num_inputs;
+  args.group = group;
+  args.values = pointer<uint8_t>(values);
+  args.scales = pointer<void>(scales);
+  args.kind = static_cast<WeightKind>(kind);
+  return make_instruction(quantize_weight_for(checked_level(level)), args);
 }
 
 InstructionPtr make_gather(uintptr_t out, int64_t out_stride, int64_t rows, std::shared_ptr<BatchLayout> layout,
@@ -126,11 +157,15 @@ void bind_linear(nb::module_& m) {
         "kind"_a);
   m.def("quantized_rows", &quantized_rows, "values"_a, "scales"_a, "offsets"_a, "stride"_a, "num_steps"_a, "step"_a);
   m.def("linear", &make_linear, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "bias"_a, "rows"_a, "weight"_a, "level"_a);
+  m.def("bf16_linear", &make_bf16_linear, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "bias"_a, "rows"_a, "weight"_a,
+        "level"_a);
   m.def("quant_linear", &make_quant_linear, "out"_a, "out_stride"_a, "x"_a, "bias"_a, "rows"_a, "weight"_a, "level"_a);
   m.def("quantize", &make_quantize, "x"_a, "x_stride"_a, "rows"_a, "dim"_a, "out"_a, "activation_group"_a,
-        "multiplier"_a, "norm_weight"_a, "residual"_a, "residual_out"_a, "eps"_a, "level"_a);
+        "multiplier"_a, "narrow_out"_a, "narrow_stride"_a, "norm_weight"_a, "residual"_a, "residual_out"_a, "eps"_a, "level"_a);
   m.def("pack", &make_pack, "floats"_a, "values"_a, "dtype"_a, "data"_a, "scales"_a, "rows"_a, "num_inputs"_a, "group"_a,
         "gate_up"_a, "kind"_a, "level"_a);
+  m.def("quantize_weight", &make_quantize_weight, "floats"_a, "dtype"_a, "rows"_a, "row_stride"_a, "num_inputs"_a,
+        "group"_a, "values"_a, "scales"_a, "kind"_a, "level"_a);
   m.def("gather", &make_gather, "out"_a, "out_stride"_a, "rows"_a, "layout"_a, "weight"_a, "level"_a);
   m.def("allocate", &allocate, "num_bytes"_a, "Zeroed memory of its own, in huge pages where the system has them.");
 }

@@ -86,7 +86,9 @@ NB_MODULE(_cpu, m) {
       .def(nb::init<std::vector<std::shared_ptr<Instruction>>>())
       .def("run", &Program::run, "rows"_a, nb::call_guard<nb::gil_scoped_release>());
 
+  bind_attention(m);
   bind_linear(m);
   bind_norm(m);
+  bind_sampling(m);
   bind_probe(m);
 }

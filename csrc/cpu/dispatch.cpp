@@ -1,11 +1,16 @@
 // Which levels exist in this build and run on this processor, and each kernel's function per level.
 #include "dispatch.h"
 
+#include "activation.h"
+#include "attention.h"
 #include "cpu_features.h"
 #include "pack.h"
 #include "probe.h"
 #include "quantize.h"
+#include "quantize_weight.h"
 #include "rms_norm.h"
+#include "rotary.h"
+#include "sampling.h"
 
 namespace quire {
 
@@ -58,9 +63,17 @@ bool level_available(Level level) { return compiled(level) && runs_here(level); 
 QUIRE_DISPATCH(gather, GatherArgs)
 QUIRE_DISPATCH(linear, LinearArgs)
 QUIRE_DISPATCH(pack, PackArgs)
+QUIRE_DISPATCH(paged_attention, PagedAttentionArgs)
 QUIRE_DISPATCH(quantize, QuantizeArgs)
+QUIRE_DISPATCH(quantize_weight, QuantizeWeightArgs)
 QUIRE_DISPATCH(rms_norm, RmsNormArgs)
+QUIRE_DISPATCH_BF16(bf16_linear, Bf16LinearArgs)
+QUIRE_DISPATCH(rotary, RotaryArgs)
+QUIRE_DISPATCH(silu_and_mul, SiluAndMulArgs)
 QUIRE_DISPATCH_VNNI(quant_linear, QuantLinearArgs)
-QUIRE_DISPATCH_BF16(probe, ProbeArgs)
+QUIRE_DISPATCH(argmax, ArgmaxArgs)
+QUIRE_DISPATCH(sample, SampleArgs)
+QUIRE_DISPATCH(rank_tokens, RankArgs)
+QUIRE_DISPATCH_EACH(probe, ProbeArgs)
 
 }  // namespace quire

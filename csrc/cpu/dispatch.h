@@ -55,6 +55,17 @@
   Kernel<Args> name##_for(Level level) {   \
     QUIRE_CASE_NEON(name)                  \
     QUIRE_CASE_AVX512_BF16(name)           \
+    QUIRE_CASE_AVX512(name)                \
+    QUIRE_CASE_AVX2(name)                  \
+    (void)level;                           \
+    return generic::name;                  \
+  }
+
+// For what every level has code of its own for.
+#define QUIRE_DISPATCH_EACH(name, Args)    \
+  Kernel<Args> name##_for(Level level) {   \
+    QUIRE_CASE_NEON(name)                  \
+    QUIRE_CASE_AVX512_BF16(name)           \
     QUIRE_CASE_AVX512_VNNI(name)           \
     QUIRE_CASE_AVX512(name)                \
     QUIRE_CASE_AVX2(name)                  \

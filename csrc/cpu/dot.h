@@ -285,10 +285,14 @@ static inline Bytes load_high_nibbles(const uint8_t* p) {
 
 // Sum of the lanes.
 static inline int32_t reduce_add_int(I32x16 a) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi32(a.v);
+#else
   int32_t lane[kLanes], sum = 0;
   store_int(lane, a);
   for (int32_t x : lane) sum += x;
   return sum;
+#endif
 }
 
 }  // namespace QUIRE_LEVEL

@@ -1,7 +1,7 @@
 // Rounding a group of weights to int4 with one float16 scale. The rule is quire.ops.quantize.quantize_int4's, bit for bit.
 #pragma once
 
-#include "simd.h"
+#include "dot.h"
 
 namespace quire {
 namespace QUIRE_LEVEL {
@@ -51,11 +51,8 @@ static inline f16 round_to_int4(uint8_t* values, const float* x, int64_t n) {
     }
   }
   const float inverse = inverse_of(best);
-  for (int64_t i = 0; i < n; i += kLanes) {
-    float rounded[kLanes];
-    store(rounded, int4_value(load(x + i), inverse));
-    for (int64_t j = 0; j < kLanes; ++j) values[i + j] = static_cast<uint8_t>(static_cast<int32_t>(rounded[j]) + 8);
-  }
+  for (int64_t i = 0; i < n; i += kLanes)
+    store_bytes(reinterpret_cast<int8_t*>(values) + i, int4_value(load(x + i), inverse) + splat(8.0f));
   f16 stored[kLanes];
   store(stored, splat(best));
   return stored[0];

@@ -1,4 +1,4 @@
-// quantize: float32 rows to int8 for quant_linear, after an RMS norm if there is one.
+// quantize: float32 rows to int8 for quant_linear or to bfloat16 for bf16_linear, after an RMS norm if there is one.
 #pragma once
 
 #include "linear.h"
@@ -11,6 +11,8 @@ struct QuantizeArgs {
   int64_t activation_group;  // inputs that share a scale; dim for all of a row
   int32_t multiplier;        // of the sums in out.offsets
   QuantizedRows out;
+  bf16* narrow_out;          // [rows, narrow_stride], an even number of them written; then `out` and the two above mean nothing
+  int64_t narrow_stride;
   // The norm; null without. residual, residual_out: dense [rows, dim], as in rms_norm.
   const float* norm_weight;  // [dim]
   const float* residual;

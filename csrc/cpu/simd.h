@@ -504,7 +504,44 @@ static inline void store_first(T* p, F32x16 a, int64_t n) {
   std::memcpy(p, buffer, static_cast<size_t>(n) * sizeof(T));
 }
 
-// Sum of the lanes: halves onto halves, 16 -> 8 -> 4 -> 2 -> 1.
+// Reductions fold halves onto halves: 16 -> 8 -> 4 -> 2 -> 1 lanes, at every level.
+#if defined(__AVX2__)
+
+static inline __m256 low_lanes(F32x16 a) {
+#if defined(__AVX512F__)
+  return _mm512_castps512_ps256(a.v);
+#else
+  return a.lo;
+#endif
+}
+
+static inline __m256 high_lanes(F32x16 a) {
+#if defined(__AVX512F__)
+  return _mm512_extractf32x8_ps(a.v, 1);
+#else
+  return a.hi;
+#endif
+}
+
+// Sum of the lanes.
+static inline float reduce_add(F32x16 a) {
+  const __m256 eight = _mm256_add_ps(low_lanes(a), high_lanes(a));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+// Largest of the lanes (of finite values or infinities).
+static inline float reduce_max(F32x16 a) {
+  const __m256 eight = _mm256_max_ps(low_lanes(a), high_lanes(a));
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+#else
+
+// Sum of the lanes.
 static inline float reduce_add(F32x16 a) {
   float lane[kLanes];
   store(lane, a);
@@ -522,6 +559,8 @@ static inline float reduce_max(F32x16 a) {
   return lane[0];
 }
 
+#endif
+
 // e^a, within 2 ulp for a <= 88; below -87.3 (where float32 runs out of normal numbers) it is 0, -inf included.
 // Range reduction by ln 2 in two parts and a polynomial of degree 5: Cephes, expf.
 static inline F32x16 exp(F32x16 a) {
@@ -538,6 +577,20 @@ static inline F32x16 exp(F32x16 a) {
   p = fma(p, r, splat(5.0000001201e-1f));
   p = fma(p, r * r, r + splat(1.0f));
   return zero_where_below(scale_by_power(p, n), a, low);
+}
+
+// tanh(a), within 3 ulp: an odd polynomial up to 0.625 (Cephes, tanhf), by e^2a beyond.
+static inline F32x16 tanh(F32x16 a) {
+  const F32x16 size = abs(a), square = a * a;
+  F32x16 p = splat(-5.70498872745e-3f);
+  p = fma(p, square, splat(2.06390887954e-2f));
+  p = fma(p, square, splat(-5.37397155531e-2f));
+  p = fma(p, square, splat(1.33314422036e-1f));
+  p = fma(p, square, splat(-3.33332819422e-1f));
+  const F32x16 small = fma(p, square * a, a);
+  const F32x16 large = splat(1.0f) - splat(2.0f) / (exp(a + a) + splat(1.0f));
+  const F32x16 edge = splat(0.625f), above_edge = splat(0.62500006f);  // neighbours: exactly one of the two is kept
+  return zero_where_below(small, splat(0.0f) - size, splat(0.0f) - edge) + zero_where_below(large, size, above_edge);
 }
 
 // a * sigmoid(a).

@@ -22,6 +22,9 @@ struct Team {
   // Memory of this thread alone, 64-byte aligned, kept from call to call; what it holds is undefined.
   void* scratch(size_t num_bytes) const;
 
+  // What another thread's scratch() returned last; call it behind a barrier that follows that call.
+  const void* scratch_of(int other) const;
+
   // This thread's contiguous share of `count` units of work. Depends on the team's size, never on timing.
   Range share(int64_t count) const {
     return {count * thread / size, count * (thread + 1) / size};

@@ -65,6 +65,8 @@ void* Team::scratch(size_t num_bytes) const {
   return own.memory;
 }
 
+const void* Team::scratch_of(int other) const { return pool->scratch_[static_cast<size_t>(other)].memory; }
+
 namespace {
 // After fork() the child has no worker threads: it must start its own pool.
 ThreadPool* g_pool = nullptr;

@@ -5,12 +5,15 @@ Correct up to rounding: torch's matmul may sum a row in an order that varies wit
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_int8, quantize_rows
 from quire.ops.registry import register
+from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
 from quire.ops.weights import PackedWeight, WeightFormat, check_quantized
 
 _EXACT_TERMS = 1024
@@ -129,6 +132,8 @@ def linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None)
 
 def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
     """x [M, K] float32 times a packed weight -> [M, N] float32."""
+    if weight.format.name == "bfloat16":
+        x = x.bfloat16().float()
     if not weight.format.is_integer:
         return F.linear(x, weight.tensors["values"].float())
     activations, scales = quantize_rows(x, weight.format.activation_group)
@@ -185,12 +190,20 @@ def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
     return _dequantize(weight, token_ids.long())
 
 
+KV_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+_SCALE_BYTES = 4
+
+
 @register("kv_cache_shape", "reference")
 def kv_cache_shape(
-    num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int
+    num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """See `quire.ops.kv_cache_shape`."""
-    shape = (num_blocks, block_size, num_kv_heads, head_dim)
+    """See `quire.ops.kv_cache_shape`. In int8 the bytes of a token's scale follow its D numbers."""
+    if dtype not in KV_DTYPES:
+        names = ", ".join(str(known).removeprefix("torch.") for known in KV_DTYPES)
+        raise ValueError(f"dtype of a KV cache must be one of {names}, got {dtype}")
+    width = head_dim + (_SCALE_BYTES if dtype == torch.int8 else 0)
+    shape = (num_blocks, block_size, num_kv_heads, width)
     return shape, shape
 
 
@@ -198,8 +211,51 @@ def kv_cache_shape(
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """See `quire.ops.write_kv`."""
     slots = slot_mapping.long()
-    k_cache.flatten(0, 1).index_copy_(0, slots, k.to(k_cache.dtype))
-    v_cache.flatten(0, 1).index_copy_(0, slots, v.to(v_cache.dtype))
+    k_cache.flatten(0, 1).index_copy_(0, slots, _to_cache(k, k_cache.dtype))
+    v_cache.flatten(0, 1).index_copy_(0, slots, _to_cache(v, v_cache.dtype))
+
+
+def _to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype != torch.int8:
+        return x.to(dtype)
+    wide = x.float()
+    absmax = wide.abs().amax(-1, keepdim=True)
+    factor = torch.where(absmax > 0, 127 / absmax, 0)
+    return torch.cat(((wide * factor).round().to(torch.int8), (absmax / 127).view(torch.int8)), -1)
+
+
+def _from_cache(cached: Tensor, dtype: torch.dtype) -> Tensor:
+    if cached.dtype != torch.int8:
+        return cached.to(dtype)
+    scales = cached[..., -_SCALE_BYTES:].contiguous().view(torch.float32)
+    return (cached[..., :-_SCALE_BYTES] * scales).to(dtype)
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """What makes weights of the products of queries and keys."""
+
+    scale: float
+    window: int | None
+    slopes: Tensor | None
+    soft_cap: float | None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, query_position: Tensor, key_position: Tensor) -> Tensor:
+        """q [..., KH, G, n, D] over k and v [..., KH, 1, L, D]; query_position [..., 1, 1, n, 1], key_position [L]."""
+        seen = key_position <= query_position
+        if self.window is not None:
+            seen &= key_position > query_position - self.window
+        mask = seen
+        if self.slopes is not None:
+            slopes = self.slopes.view(k.shape[-4], -1, 1, 1)
+            mask = (slopes * (key_position - query_position)).masked_fill(~seen, -torch.inf).to(q.dtype)
+        if self.soft_cap is None:
+            shape = (*q.shape[:-2], *k.shape[-2:])
+            k, v, mask = k.expand(shape), v.expand(shape), mask.expand(*q.shape[:-1], k.shape[-2])
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
+        scores = self.soft_cap * torch.tanh(q.float() @ k.float().mT * (self.scale / self.soft_cap))
+        scores = scores.masked_fill(~seen, -torch.inf) if self.slopes is None else scores + mask
+        return (scores.softmax(-1) @ v.float()).to(q.dtype)
 
 
 @register("paged_attention", "reference")
@@ -213,8 +269,11 @@ def paged_attention(
     scale: float,
     sliding_window: int | None = None,
     block_size: int = 16,
+    alibi_slopes: Tensor | None = None,
+    soft_cap: float | None = None,
 ) -> Tensor:
     """See `quire.ops.paged_attention`. Rows of one token go in batches of like length, chunks one by one."""
+    scoring = _Scoring(scale, sliding_window, alibi_slopes, soft_cap)
     out = torch.empty_like(q)
     starts, lengths = query_start.tolist(), seq_lens.tolist()
     buckets: dict[int, list[int]] = {}
@@ -225,21 +284,18 @@ def paged_attention(
         elif num_queries > 1:
             queries = slice(starts[row], starts[row + 1])
             table = block_tables[row, : -(-length // block_size)]
-            out[queries] = _attend_chunk(q[queries], k_cache, v_cache, table, length, scale, sliding_window)
+            out[queries] = _attend_chunk(q[queries], k_cache, v_cache, table, length, scoring)
     for num_blocks, rows in buckets.items():
         # The padded length is a function of the request's own length: its numbers do not depend on neighbours.
         index = torch.tensor(rows, device=q.device)
         tables = block_tables[index, : min(num_blocks, block_tables.shape[1])]
         tables = F.pad(tables, (0, num_blocks - tables.shape[1]))
         at = query_start[index].long()
-        found = _attend_decode(q[at], k_cache, v_cache, tables, seq_lens[index], scale, sliding_window)
+        found = _attend_decode(q[at], k_cache, v_cache, tables, seq_lens[index], scoring)
         if not found.isfinite().all():  # an unused slot may hold a NaN of a request long gone: redo unpadded
             for i, row in enumerate(rows):
                 table = block_tables[row, : -(-lengths[row] // block_size)]
-                query = q[at[i]].unsqueeze(0)
-                found[i] = _attend_chunk(query, k_cache, v_cache, table, lengths[row], scale, sliding_window)[
-                    0
-                ]
+                found[i] = _attend_chunk(q[at[i]].unsqueeze(0), k_cache, v_cache, table, lengths[row], scoring)[0]
         out[at] = found
     return out
 
@@ -251,49 +307,43 @@ def _bucket(num_blocks: int) -> int:
 
 
 def _attend_chunk(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, table: Tensor, length: int, scale: float, window: int | None
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, table: Tensor, length: int, scoring: _Scoring
 ) -> Tensor:
     """A request's queries [n, H, D] over its `length` tokens."""
     num_queries, num_heads, head_dim = q.shape
-    k = k_cache.index_select(0, table).flatten(0, 1)[:length].to(q.dtype)
-    v = v_cache.index_select(0, table).flatten(0, 1)[:length].to(q.dtype)
+    k = _from_cache(k_cache.index_select(0, table).flatten(0, 1)[:length], q.dtype)
+    v = _from_cache(v_cache.index_select(0, table).flatten(0, 1)[:length], q.dtype)
     num_kv_heads = k.shape[1]
-    group = num_heads // num_kv_heads
-    shape = (num_kv_heads, group, length, head_dim)
-    heads = q.view(num_queries, num_kv_heads, group, head_dim).permute(1, 2, 0, 3)
-    keys, values = k.transpose(0, 1).unsqueeze(1).expand(shape), v.transpose(0, 1).unsqueeze(1).expand(shape)
-    query_position = torch.arange(length - num_queries, length, device=q.device).unsqueeze(1)
-    key_position = torch.arange(length, device=q.device)
-    mask = key_position <= query_position
-    if window is not None:
-        mask &= key_position > query_position - window
-    out = F.scaled_dot_product_attention(heads, keys, values, attn_mask=mask[None, None], scale=scale)
+    heads = q.view(num_queries, num_kv_heads, num_heads // num_kv_heads, head_dim).permute(1, 2, 0, 3)
+    positions = torch.arange(length, device=q.device)
+    out = scoring.attend(
+        heads,
+        k.transpose(0, 1).unsqueeze(1),
+        v.transpose(0, 1).unsqueeze(1),
+        positions[length - num_queries :, None],
+        positions,
+    )
     return out.permute(2, 0, 1, 3).reshape(num_queries, num_heads, head_dim)
 
 
 def _attend_decode(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    tables: Tensor,
-    lengths: Tensor,
-    scale: float,
-    window: int | None,
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, tables: Tensor, lengths: Tensor, scoring: _Scoring
 ) -> Tensor:
-    """One query per request [n, H, D]; a group's query heads are the rows that share its keys."""
+    """One query per request [n, H, D]."""
     num_rows, num_heads, head_dim = q.shape
     safe = tables.clamp(0, k_cache.shape[0] - 1).flatten()
-    k = k_cache.index_select(0, safe).to(q.dtype)
+    k = _from_cache(k_cache.index_select(0, safe), q.dtype)
     num_kv_heads = k.shape[2]
-    k = k.view(num_rows, -1, num_kv_heads, head_dim).transpose(1, 2)
-    v = v_cache.index_select(0, safe).to(q.dtype).view(num_rows, -1, num_kv_heads, head_dim).transpose(1, 2)
-    key_position = torch.arange(k.shape[2], device=q.device)
-    last = lengths.unsqueeze(1)
-    seen = key_position < last
-    if window is not None:
-        seen &= key_position >= last - window
-    grouped = q.view(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=seen[:, None, None], scale=scale)
+    k = k.view(num_rows, -1, num_kv_heads, 1, head_dim).permute(0, 2, 3, 1, 4)
+    v = _from_cache(v_cache.index_select(0, safe), q.dtype)
+    v = v.view(num_rows, -1, num_kv_heads, 1, head_dim).permute(0, 2, 3, 1, 4)
+    out = scoring.attend(
+        q.view(num_rows, num_kv_heads, num_heads // num_kv_heads, 1, head_dim),
+        k,
+        v,
+        lengths.view(-1, 1, 1, 1, 1) - 1,
+        torch.arange(k.shape[3], device=q.device),
+    )
     return out.reshape(num_rows, num_heads, head_dim)
 
 

@@ -81,7 +81,3 @@ def _refuse_unsupported(config: EngineConfig) -> None:
             parameter="pipeline_parallel_size",
             value=config.parallel.pipeline_parallel_size,
         )
-    if config.model.quantization is not None:
-        raise NotSupportedError(
-            "quantization is not supported yet", parameter="quantization", value=config.model.quantization
-        )

@@ -83,7 +83,8 @@ def test_captured_equals_op_by_op(format: WeightFormat) -> None:
 def test_norm_and_quantization_become_one_kernel() -> None:
     """Integer formats: embedding, norms with quantization, two products and one quantization per layer, last norm."""
     assert captured(make_forward(WeightFormat("float32"), 2)).num_instructions == 1 + 2 * 3 + 1
-    assert captured(make_forward(WeightFormat("int8"), 2)).num_instructions == 1 + 2 * 4 + 1
+    for name in ("int8", "bfloat16"):
+        assert captured(make_forward(WeightFormat(name), 2)).num_instructions == 1 + 2 * 4 + 1
 
 
 def test_memory_is_shared_by_rows_that_do_not_live_together() -> None:

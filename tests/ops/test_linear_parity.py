@@ -54,7 +54,9 @@ def on(backend: str):
 
 
 def spelled_out(x: Tensor, matrix: Tensor, format: WeightFormat, bias: Tensor | None) -> Tensor:
-    """x times an unpacked matrix in float64, x quantized first where the format says so."""
+    """x times an unpacked matrix in float64, x rounded first where the format says so."""
+    if format.name == "bfloat16":
+        x = x.bfloat16()
     if format.is_integer:
         parts = x.split(format.activation_group or x.shape[1], 1) if x.numel() else (x,)
         scales = [part.abs().amax(1, keepdim=True) for part in parts] if x.numel() else []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
 import torch
 
+from quire import ops
 from quire.batch import NewRequest, ScheduledBatch, ScheduledRequest
 from quire.config.types import SchedulerConfig
 from quire.errors import ConfigError, NotSupportedError
@@ -100,10 +102,11 @@ def test_a_nan_fails_its_own_request_only(folder):
     prompts = {"good": [3, 4, 5], "bad": [3, poisoned, 5], "also good": [8] * 30}
     jobs = {name: Job(name, prompt, GREEDY) for name, prompt in prompts.items() if name != "bad"}
     Driver(executor).run(list(jobs.values()))
-    worker.model.model.embed_tokens.weight[poisoned] = float("nan")
-    worker.model.lm_head.weight = torch.nn.Parameter(
-        worker.model.lm_head.weight.nan_to_num(0.0), requires_grad=False
-    )
+    embedding = worker.model.model.embed_tokens
+    worker.model.lm_head.embedding = copy.copy(embedding)  # the head keeps the good rows
+    rows = ops.unpack_weight(embedding.weight)
+    rows[poisoned] = float("nan")
+    embedding.weight = ops.pack_weight(rows, embedding.weight.format)
     again = {name: Job(name, prompt, GREEDY) for name, prompt in prompts.items()}
     Driver(executor).run(list(again.values()))
     assert "NaN" in again["bad"].error

@@ -34,3 +34,18 @@ def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     for size in shape:
         num_bytes *= size
     return torch.from_numpy(extension.allocate(num_bytes)).view(dtype).view(shape)
+
+
+Rows = tuple[int, int]
+"""A matrix of one row per token for a kernel: its address, and the elements from one row to the next."""
+
+
+def rows_of(x: Tensor) -> Rows:
+    """x [T, heads, D] as `dense_heads` gives it."""
+    return x.data_ptr(), x.stride(0)
+
+
+def dense_heads(x: Tensor) -> Tensor:
+    """x [T, heads, D] in float32 with each token's heads dense: itself where it can be."""
+    x = x.float()
+    return x if x.stride(2) == 1 and x.stride(1) == x.shape[2] else x.contiguous()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from quire.ops.cpu.graph import Node, Operand
-from quire.ops.cpu.recorded import quantize_builder
+from quire.ops.cpu.recorded import encode_builder
 
 Rule = Callable[[Node, Node], Node | None]
 
@@ -32,14 +32,14 @@ def _merge(first: Node, second: Node, readers: Counter[int]) -> Node | None:
     return rule(first, second) if readers[first.writes[0].buffer] == 1 else None
 
 
-def _norm_then_quantize(norm: Node, quantize: Node) -> Node | None:
+def _norm_then_encode(norm: Node, encode: Node) -> Node | None:
     if norm.info["heads"] != 1:
         return None
-    build = quantize_builder(quantize.info["weight"], norm.reads[0], quantize.writes, norm)
-    return Node("norm_quantize", norm.reads, (*quantize.writes, *norm.writes[1:]), build)
+    build = encode_builder(encode.info["weight"], norm.reads[0], encode.writes, norm)
+    return Node("norm_encode", norm.reads, (*encode.writes, *norm.writes[1:]), build)
 
 
 _RULES: dict[tuple[str, str], Rule] = {
-    ("rms_norm", "quantize"): _norm_then_quantize,
+    ("rms_norm", "encode"): _norm_then_encode,
 }
 """By the names of two neighbours, the second reading what the first writes."""

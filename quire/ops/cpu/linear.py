@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,11 @@ class CpuWeight(PackedWeight):
         return 1 if "zeros" in self.tensors else -8
 
     @property
+    def encodes_activations(self) -> bool:
+        """Whether float32 rows are rounded before they meet the weight."""
+        return self.format.name != "float32"
+
+    @property
     def step(self) -> int:
         """Inputs whose products are summed exactly before they are scaled."""
         groups = [size for size in (self.format.activation_group, self.format.group_size) if size]
@@ -42,6 +48,34 @@ def _round_up(value: int, multiple: int) -> int:
 
 
 # -- packing -------------------------------------------------------------------------------------------------
+
+
+@registry.register("quantize_weight", "cpu", supports=on_cpu)
+def quantize_weight(weight: Tensor, format: WeightFormat) -> tuple[Tensor, Tensor]:
+    """See `ops.quantize_weight`."""
+    if weight.dtype not in DTYPE_CODES or not format.is_integer:
+        return reference.quantize_weight(weight, format)
+    format.check_input_size(weight.shape[1])
+    rows, inputs = weight.shape
+    if weight.stride(1) != 1:
+        weight = weight.contiguous()
+    is_int8 = format.name == "int8"
+    values = torch.empty(rows, inputs, dtype=torch.int8 if is_int8 else torch.uint8)
+    num_groups = 1 if is_int8 else inputs // format.group_size
+    scales = torch.empty(rows, num_groups, dtype=torch.float32 if is_int8 else torch.float16)
+    extension.quantize_weight(
+        address(weight),
+        DTYPE_CODES[weight.dtype],
+        rows,
+        weight.stride(0),
+        inputs,
+        format.group_size,
+        address(values),
+        address(scales),
+        _kind(format),
+        LEVEL,
+    ).run()
+    return values, scales
 
 
 @registry.register("pack_weight", "cpu", supports=on_cpu)
@@ -175,22 +209,20 @@ def _multiply(x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int, lev
         rows = rows.contiguous()
     bias = None if bias is None else bias.float().contiguous()
     out = rows.new_empty(len(rows), width)
-    if weight.format.is_integer:
-        buffers = quantized_buffers(len(rows), weight)
-        quantize_instruction(rows.data_ptr(), rows.stride(0), len(rows), weight, buffers, level=level).run()
-        quantized = quantized_view(weight, *(buffer.data_ptr() for buffer in buffers))
-        extension.quant_linear(
-            out.data_ptr(), width, quantized, address(bias), len(rows), weight.view, level
-        ).run()
-    else:
-        extension.linear(
-            out.data_ptr(), width, rows.data_ptr(), rows.stride(0), address(bias), len(rows), weight.view, level
-        ).run()
+    x_at = rows.data_ptr(), rows.stride(0)
+    if weight.encodes_activations:
+        buffers = [torch.empty(len(rows), size, dtype=dtype) for size, dtype in encoded_shapes(weight)]
+        places = [buffer.data_ptr() for buffer in buffers]
+        encode_instruction(weight, *x_at, len(rows), places, level=level).run()
+        x_at = places, 0
+    product_instruction(weight, *x_at, out.data_ptr(), width, address(bias), len(rows), level).run()
     return out.view(*x.shape[:-1], width).to(x.dtype)
 
 
-def quantized_shapes(weight: CpuWeight) -> list[tuple[int, torch.dtype]]:
-    """Width and type of the three buffers that hold a quantized row: values, scales, offsets."""
+def encoded_shapes(weight: CpuWeight) -> list[tuple[int, torch.dtype]]:
+    """Width and type of the buffers that hold a row as `weight` wants it: bfloat16; or int8 values, scales and offsets."""
+    if weight.format.name == "bfloat16":
+        return [(_round_up(weight.input_size, 2), torch.bfloat16)]
     num_steps = -(-weight.input_size // weight.step)
     return [
         (_round_up(weight.input_size, _BYTE_ALIGNMENT), torch.int8),
@@ -199,25 +231,68 @@ def quantized_shapes(weight: CpuWeight) -> list[tuple[int, torch.dtype]]:
     ]
 
 
-def quantized_buffers(rows: int, weight: CpuWeight) -> list[Tensor]:
-    """Memory for `rows` quantized rows."""
-    return [torch.empty(rows, width, dtype=dtype) for width, dtype in quantized_shapes(weight)]
+def _quantized_rows(weight: CpuWeight, places: Sequence[int]) -> Any:
+    (stride, _), (num_steps, _), _ = encoded_shapes(weight)
+    return extension.quantized_rows(*places, stride, num_steps, weight.step)
 
 
-def quantized_view(weight: CpuWeight, values: int, scales: int, offsets: int) -> Any:
-    """The extension's description of quantized rows at three addresses."""
-    (stride, _), (num_steps, _), _ = quantized_shapes(weight)
-    return extension.quantized_rows(values, scales, offsets, stride, num_steps, weight.step)
+@dataclass(frozen=True)
+class NormAt:
+    """An RMS norm before the encoding: weight, eps, and addresses of the residual stream before and after (0: none)."""
+
+    weight: Tensor
+    eps: float
+    residual: int = 0
+    residual_out: int = 0
 
 
-def quantize_instruction(
-    x: int, x_stride: int, rows: int, weight: CpuWeight, buffers: list[Tensor], level: int = LEVEL
+def encode_instruction(
+    weight: CpuWeight,
+    x: int,
+    x_stride: int,
+    rows: int,
+    places: Sequence[int],
+    norm: NormAt | None = None,
+    level: int = LEVEL,
 ) -> Any:
-    """Quantizes `rows` rows at address `x` for `weight`."""
-    view = quantized_view(weight, *(buffer.data_ptr() for buffer in buffers))
-    group = weight.format.activation_group or weight.input_size
+    """Rows at address `x`, normalised if there is a norm, into buffers at `places` shaped as `encoded_shapes` says."""
+    narrow = weight.format.name == "bfloat16"
     return extension.quantize(
-        x, x_stride, rows, weight.input_size, view, group, weight.multiplier, 0, 0, 0, 0.0, level
+        x,
+        x_stride,
+        rows,
+        weight.input_size,
+        extension.quantized_rows(0, 0, 0, 0, 0, 0) if narrow else _quantized_rows(weight, places),
+        weight.format.activation_group or weight.input_size,
+        weight.multiplier,
+        places[0] if narrow else 0,
+        encoded_shapes(weight)[0][0] if narrow else 0,
+        norm.weight.data_ptr() if norm else 0,
+        norm.residual if norm else 0,
+        norm.residual_out if norm else 0,
+        norm.eps if norm else 0.0,
+        level,
+    )
+
+
+def product_instruction(
+    weight: CpuWeight,
+    x: int | Sequence[int],
+    x_stride: int,
+    out: int,
+    out_stride: int,
+    bias: int,
+    rows: int,
+    level: int = LEVEL,
+) -> Any:
+    """The product itself. `x`: float32 rows at an address, `x_stride` apart; or the addresses of the encoded rows' buffers."""
+    if isinstance(x, int):
+        return extension.linear(out, out_stride, x, x_stride, bias, rows, weight.view, level)
+    if weight.format.name == "bfloat16":
+        stride = encoded_shapes(weight)[0][0]
+        return extension.bf16_linear(out, out_stride, x[0], stride, bias, rows, weight.view, level)
+    return extension.quant_linear(
+        out, out_stride, _quantized_rows(weight, x), bias, rows, weight.view, level
     )
 
 

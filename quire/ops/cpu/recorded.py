@@ -12,7 +12,7 @@ from quire.ops import registry
 from quire.ops.capture import NotCapturable
 from quire.ops.cpu.extension import LEVEL, address, extension
 from quire.ops.cpu.graph import Node, Operand, recording
-from quire.ops.cpu.linear import CpuWeight, quantized_shapes, quantized_view
+from quire.ops.cpu.linear import CpuWeight, NormAt, encode_instruction, encoded_shapes, product_instruction
 
 _FLOAT32_CODE: int = extension.FLOAT32
 Address = Callable[[Operand], int]
@@ -94,72 +94,42 @@ def gate_up_linear(x: Tensor, weight: CpuWeight, bias: Tensor | None = None) -> 
     return _multiply(x, weight, bias, weight.output_size // 2)
 
 
-def _quantize(x: Tensor, weight: CpuWeight) -> tuple[Tensor, ...]:
-    record = recording()
-    rows = tuple(record.new((width,), dtype) for width, dtype in quantized_shapes(weight))
-    source = record.operand(x)
-    build = quantize_builder(weight, source, [record.operand(t) for t in rows])
-    record.emit("quantize", (x,), rows, build, weight=weight)
-    return rows
-
-
-def quantize_builder(
-    weight: CpuWeight, source: Operand, rows: Sequence[Operand], norm: Node | None = None
-) -> Callable[[Address], Any]:
-    """Quantizes rows at `source`, after the RMS norm of `norm` if there is one."""
-
-    def build(at: Address) -> Any:
-        has_residual = norm is not None and len(norm.reads) == 2
-        return extension.quantize(
-            at(source),
-            source.stride // 4,
-            0,
-            weight.input_size,
-            quantized_view(weight, *(at(operand) for operand in rows)),
-            weight.format.activation_group or weight.input_size,
-            weight.multiplier,
-            address(norm.info["weight"]) if norm is not None else 0,
-            at(norm.reads[1]) if has_residual else 0,
-            at(norm.writes[1]) if has_residual else 0,
-            norm.info["eps"] if norm is not None else 0.0,
-            LEVEL,
-        )
-
-    return build
-
-
 def _multiply(x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int) -> Tensor:
     record = recording()
     if not isinstance(weight, CpuWeight) or x.dim() != 2 or x.dtype != torch.float32:
         raise NotCapturable("linear of something else than float32 rows by a packed weight")
     bias = None if bias is None else bias.float().contiguous()
     out = record.new((width,), torch.float32)
-    target = record.operand(out)
-    if not weight.format.is_integer:
-        source = record.operand(x)
+    rows = _encode(x, weight) if weight.encodes_activations else (x,)
+    sources, target = [record.operand(t) for t in rows], record.operand(out)
 
-        def build(at: Address) -> Any:
-            return extension.linear(
-                at(target),
-                target.stride // 4,
-                at(source),
-                source.stride // 4,
-                address(bias),
-                0,
-                weight.view,
-                LEVEL,
-            )
+    def build(at: Address) -> Any:
+        places = [at(source) for source in sources]
+        x_at = (places, 0) if weight.encodes_activations else (places[0], sources[0].stride // 4)
+        return product_instruction(weight, *x_at, at(target), target.stride // 4, address(bias), 0)
 
-        record.emit("linear", (x,), (out,), build, keep=(weight, bias))
-        return out
-    rows = _quantize(x, weight)
-    quantized = [record.operand(t) for t in rows]
-
-    def build_quantized(at: Address) -> Any:
-        view = quantized_view(weight, *(at(operand) for operand in quantized))
-        return extension.quant_linear(
-            at(target), target.stride // 4, view, address(bias), 0, weight.view, LEVEL
-        )
-
-    record.emit("quant_linear", rows, (out,), build_quantized, keep=(weight, bias))
+    record.emit("linear", rows, (out,), build)
     return out
+
+
+def _encode(x: Tensor, weight: CpuWeight) -> tuple[Tensor, ...]:
+    record = recording()
+    rows = tuple(record.new((width,), dtype) for width, dtype in encoded_shapes(weight))
+    build = encode_builder(weight, record.operand(x), [record.operand(t) for t in rows])
+    record.emit("encode", (x,), rows, build, weight=weight)
+    return rows
+
+
+def encode_builder(
+    weight: CpuWeight, source: Operand, rows: Sequence[Operand], norm: Node | None = None
+) -> Callable[[Address], Any]:
+    """Rows at `source` as `weight` wants them, after the RMS norm of the node `norm` if there is one."""
+
+    def build(at: Address) -> Any:
+        before = None
+        if norm is not None:
+            stream = [at(norm.reads[1]), at(norm.writes[1])] if len(norm.reads) == 2 else []
+            before = NormAt(norm.info["weight"], norm.info["eps"], *stream)
+        return encode_instruction(weight, at(source), source.stride // 4, 0, [at(row) for row in rows], before)
+
+    return build
