@@ -1,6 +1,6 @@
 """Every kernel at every instruction-set level: natively, on emulated processors with less, and on 64-bit Arm.
 
-The program under test, csrc/cpu/selftest.cpp, compares all levels of one processor bit for bit; here the processors are compared.
+The program under test, csrc/cpu/selftest, compares all levels of one processor bit for bit; here the processors are compared.
 """
 
 from __future__ import annotations
