@@ -12,7 +12,7 @@ from benchmarks.kernels.models import Dimensions
 from quire import ops
 from quire.ops.capture import StepTensors
 
-KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 CHUNK = 512
 """Prompt tokens of a step."""
 
@@ -86,7 +86,7 @@ class _Pools:
 
     def __init__(self, dimensions: Dimensions, num_blocks: int, dtype: torch.dtype, many: bool) -> None:
         heads, width = dimensions.num_kv_heads, dimensions.head_dim
-        k_shape, v_shape = ops.kv_cache_shape(num_blocks, _BLOCK_SIZE, heads, width, _CPU)
+        k_shape, v_shape = ops.kv_cache_shape(num_blocks, _BLOCK_SIZE, heads, width, _CPU, dtype)
         slots = torch.arange(num_blocks * _BLOCK_SIZE)
         keys = torch.randn(len(slots), heads, width)
         first = torch.zeros(k_shape, dtype=dtype), torch.zeros(v_shape, dtype=dtype)

@@ -60,7 +60,7 @@ def _case(model: str, detail: str, weights: list[PackedWeight], embedding: Packe
     work = Work(
         num_bytes=weight.num_bytes + 4 * num_rows * (weight.input_size + width),
         operations=operations,
-        peak="int8" if weight.format.is_integer else "float32",
+        peak="int8" if weight.format.is_integer else weight.format.name,
     )
     multiply = ops.gate_up_linear if weight.gate_up else ops.linear
 

@@ -28,7 +28,7 @@ class Work:
     operations: float
     """Multiplications and additions."""
     peak: str = "float32"
-    """The field of `Roofline` that bounds the operations."""
+    """The field of `Roofline` that bounds the operations; float32 where the level has no bfloat16."""
     cached: bool = False
     """Whether the bytes come from the last-level cache."""
 
@@ -62,7 +62,8 @@ class Row:
         """Plain values: fraction is the least possible time over the measured one."""
         read = roofline.cache_read if self.work.cached else roofline.read
         by_memory = self.work.num_bytes / read
-        by_arithmetic = self.work.operations / (getattr(roofline, self.work.peak) or roofline.float32)
+        peak = self.work.peak if getattr(roofline, self.work.peak) else "float32"
+        by_arithmetic = self.work.operations / getattr(roofline, peak)
         memory_bound = by_memory >= by_arithmetic
         return {
             "kernel": self.kernel,
@@ -72,7 +73,7 @@ class Row:
             "bytes": self.work.num_bytes,
             "operations": self.work.operations,
             "seconds": self.seconds,
-            "roof": ("cache" if self.work.cached else "memory") if memory_bound else self.work.peak,
+            "roof": ("cache" if self.work.cached else "memory") if memory_bound else peak,
             "fraction": max(by_memory, by_arithmetic) / self.seconds,
         }
 

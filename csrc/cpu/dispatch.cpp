@@ -60,20 +60,20 @@ bool runs_here(Level level) {
 
 bool level_available(Level level) { return compiled(level) && runs_here(level); }
 
+QUIRE_DISPATCH(argmax, ArgmaxArgs)
 QUIRE_DISPATCH(gather, GatherArgs)
 QUIRE_DISPATCH(linear, LinearArgs)
 QUIRE_DISPATCH(pack, PackArgs)
 QUIRE_DISPATCH(paged_attention, PagedAttentionArgs)
 QUIRE_DISPATCH(quantize, QuantizeArgs)
 QUIRE_DISPATCH(quantize_weight, QuantizeWeightArgs)
-QUIRE_DISPATCH(rms_norm, RmsNormArgs)
-QUIRE_DISPATCH_BF16(bf16_linear, Bf16LinearArgs)
-QUIRE_DISPATCH(rotary, RotaryArgs)
-QUIRE_DISPATCH(silu_and_mul, SiluAndMulArgs)
-QUIRE_DISPATCH_VNNI(quant_linear, QuantLinearArgs)
-QUIRE_DISPATCH(argmax, ArgmaxArgs)
-QUIRE_DISPATCH(sample, SampleArgs)
 QUIRE_DISPATCH(rank_tokens, RankArgs)
-QUIRE_DISPATCH_EACH(probe, ProbeArgs)
+QUIRE_DISPATCH(rms_norm, RmsNormArgs)
+QUIRE_DISPATCH(rotary, RotaryArgs)
+QUIRE_DISPATCH(sample, SampleArgs)
+QUIRE_DISPATCH(silu_and_mul, SiluAndMulArgs)
+QUIRE_DISPATCH_BF16(bf16_linear, Bf16LinearArgs)
+QUIRE_DISPATCH_VNNI(quant_linear, QuantLinearArgs)
+QUIRE_DISPATCH_ALL(probe, ProbeArgs)
 
 }  // namespace quire

@@ -61,8 +61,8 @@
     return generic::name;                  \
   }
 
-// For what every level has code of its own for.
-#define QUIRE_DISPATCH_EACH(name, Args)    \
+// For kernels that differ at every level.
+#define QUIRE_DISPATCH_ALL(name, Args)     \
   Kernel<Args> name##_for(Level level) {   \
     QUIRE_CASE_NEON(name)                  \
     QUIRE_CASE_AVX512_BF16(name)           \

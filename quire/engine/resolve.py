@@ -114,7 +114,7 @@ def _max_model_len(args: EngineArgs, hf: HFConfig) -> int:
 
 
 def _dtype(args: EngineArgs, hf: HFConfig, path: Path) -> str:
-    """The dtype asked for, or with `auto` the checkpoint's. A CPU widens float16 to float32; bfloat16 weights stay as they are."""
+    """The dtype asked for, or with `auto` the checkpoint's. A CPU widens float16 to float32, not bfloat16."""
     name = hf.dtype if args.dtype == "auto" else _DTYPE_NAMES.get(args.dtype, args.dtype)
     if _may_use_gpu(args.device):
         return name

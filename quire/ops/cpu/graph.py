@@ -112,6 +112,7 @@ class CapturedForward:
         self.max_tokens = recording.max_tokens
         self.num_instructions = len(nodes)
         self._layout = recording.layout
+        self._nodes = nodes  # their closures keep weights and tables alive, to which instructions hold bare addresses
         self._arena = allocate((num_bytes,), torch.uint8)
         base = self._arena.data_ptr()
         self._program = extension.Program(

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from quire.ops import registry
 from quire.ops.capture import NotCapturable
-from quire.ops.cpu.extension import LEVEL, address, extension
+from quire.ops.cpu.attention import attention_instruction
+from quire.ops.cpu.extension import LEVEL, Rows, address, extension
 from quire.ops.cpu.graph import Node, Operand, recording
+from quire.ops.cpu.kv_pools import no_pools, view_pools
 from quire.ops.cpu.linear import CpuWeight, NormAt, encode_instruction, encoded_shapes, product_instruction
+from quire.ops.cpu.rotary import rotary_and_write
 
 _FLOAT32_CODE: int = extension.FLOAT32
 Address = Callable[[Operand], int]
@@ -133,3 +136,125 @@ def encode_builder(
         return encode_instruction(weight, at(source), source.stride // 4, 0, [at(row) for row in rows], before)
 
     return build
+
+
+# -- attention -----------------------------------------------------------------------------------------------
+
+
+def _rows(at: Address, operand: Operand) -> Rows:
+    return at(operand), operand.stride // 4
+
+
+@_recorded("rotary_embedding")
+def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin_cache: Tensor) -> tuple[Tensor, Tensor]:
+    """At the positions of the step's own tokens."""
+    record = recording()
+    if positions is not record.step.positions or cos_sin_cache.dtype != torch.float32:
+        raise NotCapturable("rotary embedding at other positions than the step's, or by a table that is not float32")
+    out = record.new(tuple(q.shape[1:]), torch.float32), record.new(tuple(k.shape[1:]), torch.float32)
+    reads, writes = [record.operand(t) for t in (q, k)], [record.operand(t) for t in out]
+    heads, table = q.shape[1], cos_sin_cache
+
+    def build(at: Address) -> Any:
+        return extension.rotary(
+            *_rows(at, reads[0]),
+            *_rows(at, writes[0]),
+            heads,
+            *_rows(at, reads[1]),
+            *_rows(at, writes[1]),
+            0,
+            0,
+            table.data_ptr(),
+            table.shape[1],
+            no_pools(k.shape[1], k.shape[2]),
+            record.layout,
+            LEVEL,
+        )
+
+    record.emit("rotary", (q, k), out, build, heads=heads, table=table)
+    return out
+
+
+@_recorded("write_kv")
+def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
+    """To the slots of the step's own tokens."""
+    record = recording()
+    if slot_mapping is not record.step.slot_mapping:
+        raise NotCapturable("keys and values stored in other slots than the step's")
+    pools = view_pools(k_cache, v_cache, k_cache.shape[3], k.shape[2])
+    reads = [record.operand(t) for t in (k, v)]
+
+    def build(at: Address) -> Any:
+        keys, values = (_rows(at, operand) for operand in reads)
+        return extension.rotary(0, 0, 0, 0, 0, *keys, 0, 0, *values, 0, 0, pools, record.layout, LEVEL)
+
+    record.emit("write_kv", (k, v), (), build, pools=pools, layout=record.layout)
+
+
+def rotary_write_builder(rotary: Node, write: Node) -> Callable[[Address], Any]:
+    """Turns q, and stores the turned k, and v, in one pass."""
+
+    def build(at: Address) -> Any:
+        return rotary_and_write(
+            _rows(at, rotary.reads[0]),
+            _rows(at, rotary.writes[0]),
+            rotary.info["heads"],
+            _rows(at, rotary.reads[1]),
+            _rows(at, write.reads[1]),
+            rotary.info["table"],
+            write.info["pools"],
+            write.info["layout"],
+        )
+
+    return build
+
+
+@_recorded("paged_attention")
+def paged_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    block_tables: Tensor,
+    query_start: Tensor,
+    seq_lens: Tensor,
+    scale: float,
+    sliding_window: int | None = None,
+    block_size: int = 16,
+    alibi_slopes: Tensor | None = None,
+    soft_cap: float | None = None,
+) -> Tensor:
+    """Over the step's own requests."""
+    record = recording()
+    step = record.step
+    if not (block_tables is step.block_tables and query_start is step.query_start and seq_lens is step.seq_lens):
+        raise NotCapturable("attention over other requests than the step's")
+    pools = view_pools(k_cache, v_cache, block_size, q.shape[2])
+    slopes = None if alibi_slopes is None else alibi_slopes.float().contiguous()
+    out = record.new(tuple(q.shape[1:]), torch.float32)
+    source, target = record.operand(q), record.operand(out)
+    heads = q.shape[1]
+
+    def build(at: Address) -> Any:
+        rows = _rows(at, target), _rows(at, source)
+        return attention_instruction(
+            *rows, heads, pools, record.layout, scale, sliding_window, slopes, soft_cap
+        )
+
+    record.emit("attention", (q,), (out,), build, keep=slopes)
+    return out
+
+
+@_recorded("silu_and_mul")
+def silu_and_mul(x: Tensor) -> Tensor:
+    """Models whose gate and up are not one packed weight."""
+    record = recording()
+    out = record.new((x.shape[-1] // 2,), torch.float32)
+    source, target = record.operand(x), record.operand(out)
+    if source.stride != x.shape[-1] * 4:
+        raise NotCapturable("silu_and_mul of a part of a row")
+
+    def build(at: Address) -> Any:
+        return extension.silu_and_mul(at(target), at(source), 0, x.shape[-1] // 2, _FLOAT32_CODE, LEVEL)
+
+    record.emit("silu_and_mul", (x,), (out,), build)
+    return out
