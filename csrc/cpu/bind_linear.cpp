@@ -4,7 +4,6 @@
 #include "bind.h"
 #include "pack.h"
 #include "quantize.h"
-#include "quantize_weight.h"
 
 #include <sys/mman.h>
 
@@ -80,12 +79,16 @@ InstructionPtr make_quantize(uintptr_t x, int64_t x_stride, int64_t rows, int64_
   return make_instruction(quantize_for(checked_level(level)), args);
 }
 
-InstructionPtr make_pack(uintptr_t floats, uintptr_t values, int dtype, uintptr_t data, uintptr_t scales, int64_t rows,
-                         int64_t num_inputs, int64_t group, bool gate_up, int kind, int level) {
+InstructionPtr make_pack(uintptr_t floats, uintptr_t values, int dtype, int64_t first_row, int64_t num_given,
+                         int64_t row_stride, uintptr_t data, uintptr_t scales, int64_t rows, int64_t num_inputs,
+                         int64_t group, bool gate_up, int kind, int level) {
   PackArgs args{};
   args.floats = pointer<const void>(floats);
   args.values = pointer<const uint8_t>(values);
   args.dtype = static_cast<DType>(dtype);
+  args.first_row = first_row;
+  args.num_given = num_given;
+  args.row_stride = row_stride;
   args.data = pointer<void>(data);
   args.scales = pointer<void>(scales);
   args.rows = rows;
@@ -94,21 +97,6 @@ InstructionPtr make_pack(uintptr_t floats, uintptr_t values, int dtype, uintptr_
   args.gate_up = gate_up;
   args.kind = static_cast<WeightKind>(kind);
   return make_instruction(pack_for(checked_level(level)), args);
-}
-
-InstructionPtr make_quantize_weight(uintptr_t floats, int dtype, int64_t rows, int64_t row_stride, int64_t num_inputs,
-                                    int64_t group, uintptr_t values, uintptr_t scales, int kind, int level) {
-  QuantizeWeightArgs args{};
-  args.floats = pointer<const void>(floats);
-  args.dtype = static_cast<DType>(dtype);
-  args.rows = rows;
-  args.row_stride = row_stride;
-  args.num_inputs = num_inputs;
-  args.group = group;
-  args.values = pointer<uint8_t>(values);
-  args.scales = pointer<void>(scales);
-  args.kind = static_cast<WeightKind>(kind);
-  return make_instruction(quantize_weight_for(checked_level(level)), args);
 }
 
 InstructionPtr make_gather(uintptr_t out, int64_t out_stride, int64_t rows, std::shared_ptr<BatchLayout> layout,
@@ -162,10 +150,8 @@ void bind_linear(nb::module_& m) {
   m.def("quant_linear", &make_quant_linear, "out"_a, "out_stride"_a, "x"_a, "bias"_a, "rows"_a, "weight"_a, "level"_a);
   m.def("quantize", &make_quantize, "x"_a, "x_stride"_a, "rows"_a, "dim"_a, "out"_a, "activation_group"_a,
         "multiplier"_a, "narrow_out"_a, "narrow_stride"_a, "norm_weight"_a, "residual"_a, "residual_out"_a, "eps"_a, "level"_a);
-  m.def("pack", &make_pack, "floats"_a, "values"_a, "dtype"_a, "data"_a, "scales"_a, "rows"_a, "num_inputs"_a, "group"_a,
-        "gate_up"_a, "kind"_a, "level"_a);
-  m.def("quantize_weight", &make_quantize_weight, "floats"_a, "dtype"_a, "rows"_a, "row_stride"_a, "num_inputs"_a,
-        "group"_a, "values"_a, "scales"_a, "kind"_a, "level"_a);
+  m.def("pack", &make_pack, "floats"_a, "values"_a, "dtype"_a, "first_row"_a, "num_given"_a, "row_stride"_a, "data"_a,
+        "scales"_a, "rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a, "kind"_a, "level"_a);
   m.def("gather", &make_gather, "out"_a, "out_stride"_a, "rows"_a, "layout"_a, "weight"_a, "level"_a);
   m.def("allocate", &allocate, "num_bytes"_a, "Zeroed memory of its own, in huge pages where the system has them.");
 }

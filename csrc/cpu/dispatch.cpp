@@ -7,7 +7,6 @@
 #include "pack.h"
 #include "probe.h"
 #include "quantize.h"
-#include "quantize_weight.h"
 #include "rms_norm.h"
 #include "rotary.h"
 #include "sampling.h"
@@ -66,7 +65,6 @@ QUIRE_DISPATCH(linear, LinearArgs)
 QUIRE_DISPATCH(pack, PackArgs)
 QUIRE_DISPATCH(paged_attention, PagedAttentionArgs)
 QUIRE_DISPATCH(quantize, QuantizeArgs)
-QUIRE_DISPATCH(quantize_weight, QuantizeWeightArgs)
 QUIRE_DISPATCH(rank_tokens, RankArgs)
 QUIRE_DISPATCH(rms_norm, RmsNormArgs)
 QUIRE_DISPATCH(rotary, RotaryArgs)

@@ -56,7 +56,7 @@ def build_model(config: ModelConfig, device: torch.device) -> nn.Module:
     """
     model_class = ModelRegistry.resolve(config.hf.architecture)
     activations = torch.float32 if device.type == "cpu" else getattr(torch, config.dtype)
-    scheme = make_scheme(config)
+    scheme = make_scheme(config, device)
     with _default_dtype(activations), torch.device(device):
         try:
             model = model_class(config.hf)

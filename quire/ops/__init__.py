@@ -52,20 +52,28 @@ def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin_cache: Ten
     return select("rotary_embedding", q.device)(q, k, positions, cos_sin_cache)
 
 
-def quantize_weight(weight: Tensor, format: WeightFormat) -> tuple[Tensor, Tensor]:
-    """weight [N, K] in any float type -> (values, scales) for `pack_quantized`, rounded to nearest; any rows may be given.
+def new_weight(
+    format: WeightFormat, output_size: int, input_size: int, gate_up: bool, device: torch.device
+) -> PackedWeight:
+    """A matrix of zeros, to be filled by `set_rows`: what a checkpoint is read into, piece by piece.
 
-    int8: values int8 [N, K], scales float32 [N, 1] = absmax of the row / 127. int4: values uint8 [N, K], scales float16
-    [N, K / group_size], by the search of `quire.ops.quantize.quantize_int4`. Raises ValueError when group_size does not divide K.
+    With `gate_up` the rows are gate [output_size / 2] then up, and the weight is for `gate_up_linear` alone. Raises ValueError
+    when group_size does not divide input_size.
     """
-    return select("quantize_weight", weight.device)(weight, format)
+    return select("new_weight", device)(format, output_size, input_size, gate_up, device)
+
+
+def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
+    """Store rows [n, K], of any float type, as rows first_row to first_row + n of the matrix, in place.
+
+    Integer formats round to nearest: int8 with scale = absmax of the row / 127, int4 per row and group by the search of
+    `quire.ops.quantize.quantize_int4`. `rows` is not changed.
+    """
+    select("set_rows", rows.device)(weight, first_row, rows)
 
 
 def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
-    """weight [N, K] in any float type, stored in `format`; integer formats round as in `quantize_weight`.
-
-    With `gate_up` the rows are gate [N / 2] then up [N / 2], and the result is for `gate_up_linear`. `weight` is not changed.
-    """
+    """weight [N, K] in any float type, stored in `format`: `new_weight` with all its rows set."""
     return select("pack_weight", weight.device)(weight, format, gate_up)
 
 

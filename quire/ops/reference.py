@@ -14,7 +14,7 @@ from torch import Tensor
 from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_int8, quantize_rows
 from quire.ops.registry import register
 from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
-from quire.ops.weights import PackedWeight, WeightFormat, check_quantized
+from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized, check_rows
 
 _EXACT_TERMS = 1024
 """So many products of two numbers up to 127 add up to less than 2^24, where float32 is exact in any order."""
@@ -59,23 +59,42 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-@register("quantize_weight", "reference")
-def quantize_weight(weight: Tensor, format: WeightFormat) -> tuple[Tensor, Tensor]:
-    """See `quire.ops.quantize_weight`."""
-    if not format.is_integer:
-        raise ValueError(f"quantize_weight is for int8 and int4, got {format.name}")
-    format.check_input_size(weight.shape[1])
-    return quantize_int8(weight) if format.name == "int8" else quantize_int4(weight, format.group_size)
+@register("new_weight", "reference")
+def new_weight(
+    format: WeightFormat, output_size: int, input_size: int, gate_up: bool, device: torch.device
+) -> PackedWeight:
+    """See `quire.ops.new_weight`."""
+    check_matrix(output_size, input_size, format, gate_up)
+    dtype = {"int8": torch.int8, "int4": torch.uint8}.get(format.name) or getattr(torch, format.name)
+    tensors = {"values": torch.zeros(output_size, input_size, dtype=dtype, device=device)}
+    if format.name == "int8":
+        tensors["scales"] = torch.zeros(output_size, 1, dtype=torch.float32, device=device)
+    elif format.name == "int4":
+        num_groups = input_size // format.group_size
+        tensors["scales"] = torch.zeros(output_size, num_groups, dtype=torch.float16, device=device)
+    return PackedWeight(format, output_size, input_size, gate_up, tensors)
+
+
+@register("set_rows", "reference")
+def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
+    """See `quire.ops.set_rows`."""
+    check_rows(weight, first_row, rows)
+    if weight.format.name == "int8":
+        numbers = quantize_int8(rows)
+    elif weight.format.name == "int4":
+        numbers = quantize_int4(rows, weight.format.group_size)
+    else:
+        numbers = (rows,)
+    for tensor, new in zip(weight.tensors.values(), numbers, strict=True):
+        tensor[first_row : first_row + rows.shape[0]] = new
 
 
 @register("pack_weight", "reference")
 def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
-    """See `quire.ops.pack_weight`. A weight that is in the format already is kept, not copied."""
-    if format.is_integer:
-        values, scales = quantize_weight(weight, format)
-        return pack_quantized(values, scales, None, format, gate_up)
-    values = weight.detach().to(getattr(torch, format.name)).contiguous()
-    return PackedWeight(format, weight.shape[0], weight.shape[1], gate_up, {"values": values})
+    """See `quire.ops.pack_weight`."""
+    packed = new_weight(format, weight.shape[0], weight.shape[1], gate_up, weight.device)
+    set_rows(packed, 0, weight)
+    return packed
 
 
 @register("pack_quantized", "reference")

@@ -73,13 +73,20 @@ class PackedWeight:
         return next(iter(self.tensors.values())).device.type
 
 
-def check_matrix(weight: Tensor, format: WeightFormat, gate_up: bool) -> None:
+def check_matrix(output_size: int, input_size: int, format: WeightFormat, gate_up: bool) -> None:
     """Raises ValueError naming what cannot be packed."""
-    if weight.dim() != 2:
-        raise ValueError(f"weight must be [N, K], got {list(weight.shape)}")
-    if gate_up and weight.shape[0] % 2:
-        raise ValueError(f"a gate/up weight must have an even number of rows, got {weight.shape[0]}")
-    format.check_input_size(weight.shape[1])
+    if gate_up and output_size % 2:
+        raise ValueError(f"a gate/up weight must have an even number of rows, got {output_size}")
+    format.check_input_size(input_size)
+
+
+def check_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
+    """Raises ValueError where `ops.set_rows` would write past the matrix."""
+    if rows.dim() != 2 or rows.shape[1] != weight.input_size:
+        raise ValueError(f"rows must be [n, {weight.input_size}], got {list(rows.shape)}")
+    if not 0 <= first_row <= first_row + rows.shape[0] <= weight.output_size:
+        last = first_row + rows.shape[0]
+        raise ValueError(f"rows {first_row} to {last} are not within the matrix's {weight.output_size}")
 
 
 def check_quantized(values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat) -> None:

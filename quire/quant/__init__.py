@@ -2,17 +2,20 @@
 
 from quire.quant.at_load import QuantizedAtLoad
 from quire.quant.base import Loadable, Quantizable, QuantMethod, Slot, WeightShard, share_of
+from quire.quant.packing import PackedMethod
 from quire.quant.scheme import QuantScheme, make_scheme
-from quire.quant.unquantized import Unquantized
+from quire.quant.unquantized import Unquantized, UnquantizedPacked
 
 __all__ = [
     "Loadable",
+    "PackedMethod",
     "QuantMethod",
     "QuantScheme",
     "Quantizable",
     "QuantizedAtLoad",
     "Slot",
     "Unquantized",
+    "UnquantizedPacked",
     "WeightShard",
     "make_scheme",
     "share_of",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
 from quire.config.types import ModelConfig
-from quire.ops.weights import WeightFormat
+from quire.ops.weights import FormatName, WeightFormat
 from quire.quant.at_load import QuantizedAtLoad
 from quire.quant.base import QuantMethod, WeightShard
-from quire.quant.unquantized import Unquantized
+from quire.quant.unquantized import Unquantized, UnquantizedPacked
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,17 @@ class QuantScheme:
         return self.embedding if shard.is_embedding else self.linear
 
 
-def make_scheme(config: ModelConfig) -> QuantScheme:
+def make_scheme(config: ModelConfig, device: torch.device) -> QuantScheme:
     """The scheme that a model's options describe."""
-    names = {"linear": config.quantization, "embedding": config.embedding_quantization}
-    return QuantScheme(**{layer: _make_method(name, config) for layer, name in names.items()})
+    return QuantScheme(
+        linear=_make_method(config.quantization, config, device),
+        embedding=_make_method(config.embedding_quantization, config, device),
+    )
 
 
-def _make_method(name: str | None, config: ModelConfig) -> QuantMethod:
+def _make_method(name: str | None, config: ModelConfig, device: torch.device) -> QuantMethod:
     if name is None:
-        return Unquantized(getattr(torch, config.dtype))
+        dtype = getattr(torch, config.dtype)
+        return UnquantizedPacked(dtype) if device.type == "cpu" else Unquantized(dtype)
     group_size = config.quantization_group_size if name == "int4" else 0
-    return QuantizedAtLoad(WeightFormat(name, group_size, config.quantization_activation_group))
+    return QuantizedAtLoad(WeightFormat(cast(FormatName, name), group_size, config.quantization_activation_group))

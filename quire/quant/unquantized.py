@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from quire import ops
 from quire.ops.weights import WeightFormat
 from quire.quant.base import Quantizable, QuantMethod, Slot, WeightShard
+from quire.quant.packing import PackedMethod
 
-_CPU_FORMATS = {
+_PACKED_FORMATS = {
     torch.float32: WeightFormat("float32"),
     torch.bfloat16: WeightFormat("bfloat16"),
     torch.float16: WeightFormat("float32"),
 }
-"""By the model's type. A CPU has no kernel for float16; float32 holds every float16 exactly."""
+"""By the model's type. There is no kernel for packed float16; float32 holds every float16 exactly."""
 
 
 class Unquantized(QuantMethod):
@@ -29,9 +29,13 @@ class Unquantized(QuantMethod):
         layer.slots["weight"] = Slot(shape, shard.place, shard.part_ids, self.dtype)
 
     def after_load(self, layer: Quantizable, shard: WeightShard) -> None:
-        """Pack on a CPU; elsewhere the slot becomes the parameter."""
+        """The slot becomes the parameter."""
         weight = layer.slots.pop("weight").tensor
-        if weight.device.type == "cpu":
-            layer.weight = ops.pack_weight(weight, _CPU_FORMATS[self.dtype], shard.is_gate_up)
-        else:
-            layer.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+        layer.register_parameter("weight", nn.Parameter(weight, requires_grad=False))
+
+
+class UnquantizedPacked(PackedMethod):
+    """The same, packed for the kernels."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__(_PACKED_FORMATS[dtype])

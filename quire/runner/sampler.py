@@ -71,8 +71,7 @@ class Sampler:
         picked = None if len(indices) == len(step.rows) else torch.tensor(indices)
         token_ids, best = ops.argmax(step.logits, picked)
         sound = self._note(step, indices, token_ids.tolist(), best.tolist(), _unsound_logits)
-        if any(step.rows[i].state.params.logprobs is not None for i in indices):
-            self._add_logprobs(step, [(indices[k], indices[k]) for k in sound], None)
+        self._add_logprobs(step, [(indices[k], indices[k]) for k in sound], None)
 
     def _sample_drawn(self, step: _Step, indices: list[int]) -> None:
         """Rows that are drawn from as they are."""
@@ -108,7 +107,8 @@ class Sampler:
         if self._reads_processed:
             processed = torch.empty(len(indices), self._vocab_size)
         rows = torch.tensor(logit_rows)
-        token_ids, best = ops.sample(logits, rows, *_columns(step.rows[i] for i in indices), processed)
+        columns = _columns(step.rows[i] for i in indices)
+        token_ids, best = ops.sample(logits, rows, *columns, processed=processed)
         sound = self._note(step, indices, token_ids.tolist(), best.tolist(), _unsound_logits)
         self._add_logprobs(step, [(indices[k], k) for k in sound], processed)
 
@@ -137,18 +137,22 @@ class Sampler:
 
     def _add_logprobs(self, step: _Step, rows: list[tuple[int, int]], processed: Tensor | None) -> None:
         """For (row of the step, row of `processed`) pairs; without `processed` that is the step's own logits."""
-        wanted = [(i, row) for i, row in rows if step.rows[i].state.params.logprobs is not None]
+        wanted = []
+        for i, row in rows:
+            num_logprobs = step.rows[i].state.params.logprobs
+            if num_logprobs is not None:
+                wanted.append((i, row, num_logprobs))
         if not wanted:
             return
-        reads_processed = self._reads_processed and processed is not None
+        is_own = processed is None or not self._reads_processed
         gathered = gather_logprobs(
-            processed if reads_processed else step.host,
-            [row if reads_processed else i for i, row in wanted],
-            [step.output.token_ids[i] for i, _ in wanted],
-            [step.rows[i].state.params.logprobs for i, _ in wanted],
+            step.host if processed is None or is_own else processed,
+            [i if is_own else row for i, row, _ in wanted],
+            [step.output.token_ids[i] for i, _, _ in wanted],
+            [num_logprobs for _, _, num_logprobs in wanted],
             self._mode,
         )
-        for (i, _), entry in zip(wanted, gathered, strict=True):
+        for (i, _, _), entry in zip(wanted, gathered, strict=True):
             step.output.logprobs[i] = entry
 
     def _copies(self, logits: Tensor, indices: list[int]) -> Tensor:
@@ -177,7 +181,7 @@ def _by_kind(rows: Sequence[SamplingRow]) -> tuple[list[int], list[int], list[in
     return greedy, drawn, edited
 
 
-def _columns(rows: Iterable[SamplingRow]) -> tuple[Tensor, ...]:
+def _columns(rows: Iterable[SamplingRow]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """temperature, min_p, top_k, top_p, seeds and positions of `ops.sample`."""
     numbers, integers = [], []
     for row in rows:

@@ -12,7 +12,7 @@ from quire.ops.quantize import INT4_DIVISORS, quantize_int4
 from quire.ops.weights import WeightFormat
 
 CPU = torch.device("cpu")
-OPS = ("pack_weight", "pack_quantized", "unpack_weight", "linear", "gate_up_linear", "embedding")
+OPS = ("new_weight", "set_rows", "pack_weight", "pack_quantized", "unpack_weight", "linear", "gate_up_linear", "embedding")
 BACKENDS = [b for b in registry.PRIORITY if all(b in registry.backends(op, CPU) for op in OPS)]
 FORMATS = {
     "float32": WeightFormat("float32"),
@@ -238,15 +238,32 @@ def test_wrong_shapes_are_named(backend):
         WeightFormat("int8", 0, 16)
 
 
-@pytest.mark.parametrize("backend", registry.backends("quantize_weight", CPU))
-@pytest.mark.parametrize("name", ["int8", "int4-g32", "int4-g64-a64", "int4-g128-a32"])
-def test_quantize_weight_is_the_reference_s(backend, name):
-    """Any rows, of any float type, with any strides: what arrives from a checkpoint."""
+@with_backends
+@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("gate_up", [False, True])
+def test_rows_set_piece_by_piece_are_the_matrix(backend, format, gate_up):
+    """In any order, of any float type, with any strides: what arrives from a checkpoint. Rows not set are zero."""
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        whole = (randn(9, 512, seed=8) / 30).to(dtype)
-        for weight in (whole, whole[3:4], whole[:, 128:384], whole[:0]):
-            with on("reference"):
-                expected = ops.quantize_weight(weight, FORMATS[name])
-            with on(backend):
-                for mine, theirs in zip(ops.quantize_weight(weight, FORMATS[name]), expected):
-                    assert mine.dtype == theirs.dtype and torch.equal(mine, theirs)
+        wide = (randn(150, 512, seed=8) / 30).to(dtype)
+        weight = wide[:, 128:384]
+        with on(backend):
+            packed = ops.new_weight(format, 150, 256, gate_up, CPU)
+            assert not ops.unpack_weight(packed).any()
+            for start, stop in ((64, 75), (0, 1), (75, 150), (1, 64), (9, 9)):
+                ops.set_rows(packed, start, weight[start:stop])
+            whole = ops.pack_weight(weight, format, gate_up)
+            assert torch.equal(ops.unpack_weight(packed), ops.unpack_weight(whole))
+            for name, tensor in packed.tensors.items():
+                assert torch.equal(tensor, whole.tensors[name])
+            for start in (-1, 149):
+                with pytest.raises(ValueError, match=f"rows {start} to {start + 2} are not within the matrix's 150"):
+                    ops.set_rows(packed, start, weight[:2])
+            with pytest.raises(ValueError, match=r"rows must be \[n, 256\], got \[150, 512\]"):
+                ops.set_rows(packed, 0, wide)
+
+
+def test_columns_of_a_matrix_may_be_its_rows():
+    matrix = randn(64, 96, seed=1)
+    packed = ops.new_weight(WeightFormat("float32"), 96, 64, False, CPU)
+    ops.set_rows(packed, 0, matrix.T)
+    assert torch.equal(ops.unpack_weight(packed), matrix.T)

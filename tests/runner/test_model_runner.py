@@ -165,6 +165,18 @@ def test_half_precision_runs(folder):
         assert executor._worker.runner._kv_cache.device_pools[0][0].dtype == getattr(torch, dtype)
 
 
+def test_an_int8_cache_is_near_and_the_same_in_every_chunking(folder):
+    prompts = draw_prompts(8, 60)
+    exact = Driver(LocalExecutor(make_config(folder))).run([Job(str(i), p, GREEDY) for i, p in enumerate(prompts)])
+    runs = []
+    for chunk in (7, 400):
+        executor = LocalExecutor(make_config(folder, kv_cache_dtype="int8"))
+        assert executor._worker.runner._kv_cache.device_pools[0][0].dtype == torch.int8
+        runs.append(Driver(executor, chunk=chunk).run([Job(str(i), p, GREEDY) for i, p in enumerate(prompts)]))
+    assert [job.output for job in runs[0]] == [job.output for job in runs[1]]
+    assert sum(job.output[0] == other.output[0] for job, other in zip(runs[0], exact)) >= len(prompts) - 2
+
+
 # -- size of the cache -----------------------------------------------------------------------------------------
 
 
@@ -172,6 +184,7 @@ def test_cache_size_is_arithmetic(folder):
     config = make_config(folder, max_num_seqs=4, max_model_len=100, swap_space_bytes=10**6)
     size = bytes_per_block(config.model.hf, torch.float32, 16)
     assert size == 2 * 3 * 16 * 2 * 80 * 4
+    assert bytes_per_block(config.model.hf, torch.int8, 16) == 2 * 3 * 16 * 2 * (80 + 4)
     plenty = plan_kv_cache(config, CPU, 10**9)
     assert (plenty.num_blocks, plenty.num_host_blocks) == (4 * 7, 10**6 // size)
     assert plan_kv_cache(config, CPU, 10 * size + 1).num_blocks == 10

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quire.ops import reference, registry
 from quire.ops.cpu.extension import DTYPE_CODES, LEVEL, address, allocate, extension, on_cpu
-from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized
+from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized, check_rows
 
 PANEL_ROWS: int = extension.PANEL_ROWS
 _INPUTS_PER_WORD = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8}
@@ -50,41 +50,39 @@ def _round_up(value: int, multiple: int) -> int:
 # -- packing -------------------------------------------------------------------------------------------------
 
 
-@registry.register("quantize_weight", "cpu", supports=on_cpu)
-def quantize_weight(weight: Tensor, format: WeightFormat) -> tuple[Tensor, Tensor]:
-    """See `ops.quantize_weight`."""
-    if weight.dtype not in DTYPE_CODES or not format.is_integer:
-        return reference.quantize_weight(weight, format)
-    format.check_input_size(weight.shape[1])
-    rows, inputs = weight.shape
-    if weight.stride(1) != 1:
-        weight = weight.contiguous()
-    is_int8 = format.name == "int8"
-    values = torch.empty(rows, inputs, dtype=torch.int8 if is_int8 else torch.uint8)
-    num_groups = 1 if is_int8 else inputs // format.group_size
-    scales = torch.empty(rows, num_groups, dtype=torch.float32 if is_int8 else torch.float16)
-    extension.quantize_weight(
-        address(weight),
-        DTYPE_CODES[weight.dtype],
-        rows,
-        weight.stride(0),
-        inputs,
-        format.group_size,
-        address(values),
-        address(scales),
-        _kind(format),
-        LEVEL,
-    ).run()
-    return values, scales
+@registry.register("new_weight", "cpu", supports=on_cpu)
+def new_weight(
+    format: WeightFormat, output_size: int, input_size: int, gate_up: bool, device: torch.device
+) -> PackedWeight:
+    """See `ops.new_weight`."""
+    check_matrix(output_size, input_size, format, gate_up)
+    panels = -(-output_size // PANEL_ROWS)
+    words = -(-input_size // _INPUTS_PER_WORD[format.name])
+    tensors = {"data": allocate((panels, words, PANEL_ROWS, 4), torch.uint8)}
+    if format.name == "int8":
+        tensors["scales"] = allocate((panels, PANEL_ROWS), torch.float32)
+    elif format.name == "int4":
+        tensors["scales"] = allocate((panels, input_size // format.group_size, PANEL_ROWS), torch.float16)
+    return _with_tensors(CpuWeight(format, output_size, input_size, gate_up), tensors)
+
+
+@registry.register("set_rows", "cpu", supports=on_cpu)
+def set_rows(weight: CpuWeight, first_row: int, rows: Tensor) -> None:
+    """See `ops.set_rows`."""
+    check_rows(weight, first_row, rows)
+    if rows.dtype not in DTYPE_CODES:
+        rows = rows.float()
+    if rows.stride(1) != 1:
+        rows = rows.contiguous()
+    _pack(weight, first_row, rows, None)
 
 
 @registry.register("pack_weight", "cpu", supports=on_cpu)
 def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
     """See `ops.pack_weight`."""
-    if weight.dtype not in DTYPE_CODES:
-        raise ValueError(f"weight must be float32, bfloat16 or float16, got {weight.dtype}")
-    check_matrix(weight, format, gate_up)
-    return _pack(weight.contiguous(), None, format, gate_up)
+    packed = new_weight(format, weight.shape[0], weight.shape[1], gate_up, weight.device)
+    set_rows(packed, 0, weight)
+    return packed
 
 
 @registry.register("pack_quantized", "cpu", supports=on_cpu)
@@ -93,7 +91,8 @@ def pack_quantized(
 ) -> PackedWeight:
     """See `ops.pack_quantized`."""
     check_quantized(values, scales, zeros, format)
-    packed = _pack(None, values.contiguous(), format, gate_up)
+    packed = new_weight(format, values.shape[0], values.shape[1], gate_up, values.device)
+    _pack(packed, 0, None, values.contiguous())
     order = _panel_order(packed)
     packed.tensors["scales"].copy_(_in_panels(scales.to(packed.tensors["scales"].dtype), order))
     if zeros is None:
@@ -103,32 +102,28 @@ def pack_quantized(
     return _with_tensors(packed, packed.tensors | {"zeros": own})
 
 
-def _pack(floats: Tensor | None, values: Tensor | None, format: WeightFormat, gate_up: bool) -> CpuWeight:
-    source = floats if floats is not None else values
-    assert source is not None
-    rows, inputs = source.shape
-    panels = -(-rows // PANEL_ROWS)
-    words = -(-inputs // _INPUTS_PER_WORD[format.name])
-    tensors = {"data": allocate((panels, words, PANEL_ROWS, 4), torch.uint8)}
-    if format.name == "int8":
-        tensors["scales"] = allocate((panels, PANEL_ROWS), torch.float32)
-    elif format.name == "int4":
-        tensors["scales"] = allocate((panels, inputs // format.group_size, PANEL_ROWS), torch.float16)
-    packed = _with_tensors(CpuWeight(format, rows, inputs, gate_up), tensors)
+def _pack(weight: CpuWeight, first_row: int, floats: Tensor | None, values: Tensor | None) -> None:
+    """Store some rows, given as floats or as integers whose scales are somebody else's affair."""
+    given = floats if floats is not None else values
+    assert given is not None
+    if given.numel() == 0:
+        return
     extension.pack(
         address(floats),
         address(values),
         DTYPE_CODES[floats.dtype] if floats is not None else 0,
-        address(tensors["data"]),
-        address(tensors.get("scales")),
-        rows,
-        inputs,
-        format.group_size,
-        gate_up,
-        _kind(format),
+        first_row,
+        given.shape[0],
+        given.stride(0),
+        address(weight.tensors["data"]),
+        address(weight.tensors.get("scales")),
+        weight.output_size,
+        weight.input_size,
+        weight.format.group_size,
+        weight.gate_up,
+        _kind(weight.format),
         LEVEL,
     ).run()
-    return packed
 
 
 def _kind(format: WeightFormat) -> int:
