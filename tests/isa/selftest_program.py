@@ -1,4 +1,4 @@
-"""Builds csrc/cpu/selftest.cpp, natively or for another architecture, and runs it, under an emulator if need be."""
+"""Builds csrc/cpu/selftest, natively or for another architecture, and runs it, under an emulator if need be."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ def build(architecture: str = "native") -> Path:
 
 def objects(architecture: str = "native") -> list[Path]:
     """What the compiler made of each source file, those of the program itself left out."""
-    found = (build(architecture) / "CMakeFiles" / "selftest.dir").glob("*.o")
-    return sorted(path for path in found if not path.name.startswith("selftest"))
+    return sorted((build(architecture) / "CMakeFiles" / "kernel_selftest.dir").glob("*.o"))
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Outcome:
 
 def run(*emulator: str, architecture: str = "native") -> Outcome:
     """Run it to the end; fails the test if a level's bits differ or an instruction is illegal."""
-    program = build(architecture) / "selftest"
+    program = build(architecture) / "kernel_selftest"
     done = subprocess.run([*emulator, str(program)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     first, *lines, last = done.stdout.splitlines()

@@ -58,7 +58,7 @@ def test_the_levels_use_their_own_registers(objects):
 
 
 def test_only_the_levels_above_generic_use_vector_extensions(objects):
-    program = selftest_program.build() / "selftest"
+    program = selftest_program.build() / "kernel_selftest"
     plain = [
         (name, body) for name, body in functions_of(program) if selftest_program.level_of(name, LEVELS) in (None, "generic")
     ]

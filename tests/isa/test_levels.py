@@ -1,6 +1,6 @@
 """Every kernel at every instruction-set level: natively, on emulated processors with less, and on 64-bit Arm.
 
-The program under test, csrc/cpu/selftest.cpp, compares all levels of one processor bit for bit; here the processors are compared.
+The program under test, csrc/cpu/selftest, compares all levels of one processor bit for bit; here the processors are compared.
 """
 
 from __future__ import annotations
@@ -54,6 +54,24 @@ def test_64_bit_arm_gives_the_same_bits(native):
     assert emulated.hashes == native.hashes
 
 
+# ---------------------------------------------------------------- the built extension
+
+_needs_extension = pytest.mark.skipif(not cpu.status().built, reason="no C++ kernels")
+
+
+@_needs_extension
+@only_x86
+@pytest.mark.parametrize("model, levels", [("Nehalem", "generic"), ("Haswell", "generic avx2")])
+def test_python_loads_the_extension_on_an_emulated_processor(model, levels):
+    """Without torch, whose own code has instructions of its own."""
+    selftest_program.need("qemu-x86_64")
+    extension, _ = cpu.load()
+    script = selftest_program.REPOSITORY / "tests" / "isa" / "extension_alone.py"
+    command = ["qemu-x86_64", "-cpu", model, os.path.realpath(sys.executable), "-I", str(script), extension.__file__]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split("\n")[:2] == [levels, "ok"], done.stdout + done.stderr[-2000:]
+
+
 # ---------------------------------------------------------------- the whole engine
 
 _QUESTION = [sys.executable, "-m", "quire", "run", "--max-tokens", "8", "--temperature", "0", "What is the capital of France?"]
@@ -66,7 +84,7 @@ def ask(level: str) -> str:
     return done.stdout
 
 
-@pytest.mark.skipif(not cpu.status().built, reason="no C++ kernels")
+@_needs_extension
 def test_folio_answers_the_same_at_every_level():
     answers = {level: ask(level) for level in cpu.status().levels}
     assert "Paris" in answers["generic"]

@@ -1,6 +1,6 @@
 """What this machine can do at most, measured: the roofline that kernels are compared with (Williams et al. 2009).
 
-Needs the C++ extension. Figures are of the instruction-set level in use, so that QUIRE_CPU_ISA shows what a lesser machine could do.
+Needs the C++ extension. Figures are of the instruction-set level in use: QUIRE_CPU_ISA shows what a lesser machine could do.
 """
 
 from __future__ import annotations

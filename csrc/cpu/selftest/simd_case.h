@@ -1,4 +1,4 @@
-// selftest_simd: every function of simd.h on given numbers, for the self-test program. No part of the extension.
+// simd_case: every function of simd.h on given numbers, for the self-test program. No part of the extension.
 #pragma once
 
 #include <cstdint>
@@ -8,17 +8,17 @@
 
 namespace quire {
 
-struct SelftestSimdArgs {
+struct SimdCaseArgs {
   const float* a;            // [count * 16]
   const float* b;            // [count * 16]
   const float* c;            // [count * 16]
-  float* floats;             // [count, kSelftestFloats, 16]
+  float* floats;             // [count, kSimdCaseFloats, 16]
   bf16* bf16s;               // [count, 16]: a, and the same widened again goes to floats
   f16* f16s;                 // [count, 16]
   int64_t count;
 };
-constexpr int64_t kSelftestFloats = 20;
+constexpr int64_t kSimdCaseFloats = 21;
 
-QUIRE_KERNEL(selftest_simd, SelftestSimdArgs)
+QUIRE_KERNEL(simd_case, SimdCaseArgs)
 
 }  // namespace quire
