@@ -80,7 +80,7 @@ def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
     """See `quire.ops.set_rows`."""
     check_rows(weight, first_row, rows)
     if weight.format.name == "int8":
-        numbers = quantize_int8(rows)
+        numbers: tuple[Tensor, ...] = quantize_int8(rows)
     elif weight.format.name == "int4":
         numbers = quantize_int4(rows, weight.format.group_size)
     else:
