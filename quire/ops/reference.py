@@ -81,7 +81,7 @@ def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
     check_rows(weight, first_row, rows)
     numbers: tuple[Tensor, ...]
     if weight.format.name == "int8":
-        numbers: tuple[Tensor, ...] = quantize_int8(rows)
+        numbers = quantize_int8(rows)
     elif weight.format.name == "int4":
         numbers = quantize_int4(rows, weight.format.group_size)
     else:
