@@ -562,10 +562,10 @@ static inline float reduce_max(F32x16 a) {
 #endif
 
 // e^a, within 2 ulp for a <= 88; below -87.3 (where float32 runs out of normal numbers) it is 0, -inf included.
-// Range reduction by ln 2 in two parts and a polynomial of degree 5: Cephes, expf.
+// Of NaN it is NaN: min and max give their second operand then. Range reduction by ln 2 in two parts and a polynomial of degree 5: Cephes, expf.
 static inline F32x16 exp(F32x16 a) {
   const F32x16 low = splat(-87.33654f);
-  const F32x16 x = max(min(a, splat(88.0f)), low);
+  const F32x16 x = max(low, min(splat(88.0f), a));
   const F32x16 n = round_even(x * splat(1.44269504f));
   F32x16 r = fma(n, splat(-0.693359375f), x);
   r = fma(n, splat(2.12194440e-4f), r);

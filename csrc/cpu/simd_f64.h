@@ -134,7 +134,7 @@ static inline bool any_nan(F32x16 a, F32x16 b) { return mask_where<_CMP_UNORD_Q>
 
 static inline float largest(F32x16 a) { return reduce_max(a); }
 
-// ---------------------------------------------------------------- plain C++, and NEON
+// ---------------------------------------------------------------- plain C++, and NEON: lanes of F32x16 through memory
 #else
 
 struct F64x8 { double v[kLanes64]; };
@@ -204,7 +204,7 @@ static inline F64x8 low_half(F32x16 a) {
   float lane[kLanes];
   store(lane, a);
   F64x8 r;
-  for (int i = 0; i < kLanes64; ++i) r.v[i] = lane[i];
+  for (int i = 0; i < kLanes64; ++i) r.v[i] = static_cast<double>(lane[i]);
   return r;
 }
 
@@ -212,7 +212,7 @@ static inline F64x8 high_half(F32x16 a) {
   float lane[kLanes];
   store(lane, a);
   F64x8 r;
-  for (int i = 0; i < kLanes64; ++i) r.v[i] = lane[i + kLanes64];
+  for (int i = 0; i < kLanes64; ++i) r.v[i] = static_cast<double>(lane[i + kLanes64]);
   return r;
 }
 

@@ -292,6 +292,22 @@ def test_a_stale_nan_stays_where_it_is(backend):
 
 
 @pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
+@pytest.mark.parametrize("pool", [0, 1])
+def test_who_sees_a_nan_becomes_one(backend, pool):
+    """Later tokens of its request, and no other request, whether it is in a key or in a value."""
+    with layout(backend):
+        paged = Paged([30, 40], [1, 40], 4, 2, 16, 16, torch.float32)
+        expected = paged.attend()
+        slot = int(paged.tables[1, 1]) * 16 + 4
+        both = [paged.keys[1][20:21], paged.values[1][20:21]]
+        both[pool] = torch.full((1, 2, 16), float("nan"))
+        ops.write_kv(*both, *paged.pools, torch.tensor([slot]))
+        result = paged.attend()
+    assert result[21:].isnan().all()
+    torch.testing.assert_close(result[0], expected[0])
+
+
+@pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
 def test_copy_blocks_reads_before_it_writes(backend):
     with layout(backend):
         shape, _ = ops.kv_cache_shape(6, 4, 2, 8, CPU)
