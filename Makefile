@@ -12,14 +12,15 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-BUILD_INPUTS := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(wildcard csrc/cpu/*)
+BUILD_INPUTS := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(wildcard csrc/cpu/*.*)
 
-.PHONY: help serve test test-all lint wheel bench doctor build clean
+.PHONY: help serve test test-all test-isa lint wheel bench doctor build clean
 
 help:
 	@echo 'make serve     install and serve the built-in model on http://$(HOST):$(PORT)'
 	@echo 'make test      install and run the tests that a developer waits for'
 	@echo 'make test-all  the same with the slow tests'
+	@echo 'make test-isa  every kernel at every instruction-set level, emulated where this machine lacks it'
 	@echo 'make lint      style, types and the layer contracts'
 	@echo 'make bench     measure the engine; ARGS goes to `quire bench`'
 	@echo 'make doctor    show the machine, the build and the backends in use'
@@ -38,6 +39,9 @@ test: $(VENV)/.extra-test
 
 test-all: $(VENV)/.extra-test
 	$(BIN)/python -m pytest -m "" $(ARGS)
+
+test-isa: $(VENV)/.extra-test
+	$(BIN)/python -m pytest -m "" tests/isa $(ARGS)
 
 lint: $(VENV)/.extra-test $(VENV)/.extra-dev
 	$(BIN)/ruff check .

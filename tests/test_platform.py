@@ -145,3 +145,18 @@ def test_a_machine_without_proc_answers_too(tmp_path):
 def test_this_machine():
     assert 1 <= platform.cpu_count() <= platform.affinity_count()
     assert 0 < platform.available_memory_bytes() <= platform.total_memory_bytes()
+
+
+def test_cache_sizes(machine):
+    folder = "sys/devices/system/cpu/cpu0/cache"
+    files = {}
+    for index, (level, kind, size) in enumerate(
+        [(1, "Data", "32K"), (1, "Instruction", "64K"), (2, "Unified", "1024K"), (3, "Unified", "32M")]
+    ):
+        files |= {f"{folder}/index{index}/level": f"{level}\n", f"{folder}/index{index}/type": f"{kind}\n"}
+        files[f"{folder}/index{index}/size"] = f"{size}\n"
+    root = machine(files)
+    assert platform.cache_bytes(1, root) == 32 << 10
+    assert platform.cache_bytes(2, root) == 1 << 20
+    assert platform.cache_bytes(3, root) == 32 << 20
+    assert platform.cache_bytes(4, root) is None

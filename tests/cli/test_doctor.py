@@ -29,6 +29,31 @@ def test_json_names_everything(parser, capsys):
     assert report["ops"]["cpu"]["rms_norm"] == ("cpu" if report["kernels"]["built"] else "reference")
 
 
+@pytest.mark.skipif(not cpu.status().built, reason="no C++ kernels")
+def test_bench_measures_one_thread_and_all(parser, monkeypatch, capsys):
+    from quire.ops.cpu import roofline
+
+    monkeypatch.setattr(roofline, "_default_memory_bytes", lambda: 8 << 20)
+    monkeypatch.setenv("QUIRE_NUM_THREADS", "2")
+    args = parser.parse_args(["doctor", "--bench", "--json"])
+    assert args.run(args) == 0
+    measured = json.loads(capsys.readouterr().out)["roofline"]
+    assert [peak["threads"] for peak in measured] == [1, 2]
+    for peak in measured:
+        assert all(peak[name] > 0 for name in ("read", "cache_read", "float32", "int8"))
+
+
+def test_the_roofline_is_shown_in_units_of_its_own():
+    one = dict(threads=1, read=30e9, cache_read=98.76e9, float32=117e9, int8=468e9, bfloat16=None)
+    text = dict(doctor._roofline_rows([one, one | dict(threads=2, read=34e9)]))
+    assert text["threads"] == "1 / 2"
+    assert text["memory read"] == "30.0 / 34.0 GB/s"
+    assert text["float32"] == "117.0 / 117.0 GFLOP/s"
+    assert text["int8"] == "468.0 / 468.0 GOP/s"
+    assert "bfloat16" not in text
+    assert doctor._roofline_rows([]) == []
+
+
 def test_text_has_a_section_per_topic(parser, capsys):
     args = parser.parse_args(["doctor"])
     assert args.run(args) == 0

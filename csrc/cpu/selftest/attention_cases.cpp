@@ -93,8 +93,8 @@ void fill(const AttentionShape& shape, const KVPools& pools, Level level, Hash& 
   args.rotary_dim = shape.head_dim / 2 * 2;
   args.pools = pools;
   run(rotary_for(level), args);
-  hash.add(q_out);
-  hash.add(k_out);
+  hash.add(not_zero(q_out));
+  hash.add(not_zero(k_out));
 }
 
 void run_attention(const AttentionShape& shape, Level level, Hash& hash) {
@@ -121,7 +121,7 @@ void run_attention(const AttentionShape& shape, Level level, Hash& hash) {
   args.soft_cap = shape.soft_cap;
   args.pools = pools;
   run(paged_attention_for(level), args);
-  hash.add(out);
+  hash.add(not_zero(out));
 }
 
 }  // namespace

@@ -74,7 +74,7 @@ void run_rms_norm(DType dtype, int64_t dim, Level level, Hash& hash) {
   args.eps = 1e-6f;
   args.dtype = args.weight_dtype = dtype;
   run(rms_norm_for(level), args);
-  hash.add(out);
+  hash.add(not_zero(out));
   hash.add(sum);
 }
 
@@ -90,7 +90,7 @@ void run_silu_and_mul(DType dtype, int64_t dim, Level level, Hash& hash) {
   args.dim = dim;
   args.dtype = dtype;
   run(silu_and_mul_for(level), args);
-  hash.add(out);
+  hash.add(not_zero(out));
 }
 
 // ---------------------------------------------------------------- the probe

@@ -2,7 +2,6 @@
 #include "linear.h"
 #include "pack.h"
 #include "quantize.h"
-#include "quantize_weight.h"
 #include "selftest.h"
 
 namespace quire {
@@ -35,6 +34,8 @@ Packed pack_at(const LinearShape& shape, Level level, Random& random) {
   PackArgs args{};
   args.floats = matrix.data();
   args.dtype = DType::float32;
+  args.num_given = shape.num_rows;
+  args.row_stride = shape.num_inputs;
   args.data = packed.data.data();
   args.scales = packed.scales.data();
   args.rows = shape.num_rows;
@@ -59,26 +60,6 @@ std::vector<float> gather_at(const WeightView& weight, Level level) {
   args.weight = weight;
   run(gather_for(level), args);
   return out;
-}
-
-// The same matrix as plain integers and scales.
-void quantize_plainly(const LinearShape& shape, Level level, Hash& hash) {
-  Random random(3);
-  const std::vector<float> matrix = random.floats(shape.num_rows * shape.num_inputs);
-  const int64_t groups = shape.kind == WeightKind::int4 ? shape.num_inputs / shape.group : 1;
-  std::vector<uint8_t> values(matrix.size()), scales(static_cast<size_t>(shape.num_rows * groups * 4));
-  QuantizeWeightArgs args{};
-  args.floats = matrix.data();
-  args.dtype = DType::float32;
-  args.rows = shape.num_rows;
-  args.row_stride = args.num_inputs = shape.num_inputs;
-  args.group = shape.group;
-  args.values = values.data();
-  args.scales = scales.data();
-  args.kind = shape.kind;
-  run(quantize_weight_for(level), args);
-  hash.add(values);
-  hash.add(scales);
 }
 
 // Rows and their sums after `quantize`.
@@ -151,7 +132,6 @@ void run_linear(const LinearShape& shape, Level level, Hash& hash) {
     args.weight = packed.view;
     run(bf16_linear_for(level), args);
   } else {
-    quantize_plainly(shape, level, hash);
     const Quantized q = quantize_at(shape, x, rows, level);
     hash.add(q.values);
     hash.add(q.scales);
@@ -164,7 +144,7 @@ void run_linear(const LinearShape& shape, Level level, Hash& hash) {
     args.weight = packed.view;
     run(quant_linear_for(level), args);
   }
-  hash.add(out);
+  hash.add(not_zero(out));
 }
 
 }  // namespace

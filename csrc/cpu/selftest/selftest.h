@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <string>
@@ -60,6 +62,15 @@ class Hash {
  private:
   uint64_t value_ = 0xcbf29ce484222325u;
 };
+
+// `values`, of which some must not be zero: arguments that make a kernel do nothing would agree at every level.
+template <typename T>
+const std::vector<T>& not_zero(const std::vector<T>& values) {
+  for (T value : values)
+    if (value != T{}) return values;
+  std::fprintf(stderr, "a kernel wrote nothing\n");
+  std::abort();
+}
 
 template <typename Args>
 void run(Kernel<Args> kernel, const Args& args) {
