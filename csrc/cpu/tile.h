@@ -10,6 +10,22 @@ namespace QUIRE_LEVEL {
 // Rows whose activations one panel meets before the next panel is read; a multiple of every tile height.
 constexpr int64_t kRowBlock = 96;
 
+// Brings the next panel from memory while the tiles of this one are computed: of a few tiles only the first would read
+// memory, and memory would rest while the others find the panel in the cache. Each tile fetches its part, a little per chunk.
+// One tile alone has the hardware stream ahead of it, and many tiles are bound by arithmetic.
+constexpr int64_t kMaxFetchingTiles = 4;
+
+struct Fetch {
+  const char* next;    // the next line to fetch
+  int64_t num_tiles;   // that share the panel
+  int64_t due = 0;     // lines passed, times 1 / num_tiles
+
+  // The tile has come past `num_bytes` of its own panel.
+  inline void pass(int64_t num_bytes) {
+    for (due += num_bytes / 64; due >= num_tiles; due -= num_tiles, next += 64) __builtin_prefetch(next, 0, 2);
+  }
+};
+
 // Calls work(panel, first row, number of rows) for this thread's share: panels in order, each with all its row blocks,
 // so that a panel stays in the second-level cache while the rows pass by.
 template <typename Work>
@@ -22,23 +38,28 @@ static inline void for_each_block(int64_t rows, int64_t panels, const Team& team
   }
 }
 
-// Splits `rows` into tiles of at most kMax rows, as even as possible, and calls work.run<height>(first row) for each.
+// Splits `rows` into tiles of at most kMax rows, as even as possible, and calls work.run<height, fetches>(first row, fetch).
+// `panel_end` is where the next panel of `panel_bytes` starts.
 template <int kMax, int kHeight = kMax>
 struct Tiles {
-  template <typename Work>
-  static inline void dispatch(int64_t height, int64_t first, const Work& work) {
+  template <bool kFetches, typename Work>
+  static inline void dispatch(int64_t height, int64_t first, Fetch fetch, const Work& work) {
     if (height == kHeight)
-      work.template run<kHeight>(first);
+      work.template run<kHeight, kFetches>(first, fetch);
     else if constexpr (kHeight > 1)
-      Tiles<kMax, kHeight - 1>::dispatch(height, first, work);
+      Tiles<kMax, kHeight - 1>::template dispatch<kFetches>(height, first, fetch, work);
   }
 
   template <typename Work>
-  static inline void run(int64_t first, int64_t rows, const Work& work) {
+  static inline void run(int64_t first, int64_t rows, const void* panel_end, int64_t panel_bytes, const Work& work) {
     const int64_t tiles = divide_up(rows, kMax);
     for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t begin = rows * i / tiles, end = rows * (i + 1) / tiles;
-      dispatch(end - begin, first + begin, work);
+      const int64_t begin = rows * i / tiles, height = rows * (i + 1) / tiles - begin;
+      const char* next = static_cast<const char*>(panel_end) + panel_bytes / 64 * i / tiles * 64;
+      if (tiles > 1 && tiles <= kMaxFetchingTiles)
+        dispatch<true>(height, first + begin, Fetch{next, tiles}, work);
+      else
+        dispatch<false>(height, first + begin, Fetch{next, tiles}, work);
     }
   }
 };
