@@ -1,4 +1,4 @@
-"""int8 and int4 weights rounded to nearest while a float checkpoint is read, and multiplied by activations in int8 (W8A8, W4A8)."""
+"""int8 and int4 weights rounded to nearest while a float checkpoint is read, and multiplied by int8 activations (W8A8, W4A8)."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ class PackingSlot(Slot):
     def allocate(self, device: torch.device) -> None:
         """A matrix of zeros, packed."""
         self.is_allocated = True
-        self.weight = ops.new_weight(self.format, *self.shape, self.is_gate_up, device)
+        outputs, inputs = self.shape
+        self.weight = ops.new_weight(self.format, outputs, inputs, self.is_gate_up, device)
 
     def take(self, first_row: int, rows: Tensor) -> None:
         """Round some rows to the format and pack them."""

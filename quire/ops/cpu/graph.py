@@ -76,7 +76,7 @@ class Recording:
             inner *= size
         if tensor.shape[0] != self.max_tokens:
             raise NotCapturable(f"an op reads {tensor.shape[0]} rows, not one per token")
-        return Operand(buffer, tensor.storage_offset() * tensor.itemsize, self.row_bytes[buffer])
+        return Operand(buffer, int(tensor.storage_offset()) * tensor.itemsize, self.row_bytes[buffer])
 
     def emit(
         self,

@@ -53,7 +53,7 @@ def _round_up(value: int, multiple: int) -> int:
 @registry.register("new_weight", "cpu", supports=on_cpu)
 def new_weight(
     format: WeightFormat, output_size: int, input_size: int, gate_up: bool, device: torch.device
-) -> PackedWeight:
+) -> CpuWeight:
     """See `ops.new_weight`."""
     check_matrix(output_size, input_size, format, gate_up)
     panels = -(-output_size // PANEL_ROWS)
@@ -78,7 +78,7 @@ def set_rows(weight: CpuWeight, first_row: int, rows: Tensor) -> None:
 
 
 @registry.register("pack_weight", "cpu", supports=on_cpu)
-def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
+def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> CpuWeight:
     """See `ops.pack_weight`."""
     packed = new_weight(format, weight.shape[0], weight.shape[1], gate_up, weight.device)
     set_rows(packed, 0, weight)
@@ -88,7 +88,7 @@ def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> 
 @registry.register("pack_quantized", "cpu", supports=on_cpu)
 def pack_quantized(
     values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat, gate_up: bool = False
-) -> PackedWeight:
+) -> CpuWeight:
     """See `ops.pack_quantized`."""
     check_quantized(values, scales, zeros, format)
     packed = new_weight(format, values.shape[0], values.shape[1], gate_up, values.device)
@@ -204,14 +204,18 @@ def _multiply(x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int, lev
         rows = rows.contiguous()
     bias = None if bias is None else bias.float().contiguous()
     out = rows.new_empty(len(rows), width)
-    x_at = rows.data_ptr(), rows.stride(0)
+    x_at: XAt = (rows.data_ptr(), rows.stride(0))
     if weight.encodes_activations:
         buffers = [torch.empty(len(rows), size, dtype=dtype) for size, dtype in encoded_shapes(weight)]
         places = [buffer.data_ptr() for buffer in buffers]
-        encode_instruction(weight, *x_at, len(rows), places, level=level).run()
+        encode_instruction(weight, rows.data_ptr(), rows.stride(0), len(rows), places, level=level).run()
         x_at = places, 0
-    product_instruction(weight, *x_at, out.data_ptr(), width, address(bias), len(rows), level).run()
+    product_instruction(weight, x_at, out.data_ptr(), width, address(bias), len(rows), level).run()
     return out.view(*x.shape[:-1], width).to(x.dtype)
+
+
+XAt = tuple[int | Sequence[int], int]
+"""Float32 rows: their address and stride. Or encoded rows: the addresses of their buffers, and nothing."""
 
 
 def encoded_shapes(weight: CpuWeight) -> list[tuple[int, torch.dtype]]:
@@ -272,15 +276,15 @@ def encode_instruction(
 
 def product_instruction(
     weight: CpuWeight,
-    x: int | Sequence[int],
-    x_stride: int,
+    x_at: XAt,
     out: int,
     out_stride: int,
     bias: int,
     rows: int,
     level: int = LEVEL,
 ) -> Any:
-    """The product itself. `x`: float32 rows at an address, `x_stride` apart; or the addresses of the encoded rows' buffers."""
+    """The product itself."""
+    x, x_stride = x_at
     if isinstance(x, int):
         return extension.linear(out, out_stride, x, x_stride, bias, rows, weight.view, level)
     if weight.format.name == "bfloat16":

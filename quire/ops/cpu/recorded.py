@@ -14,7 +14,14 @@ from quire.ops.cpu.attention import attention_instruction
 from quire.ops.cpu.extension import LEVEL, Rows, address, extension
 from quire.ops.cpu.graph import Node, Operand, recording
 from quire.ops.cpu.kv_pools import no_pools, view_pools
-from quire.ops.cpu.linear import CpuWeight, NormAt, encode_instruction, encoded_shapes, product_instruction
+from quire.ops.cpu.linear import (
+    CpuWeight,
+    NormAt,
+    XAt,
+    encode_instruction,
+    encoded_shapes,
+    product_instruction,
+)
 from quire.ops.cpu.rotary import rotary_and_write
 
 _FLOAT32_CODE: int = extension.FLOAT32
@@ -55,7 +62,8 @@ def rms_norm(
     if x.dtype != torch.float32 or weight.dtype != torch.float32:
         raise NotCapturable(f"rms_norm of {x.dtype} by {weight.dtype}")
     out = record.new(tuple(x.shape[1:]), torch.float32)
-    reads, writes = (x,), (out,)
+    reads: tuple[Tensor, ...] = (x,)
+    writes: tuple[Tensor, ...] = (out,)
     total = None
     if residual is not None:
         total = record.new(tuple(x.shape[1:]), torch.float32)
@@ -108,8 +116,8 @@ def _multiply(x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int) -> 
 
     def build(at: Address) -> Any:
         places = [at(source) for source in sources]
-        x_at = (places, 0) if weight.encodes_activations else (places[0], sources[0].stride // 4)
-        return product_instruction(weight, *x_at, at(target), target.stride // 4, address(bias), 0)
+        x_at: XAt = (places, 0) if weight.encodes_activations else (places[0], sources[0].stride // 4)
+        return product_instruction(weight, x_at, at(target), target.stride // 4, address(bias), 0)
 
     record.emit("linear", rows, (out,), build)
     return out
