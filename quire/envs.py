@@ -45,7 +45,12 @@ def _count(text: str) -> int:
 LOG_LEVEL = EnvVar(
     "QUIRE_LOG_LEVEL", _log_level, "INFO", "Level of Quire's own log: DEBUG, INFO, WARNING, ERROR."
 )
-CPU_ISA = EnvVar("QUIRE_CPU_ISA", str, None, "Force a lower CPU instruction level: generic, avx2, avx512.")
+CPU_ISA = EnvVar(
+    "QUIRE_CPU_ISA",
+    str,
+    None,
+    "Force a lower CPU instruction level: generic, avx2, avx512, avx512_vnni, avx512_bf16; generic, neon on Arm.",
+)
 NUM_THREADS = EnvVar(
     "QUIRE_NUM_THREADS", _count, None, "Threads of one worker; default: the CPUs it may use."
 )

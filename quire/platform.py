@@ -70,6 +70,17 @@ def cpu_flags(root: Path = _ROOT) -> list[str]:
     return (_cpuinfo(root, "flags") or _cpuinfo(root, "Features")).split()
 
 
+def cache_bytes(level: int, root: Path = _ROOT) -> int | None:
+    """Size of the first CPU's cache of that level (1 to 3; data or unified), or None where /sys does not tell."""
+    for folder in sorted((root / "sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        if _read(folder / "level").strip() == str(level) and _read(folder / "type").strip() != "Instruction":
+            size = _read(folder / "size").strip()
+            units = {"K": 1 << 10, "M": 1 << 20}
+            if size[:-1].isdigit() and size[-1] in units:
+                return int(size[:-1]) * units[size[-1]]
+    return None
+
+
 def _cpuinfo(root: Path, wanted: str) -> str:
     for line in _read(root / "proc/cpuinfo").splitlines():
         key, _, value = line.partition(":")

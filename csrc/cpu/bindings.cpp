@@ -1,5 +1,5 @@
 // The Python module quire._cpu. Tensors arrive as addresses and sizes (torch is not linked), checked by
-// quire/ops/cpu, which is the only caller. Every kernel releases the GIL.
+// quire/ops/cpu, which is the only caller. Each kernel's function returns an Instruction; running one releases the GIL.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "bind.h"
 #include "cpu_features.h"
-#include "dispatch.h"
+#include "dtype.h"
 
-namespace nb = nanobind;
 using namespace quire;
 
 namespace {
@@ -46,32 +46,18 @@ std::vector<std::string> level_names() {
   return names;
 }
 
-// Running a level that the processor lacks would be an illegal instruction, so every call checks.
-Level checked_level(int level) {
-  if (level < 0 || level >= kNumLevels || !level_available(static_cast<Level>(level)))
-    throw nb::value_error("this instruction-set level is not available here");
-  return static_cast<Level>(level);
-}
-
-template <typename T>
-T* pointer(uintptr_t address) { return reinterpret_cast<T*>(address); }
-
-void rms_norm(uintptr_t out, uintptr_t residual_out, uintptr_t x, uintptr_t weight, uintptr_t residual,
-              int64_t rows, int64_t dim, double eps, int dtype, int weight_dtype, int level) {
-  const RmsNormFn kernel = rms_norm_for(checked_level(level));
-  RmsNormArgs args;
-  args.out = pointer<void>(out);
-  args.residual_out = pointer<void>(residual_out);
-  args.x = pointer<const void>(x);
-  args.weight = pointer<const void>(weight);
-  args.residual = pointer<const void>(residual);
-  args.rows = rows;
-  args.dim = dim;
-  args.eps = static_cast<float>(eps);
-  args.dtype = static_cast<DType>(dtype);
-  args.weight_dtype = static_cast<DType>(weight_dtype);
-  nb::gil_scoped_release release;
-  kernel(args);
+void set_layout(BatchLayout& layout, int64_t num_tokens, int64_t num_requests, int64_t max_blocks, uintptr_t token_ids,
+                uintptr_t positions, uintptr_t slot_mapping, uintptr_t block_tables, uintptr_t query_start,
+                uintptr_t seq_lens) {
+  layout.num_tokens = num_tokens;
+  layout.num_requests = num_requests;
+  layout.max_blocks = max_blocks;
+  layout.token_ids = pointer<const int64_t>(token_ids);
+  layout.positions = pointer<const int64_t>(positions);
+  layout.slot_mapping = pointer<const int64_t>(slot_mapping);
+  layout.block_tables = pointer<const int32_t>(block_tables);
+  layout.query_start = pointer<const int32_t>(query_start);
+  layout.seq_lens = pointer<const int32_t>(seq_lens);
 }
 
 }  // namespace
@@ -81,10 +67,28 @@ NB_MODULE(_cpu, m) {
   m.attr("FLOAT32") = static_cast<int>(DType::float32);
   m.attr("BFLOAT16") = static_cast<int>(DType::bfloat16);
   m.attr("FLOAT16") = static_cast<int>(DType::float16);
-  m.attr("LEVEL_NAMES") = nb::make_tuple(kLevelNames[0], kLevelNames[1], kLevelNames[2]);
+  nb::list names;
+  for (const char* name : kLevelNames) names.append(name);
+  m.attr("LEVEL_NAMES") = nb::tuple(names);
   m.def("cpu_features", &features_dict, "What the processor and operating system support, by name.");
   m.def("levels", &level_names, "Instruction-set levels that can run here, lowest first.");
-  m.def("rms_norm", &rms_norm, nb::arg("out"), nb::arg("residual_out"), nb::arg("x"), nb::arg("weight"),
-        nb::arg("residual"), nb::arg("rows"), nb::arg("dim"), nb::arg("eps"), nb::arg("dtype"),
-        nb::arg("weight_dtype"), nb::arg("level"));
+  m.def("set_num_threads", [](int count) { ThreadPool::instance().resize(count); }, "count"_a,
+        "Threads of every later kernel, the caller's among them.");
+  m.def("num_threads", [] { return ThreadPool::instance().size(); });
+
+  nb::class_<BatchLayout>(m, "BatchLayout")
+      .def(nb::init<>())
+      .def("set", &set_layout, "num_tokens"_a, "num_requests"_a, "max_blocks"_a, "token_ids"_a, "positions"_a,
+           "slot_mapping"_a, "block_tables"_a, "query_start"_a, "seq_lens"_a);
+  nb::class_<Instruction>(m, "Instruction")
+      .def("run", &Instruction::run_alone, nb::call_guard<nb::gil_scoped_release>());
+  nb::class_<Program>(m, "Program")
+      .def(nb::init<std::vector<std::shared_ptr<Instruction>>>())
+      .def("run", &Program::run, "rows"_a, nb::call_guard<nb::gil_scoped_release>());
+
+  bind_attention(m);
+  bind_linear(m);
+  bind_norm(m);
+  bind_sampling(m);
+  bind_probe(m);
 }

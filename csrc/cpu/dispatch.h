@@ -1,18 +1,74 @@
-// Instruction-set levels and, per kernel, the function of each level.
+// Defines name_for(level) of a kernel. QUIRE_HAVE_<LEVEL> come from CMakeLists.txt.
 #pragma once
 
-#include "rms_norm.h"
+#include "kernel.h"
 
-namespace quire {
+#ifdef QUIRE_HAVE_AVX2
+#define QUIRE_CASE_AVX2(name) if (level >= Level::avx2) return avx2::name;
+#else
+#define QUIRE_CASE_AVX2(name)
+#endif
+#ifdef QUIRE_HAVE_AVX512
+#define QUIRE_CASE_AVX512(name) if (level >= Level::avx512) return avx512::name;
+#else
+#define QUIRE_CASE_AVX512(name)
+#endif
+#ifdef QUIRE_HAVE_AVX512_VNNI
+#define QUIRE_CASE_AVX512_VNNI(name) if (level >= Level::avx512_vnni) return avx512_vnni::name;
+#else
+#define QUIRE_CASE_AVX512_VNNI(name)
+#endif
+#ifdef QUIRE_HAVE_AVX512_BF16
+#define QUIRE_CASE_AVX512_BF16(name) if (level >= Level::avx512_bf16) return avx512_bf16::name;
+#else
+#define QUIRE_CASE_AVX512_BF16(name)
+#endif
+#ifdef QUIRE_HAVE_NEON
+#define QUIRE_CASE_NEON(name) if (level >= Level::neon) return neon::name;
+#else
+#define QUIRE_CASE_NEON(name)
+#endif
 
-// Ascending: a machine that has a level has those below it.
-enum class Level : int { generic = 0, avx2 = 1, avx512 = 2 };
-constexpr int kNumLevels = 3;
-extern const char* const kLevelNames[kNumLevels];
+// For kernels in float32: levels above AVX-512 have nothing to add.
+#define QUIRE_DISPATCH(name, Args)         \
+  Kernel<Args> name##_for(Level level) {   \
+    QUIRE_CASE_NEON(name)                  \
+    QUIRE_CASE_AVX512(name)                \
+    QUIRE_CASE_AVX2(name)                  \
+    (void)level;                           \
+    return generic::name;                  \
+  }
 
-// True if the level was compiled in and this processor can run it.
-bool level_available(Level level);
+// For kernels with int8 dot products.
+#define QUIRE_DISPATCH_VNNI(name, Args)    \
+  Kernel<Args> name##_for(Level level) {   \
+    QUIRE_CASE_NEON(name)                  \
+    QUIRE_CASE_AVX512_VNNI(name)           \
+    QUIRE_CASE_AVX512(name)                \
+    QUIRE_CASE_AVX2(name)                  \
+    (void)level;                           \
+    return generic::name;                  \
+  }
 
-RmsNormFn rms_norm_for(Level level);
+// For kernels with bfloat16 dot products.
+#define QUIRE_DISPATCH_BF16(name, Args)    \
+  Kernel<Args> name##_for(Level level) {   \
+    QUIRE_CASE_NEON(name)                  \
+    QUIRE_CASE_AVX512_BF16(name)           \
+    QUIRE_CASE_AVX512(name)                \
+    QUIRE_CASE_AVX2(name)                  \
+    (void)level;                           \
+    return generic::name;                  \
+  }
 
-}  // namespace quire
+// For kernels that differ at every level.
+#define QUIRE_DISPATCH_ALL(name, Args)     \
+  Kernel<Args> name##_for(Level level) {   \
+    QUIRE_CASE_NEON(name)                  \
+    QUIRE_CASE_AVX512_BF16(name)           \
+    QUIRE_CASE_AVX512_VNNI(name)           \
+    QUIRE_CASE_AVX512(name)                \
+    QUIRE_CASE_AVX2(name)                  \
+    (void)level;                           \
+    return generic::name;                  \
+  }

@@ -4,26 +4,23 @@
 #include <cstdint>
 
 #include "dtype.h"
+#include "kernel.h"
 
 namespace quire {
 
-// Dense row-major matrices of `rows` x `dim`; `weight` has `dim` elements.
+// A row is `heads` runs of `dim` elements side by side, each normalised alone; with a residual heads is 1.
 struct RmsNormArgs {
-  void* out;               // [rows, dim] dtype
+  void* out;               // [rows, heads, dim] dtype
   void* residual_out;      // [rows, dim] dtype: x + residual; unused without residual
-  const void* x;           // [rows, dim] dtype
+  const void* x;           // [rows, heads, dim] dtype, rows x_stride elements apart
   const void* weight;      // [dim] weight_dtype
   const void* residual;    // [rows, dim] dtype, or null
-  int64_t rows, dim;
+  int64_t rows, heads, dim, x_stride;
   float eps;
   DType dtype;
   DType weight_dtype;      // dtype itself, or float32
 };
 
-using RmsNormFn = void (*)(const RmsNormArgs&);
-
-namespace generic { void rms_norm(const RmsNormArgs& args); }
-namespace avx2 { void rms_norm(const RmsNormArgs& args); }
-namespace avx512 { void rms_norm(const RmsNormArgs& args); }
+QUIRE_KERNEL(rms_norm, RmsNormArgs)
 
 }  // namespace quire

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import platform as python_platform
 from typing import Any
@@ -20,12 +21,17 @@ def add_parser(subparsers: Any) -> None:
     """Add `doctor` to the command line's subcommands."""
     parser = subparsers.add_parser("doctor", help=_HELP, description=_HELP[0].upper() + _HELP[1:] + ".")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--bench", action="store_true", help="also measure what this machine can do at most (a few seconds)"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report. Returns 1 if something that Quire cannot run without is broken."""
     report = collect()
+    if args.bench and report["kernels"].get("built"):
+        report["roofline"] = _roofline(report["cpu"]["threads"])
     print(json.dumps(report, indent=2) if args.json else render(report))
     return 1 if "torch_error" in report["software"] else 0
 
@@ -115,6 +121,14 @@ def _backends(device: str) -> dict[str, str]:
     return dict(registry.table(torch.device(device)))
 
 
+def _roofline(threads: int) -> list[dict[str, Any]]:
+    """One entry for one thread and one for all; bytes and operations per second."""
+    from quire.ops.cpu import roofline
+
+    probe = roofline.Probe(threads)
+    return [dataclasses.asdict(probe.measure(count)) for count in sorted({1, threads})]
+
+
 # ---------------------------------------------------------------- render
 
 
@@ -126,6 +140,7 @@ def render(report: dict[str, Any]) -> str:
         ("Memory", _memory_rows(report["memory"])),
         ("GPU", _gpu_rows(report["gpus"])),
         ("C++ kernels", _kernel_rows(report["kernels"])),
+        ("Roofline", _roofline_rows(report.get("roofline", []))),
         *((f"Ops on {device}", list(backends.items())) for device, backends in report["ops"].items()),
     ]
     return "\n\n".join(_section(title, rows) for title, rows in sections if rows)
@@ -181,6 +196,26 @@ def _kernel_rows(kernels: dict[str, Any]) -> list[tuple[str, str]]:
     if not kernels:
         return []
     return [("built", "yes" if kernels["built"] else f"no: {kernels['reason']}")]
+
+
+_ROOFLINE_ROWS = {
+    "read": ("memory read", "GB/s"),
+    "cache_read": ("cache read", "GB/s"),
+    "float32": ("float32", "GFLOP/s"),
+    "int8": ("int8", "GOP/s"),
+    "bfloat16": ("bfloat16", "GFLOP/s"),
+}
+"""Field of `Roofline`: its title, and the unit that a billion a second is called."""
+
+
+def _roofline_rows(measured: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    rows = []
+    for field, (title, unit) in _ROOFLINE_ROWS.items():
+        values = [f"{peak[field] / 1e9:.1f}" for peak in measured if peak[field] is not None]
+        if values:
+            rows.append((title, f"{' / '.join(values)} {unit}"))
+    threads = " / ".join(str(peak["threads"]) for peak in measured)
+    return [("threads", threads), *rows] if rows else []
 
 
 def _gib(size: int) -> str:

@@ -21,12 +21,11 @@ from quire.log import get_logger, warn_once
 _log = get_logger(__name__)
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16", "half", "float")
-_QUANTIZATIONS = (
+_LATER_QUANTIZATIONS = (
     "awq",
     "gptq",
     "squeezellm",
     "fp8",
-    "int8",
     "bitsandbytes",
     "gguf",
     "compressed-tensors",
@@ -65,9 +64,25 @@ class EngineArgs:
         choices=("auto", "safetensors", "pt", "dummy"),
         later_choices=("gguf", "npcache", "tensorizer", "sharded_state", "bitsandbytes"),
     )
-    dtype: str = option("auto", "Type of weights and activations.", choices=_DTYPES)
+    dtype: str = option(
+        "auto", "Type of weights and activations; activations on a CPU are always float32.", choices=_DTYPES
+    )
     quantization: str | None = option(
-        None, "Quantization method of the weights.", later_choices=_QUANTIZATIONS
+        None,
+        "Round the weights of a float checkpoint while it is read, and multiply in integers.",
+        choices=("int8", "int4"),
+        later_choices=_LATER_QUANTIZATIONS,
+    )
+    quantization_group_size: int = option(
+        32, "Inputs that share a weight scale in int4: 32, 64 or 128; fewer is closer to the checkpoint."
+    )
+    quantization_activation_group: int = option(
+        64, "Inputs that share an activation scale: 32, 64 or 128; 0: all of a token's, fastest but hurt by outliers."
+    )
+    embedding_quantization: str = option(
+        "auto",
+        "The same for the token embedding and the output head; auto: int8 if anything is quantized.",
+        choices=("auto", "none", "int8", "int4"),
     )
     seed: int = option(0, "Seed from which requests without their own get theirs.")
     max_model_len: int | None = option(
@@ -105,9 +120,9 @@ class EngineArgs:
     num_gpu_blocks_override: int | None = option(None, "Exact number of KV cache blocks.", low=1)
     kv_cache_dtype: str = option(
         "auto",
-        "Type of the KV cache; auto: the model's.",
-        choices=("auto",),
-        later_choices=("fp8", "fp8_e4m3", "fp8_e5m2", "int8", "float16", "bfloat16", "float32"),
+        "Type of the KV cache; auto: the model's. int8 has a scale per token and head.",
+        choices=("auto", "float32", "bfloat16", "float16", "int8"),
+        later_choices=("fp8", "fp8_e4m3", "fp8_e5m2"),
     )
     enable_prefix_caching: bool = option(True, "Reuse the KV cache of prompts that begin alike.")
     swap_space: float = option(

@@ -56,7 +56,7 @@ class ModelConfig:
     tokenizer_path: str
     hf: HFConfig
     dtype: str
-    """`float32`, `bfloat16` or `float16`: weights and activations."""
+    """`float32`, `bfloat16` or `float16`: weights and activations; on a CPU activations are float32 whatever the weights are."""
     max_model_len: int
     served_model_names: tuple[str, ...]
     seed: int = 0
@@ -64,6 +64,13 @@ class ModelConfig:
     skip_tokenizer_init: bool = False
     trust_remote_code: bool = False
     quantization: str | None = None
+    """`int8` or `int4`: linear layers are rounded to it at load. None: stored in `dtype`."""
+    quantization_group_size: int = 32
+    """int4: inputs that share a weight scale, 32, 64 or 128."""
+    quantization_activation_group: int = 64
+    """Inputs that share an activation scale, 32, 64 or 128; 0 is all of a token's."""
+    embedding_quantization: str | None = None
+    """The same as `quantization` for the token embedding and the output head."""
     max_logprobs: int = 20
     logprobs_mode: str = "raw_logprobs"
     default_sampling_params: dict[str, Any] = field(default_factory=dict)
@@ -90,7 +97,7 @@ class CacheConfig:
     block_size: int = 16
     """Tokens per block."""
     kv_cache_dtype: str = "auto"
-    """`auto`: the model's dtype."""
+    """`auto` (the model's dtype), `float32`, `bfloat16`, `float16` or `int8`."""
     gpu_memory_utilization: float = 0.9
     kv_cache_memory_bytes: int | None = None
     """Exact size of the device pool; None: from free memory."""

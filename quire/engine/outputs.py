@@ -125,6 +125,9 @@ class RequestState:
         self._num_preemptions = [0] * params.n
         self._metrics = RequestMetrics(arrival_time=request.arrival_time)
         self._start = time.monotonic()
+        self._has_started = False
+        """Whether the times of the first token are known."""
+        self._waits_for_end = params.output_kind == RequestOutputKind.FINAL_ONLY
 
     @property
     def finished(self) -> bool:
@@ -137,10 +140,18 @@ class RequestState:
             self._apply_prompt(update)
         if update.error is not None:
             self.error = update.error
-        must_abort = self.sequences[index].apply(update)
-        self.num_live -= self.sequences[index].finish_reason is not None
-        self._measure(index, update)
+        sequence = self.sequences[index]
+        must_abort = sequence.apply(update)
+        has_ended = sequence.finish_reason is not None
+        self.num_live -= has_ended
+        if has_ended or not self._has_started or update.num_preemptions != self._num_preemptions[index]:
+            self._measure(index, update)
         return must_abort
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there is something to show now."""
+        return self.num_live == 0 or not self._waits_for_end
 
     def abort(self) -> None:
         """End every sequence that has not ended."""
@@ -156,6 +167,7 @@ class RequestState:
             metrics.queued_s = max(0.0, update.first_scheduled_time - metrics.arrival_time)
         if update.new_token_ids and metrics.time_to_first_token_s is None:
             metrics.time_to_first_token_s = now
+            self._has_started = True
         if self.finished:
             metrics.time_in_engine_s = now
 
@@ -164,12 +176,9 @@ class RequestState:
         if self._prompt_logprobs is not None and update.prompt_logprobs:
             self._prompt_logprobs.extend(update.prompt_logprobs)
 
-    def output(self) -> RequestOutput | None:
-        """What to show now, in the kind that the request asked for; None if there is nothing to show yet."""
-        kind = self.request.params.output_kind
-        if kind == RequestOutputKind.FINAL_ONLY and not self.finished:
-            return None
-        delta = kind == RequestOutputKind.DELTA
+    def output(self) -> RequestOutput:
+        """What to show now, in the kind that the request asked for."""
+        delta = self.request.params.output_kind == RequestOutputKind.DELTA
         shown = [sequence for sequence in self.sequences if sequence.has_news or not delta]
         prompt_logprobs = None if self._prompt_logprobs is None else [None, *self._prompt_logprobs.positions]
         return RequestOutput(
@@ -244,7 +253,8 @@ class OutputProcessor:
                 step.aborts.append(update.request_id)
             if state.sequences[index].finish_reason is not None:
                 del self._owners[update.request_id]
-            touched[state.request.request_id] = state
+            if state.has_output:
+                touched[state.request.request_id] = state
         for state in touched.values():
             self._show(state, step.outputs)
         return step
@@ -263,8 +273,6 @@ class OutputProcessor:
         return outputs[0], live
 
     def _show(self, state: RequestState, outputs: list[RequestOutput]) -> None:
-        output = state.output()
-        if output is not None:
-            outputs.append(output)
+        outputs.append(state.output())
         if state.finished:
             del self._requests[state.request.request_id]

@@ -4,6 +4,7 @@ configuration, and settles every option left open.
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,8 +36,8 @@ DEFAULT_MODEL = "folio"
 _GIB = 2**30
 _DTYPE_NAMES = {"half": "float16", "float": "float32"}
 _MAX_SHARE_OF_MEMORY = 0.5
-"""Weights of 16 bits are widened to 32 only while they then take at most this share of the available memory.
-"""
+"""Weights of 16 bits are widened to 32 only while they then take at most this share of the available memory."""
+_GROUP_SIZES = (32, 64, 128)
 
 _NUM_BATCHED_TOKENS = {"server": 2048, "offline": 4096}
 _NUM_SEQS = {"server": 128, "offline": 256}
@@ -80,6 +81,11 @@ def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> Mo
         skip_tokenizer_init=args.skip_tokenizer_init,
         trust_remote_code=args.trust_remote_code,
         quantization=args.quantization,
+        quantization_group_size=_one_of("quantization_group_size", args.quantization_group_size, _GROUP_SIZES),
+        quantization_activation_group=_one_of(
+            "quantization_activation_group", args.quantization_activation_group, (0, *_GROUP_SIZES)
+        ),
+        embedding_quantization=_embedding_quantization(args),
         max_logprobs=args.max_logprobs,
         logprobs_mode=args.logprobs_mode,
         default_sampling_params=_default_sampling_params(args, path),
@@ -108,11 +114,25 @@ def _max_model_len(args: EngineArgs, hf: HFConfig) -> int:
 
 
 def _dtype(args: EngineArgs, hf: HFConfig, path: Path) -> str:
-    """The dtype asked for; with `auto` the checkpoint's, widened to float32 on a CPU that has the memory."""
-    if args.dtype != "auto":
-        return _DTYPE_NAMES.get(args.dtype, args.dtype)
-    if hf.dtype == "float32" or _may_use_gpu(args.device):
-        return hf.dtype
+    """The dtype asked for, or with `auto` the checkpoint's. A CPU widens float16 to float32, not bfloat16."""
+    name = hf.dtype if args.dtype == "auto" else _DTYPE_NAMES.get(args.dtype, args.dtype)
+    if _may_use_gpu(args.device):
+        return name
+    if name == "float16":
+        _log.info("dtype float16: computed in float32 on this CPU, which holds every float16 exactly")
+        return "float32"
+    if name == "bfloat16" and args.dtype == "auto" and not _has_kernels():
+        return _widened(hf, path)
+    return name
+
+
+def _has_kernels() -> bool:
+    """Whether the C++ kernels, which widen bfloat16 weights in registers, were built."""
+    return importlib.util.find_spec("quire._cpu") is not None
+
+
+def _widened(hf: HFConfig, path: Path) -> str:
+    """float32 if it fits: the reference ops would otherwise widen bfloat16 weights anew in every step."""
     num_bytes = 2 * _weight_bytes(path)
     if num_bytes > _MAX_SHARE_OF_MEMORY * platform.available_memory_bytes():
         warn_once(
@@ -120,8 +140,21 @@ def _dtype(args: EngineArgs, hf: HFConfig, path: Path) -> str:
             f"dtype auto: {hf.dtype} as in the checkpoint; float32 would need {num_bytes / _GIB:.1f} GiB",
         )
         return hf.dtype
-    _log.info("dtype auto: the checkpoint's %s is computed in float32 on this CPU", hf.dtype)
+    _log.info("dtype auto: without C++ kernels the checkpoint's %s is computed in float32", hf.dtype)
     return "float32"
+
+
+def _embedding_quantization(args: EngineArgs) -> str | None:
+    """8 bits with any quantization unless told otherwise: the output head's errors go straight into the logits."""
+    if args.embedding_quantization == "auto":
+        return None if args.quantization is None else "int8"
+    return None if args.embedding_quantization == "none" else args.embedding_quantization
+
+
+def _one_of(name: str, value: int, allowed: tuple[int, ...]) -> int:
+    if value not in allowed:
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value}")
+    return value
 
 
 def _may_use_gpu(device: str) -> bool:

@@ -1,8 +1,7 @@
 """The pieces that models are written in. Tensor parallelism, weight loading and quantization live here, not in models."""
 
-from quire.layers.activation import SiluAndMul
 from quire.layers.attention import Attention
-from quire.layers.embedding import LMHead, VocabEmbedding
+from quire.layers.embedding import LMHead, TiedLMHead, VocabEmbedding
 from quire.layers.linear import ColumnLinear, GateUpLinear, QKVLinear, RowLinear
 from quire.layers.norm import RMSNorm
 from quire.layers.rotary import RotaryEmbedding
@@ -16,6 +15,6 @@ __all__ = [
     "RMSNorm",
     "RotaryEmbedding",
     "RowLinear",
-    "SiluAndMul",
+    "TiedLMHead",
     "VocabEmbedding",
 ]

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from quire import ops
-from quire.layers.linear import copy_rows
-from quire.quant import add_parameter
+from quire.quant import Loadable, Slot, share_of
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Loadable):
     """x / rms(x) * weight over the last dimension; the same on every rank."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
-        add_parameter(self, "weight", (size,), self.load_weight)
+        self.slots["weight"] = Slot((size,), self.place)
 
-    def load_weight(self, parameter: nn.Parameter, tensor: Tensor, part_id: Hashable) -> None:
-        """Copy the whole weight."""
-        copy_rows(parameter, tensor, 0, 1)
+    def place(self, shape: tuple[int, ...], tensor: Tensor, part_id: Hashable) -> tuple[int, Tensor]:
+        """The whole weight."""
+        return 0, share_of(tensor, shape, 0, 0, 1)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """norm(x), or with `residual` (norm(x + residual), x + residual)."""

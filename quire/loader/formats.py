@@ -1,9 +1,15 @@
-"""Checkpoint files as streams of (name, tensor): safetensors and pickled .bin, whole or sharded with an index."""
+"""Checkpoint files as streams of (name, tensor): safetensors and pickled .bin, whole or sharded with an index.
+
+Tensors are mapped from disk: a page is read when it is touched and given back when `Weights.release` names it, so that a
+checkpoint adds next to nothing to this process's memory.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import json
-from collections.abc import Iterator
+import mmap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -12,8 +18,6 @@ from torch import Tensor
 
 from quire.errors import ModelLoadError
 
-Weights = Iterator[tuple[str, Tensor]]
-
 _SAFETENSORS = ("model.safetensors.index.json", "model.safetensors", "*.safetensors")
 _PICKLED = ("pytorch_model.bin.index.json", "pytorch_model.bin", "*.bin")
 _GIT_LFS_HEAD = b"version https://git-lfs"
@@ -21,20 +25,44 @@ _GIT_LFS_ADVICE = "it is a Git LFS pointer, not the weights: run `git lfs pull` 
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "consolidated")
 
 
-def read_weights(path: str, load_format: str = "auto") -> Weights:
-    """Every tensor of the checkpoint in folder `path`, one at a time; `auto` prefers safetensors.
+class Weights:
+    """Every tensor of a checkpoint, in the order of its files; iterate once."""
 
-    Raises ModelLoadError when no file of the format is there, a shard is missing or a file is damaged.
+    def __init__(
+        self,
+        files: list[Path],
+        read: Callable[[Path], Iterator[tuple[str, Tensor]]],
+        can_map: Callable[[Path], bool],
+    ) -> None:
+        """`can_map`: whether `read` maps the tensors of that file instead of copying them into memory."""
+        self._files, self._read, self._can_map = files, read, can_map
+        self._is_mapped = False
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for file in self._files:
+            self._is_mapped = self._can_map(file)
+            yield from self._read(file)
+
+    def release(self, part: Tensor) -> None:
+        """Give back the memory behind a view of the tensor that came last. It must not be used again."""
+        if self._is_mapped:
+            _drop_pages(part)
+
+
+def read_weights(path: str, load_format: str = "auto") -> Weights:
+    """The tensors of the checkpoint in folder `path`; `auto` prefers safetensors.
+
+    Raises ModelLoadError when no file of the format is there, a shard is missing or (while iterating) a file is damaged.
     """
     folder = Path(path)
     if load_format in ("auto", "safetensors"):
         files = _weight_files(folder, _SAFETENSORS)
         if files:
-            return _read_safetensors(files)
+            return Weights(files, _read_safetensors, can_map=lambda file: True)
     if load_format in ("auto", "pt"):
         files = _weight_files(folder, _PICKLED)
         if files:
-            return _read_pickled(files)
+            return Weights(files, _read_pickled, can_map=_is_zip)
     wanted = {"auto": "*.safetensors or *.bin", "safetensors": "*.safetensors", "pt": "*.bin"}.get(
         load_format
     )
@@ -65,32 +93,40 @@ def _files_of_index(index: Path) -> list[Path]:
     return files
 
 
-def _read_safetensors(files: list[Path]) -> Weights:
-    for file in files:
-        try:
-            with safe_open(file, framework="pt", device="cpu") as opened:
-                for name in opened.keys():  # noqa: SIM118  (not a dict)
-                    yield name, opened.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            reason = _GIT_LFS_ADVICE if _is_git_lfs_pointer(file) else str(error)
-            raise ModelLoadError(f"{file} cannot be read as safetensors: {reason}") from error
+def _read_safetensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    try:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            for name in opened.keys():  # noqa: SIM118  (not a dict)
+                yield name, opened.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        reason = _GIT_LFS_ADVICE if _is_git_lfs_pointer(file) else str(error)
+        raise ModelLoadError(f"{file} cannot be read as safetensors: {reason}") from error
 
 
-def _read_pickled(files: list[Path]) -> Weights:
-    """Tensors of .bin files, mapped from disk; the restricted unpickler refuses anything but tensors."""
-    for file in files:
-        try:
-            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
-        except Exception as error:  # a damaged or hostile pickle can raise anything
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            if _is_git_lfs_pointer(file):
-                reason = _GIT_LFS_ADVICE
-            raise ModelLoadError(
-                f"{file} is not a plain file of tensors and was not loaded: {reason}"
-            ) from error
-        if not isinstance(tensors, dict):
-            raise ModelLoadError(f"{file} must hold a map from name to tensor, got {type(tensors).__name__}")
-        yield from ((name, tensor) for name, tensor in tensors.items() if isinstance(tensor, Tensor))
+def _read_pickled(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a .bin file; the restricted unpickler refuses anything but tensors."""
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
+    except Exception as error:  # a damaged or hostile pickle can raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if _is_git_lfs_pointer(file):
+            reason = _GIT_LFS_ADVICE
+        raise ModelLoadError(f"{file} is not a plain file of tensors and was not loaded: {reason}") from error
+    if not isinstance(tensors, dict):
+        raise ModelLoadError(f"{file} must hold a map from name to tensor, got {type(tensors).__name__}")
+    yield from ((name, tensor) for name, tensor in tensors.items() if isinstance(tensor, Tensor))
+
+
+def _drop_pages(part: Tensor) -> None:
+    """Tell the kernel that the whole pages under a tensor that is mapped from a file are not needed now (Linux only)."""
+    if not hasattr(mmap, "MADV_DONTNEED") or part.numel() == 0:
+        return
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(part.shape, part.stride(), strict=True))
+    first, page = part.data_ptr(), mmap.PAGESIZE
+    start = -(-first // page) * page
+    stop = (first + extent * part.element_size()) // page * page
+    if stop > start:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_DONTNEED)
 
 
 def _is_git_lfs_pointer(file: Path) -> bool:

@@ -1,93 +1,169 @@
-"""Builds a model and streams its weights in, counting: every parameter exactly once, or an error that names the rest."""
+"""Builds a model and streams its weights in, counting: every parameter exactly once, or an error that names the rest.
+
+Nothing is held twice: a parameter gets its memory with its first rows, and a layer is finished (quantized, packed, its
+staging memory freed) with the last row that it needs.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quire.config.types import LoadConfig, ModelConfig
 from quire.errors import ModelLoadError
 from quire.loader.formats import Weights, read_weights
 from quire.log import get_logger
 from quire.models import ModelRegistry
+from quire.ops.weights import PackedWeight
+from quire.quant import Loadable, Quantizable, make_scheme
 
 _logger = get_logger(__name__)
 _MAX_NAMED = 8
 _DUMMY_SCALE = 0.03
+_BYTES_AT_ONCE = 16 * 2**20
+"""Rows of a large tensor are moved in pieces of this size, so that no copy of it grows larger."""
 
 Part = tuple[str, Hashable]
 
 
 def load_model(config: ModelConfig, load: LoadConfig, device: torch.device) -> nn.Module:
-    """The model of `config` on `device` in `config.dtype`, ready to run.
+    """The model of `config` on `device`, ready to run.
 
     Raises UnsupportedModelError for an unknown architecture, ModelLoadError when weights and architecture differ.
     """
     start = time.perf_counter()
     model = build_model(config, device)
     if load.load_format == "dummy":
-        fill_dummy(model, config.seed)
+        fill_dummy(model, device, config.seed)
     else:
-        load_weights(model, read_weights(config.path, load.load_format), config.hf.tie_word_embeddings)
-    for module in model.modules():
-        if hasattr(module, "after_load"):
-            module.after_load()
-    num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    seconds = time.perf_counter() - start
+        weights = read_weights(config.path, load.load_format)
+        load_weights(model, weights, device, config.hf.tie_word_embeddings)
+    num_bytes, seconds = weight_bytes(model), time.perf_counter() - start
     _logger.info("loaded %s: %.2f GiB of weights in %.1f s", config.model, num_bytes / 2**30, seconds)
     return model
 
 
 def build_model(config: ModelConfig, device: torch.device) -> nn.Module:
-    """The model with empty parameters."""
+    """The model without its parameters: slots for them, and each layer's quantization method.
+
+    Activations and small parameters (norms, biases) are in the model's type, on a CPU always in float32.
+    """
     model_class = ModelRegistry.resolve(config.hf.architecture)
-    with _default_dtype(getattr(torch, config.dtype)), torch.device(device):
+    activations = torch.float32 if device.type == "cpu" else getattr(torch, config.dtype)
+    scheme = make_scheme(config, device)
+    with _default_dtype(activations), torch.device(device):
         try:
             model = model_class(config.hf)
         except ValueError as error:
             raise ModelLoadError(f"{config.model}: {error}") from error
+    for layer in model.modules():
+        if isinstance(layer, Quantizable):
+            layer.set_quant(scheme.method_for(layer.shard))
     return model.eval()
 
 
-def load_weights(model: nn.Module, weights: Weights, tied: bool) -> None:
+def load_weights(model: nn.Module, weights: Weights, device: torch.device, tied: bool) -> None:
     """Give each tensor to the parameter it belongs to.
 
     Rotary tables are computed, not loaded, and a tied output head repeats the embedding: both are passed over.
     """
-    parameters = dict(model.named_parameters())
-    waiting = {(name, part) for name, parameter in parameters.items() for part in parameter.part_ids}
+    loading = _Loading(model, device)
     unexpected: list[str] = []
     for name, tensor in weights:
         if "rotary_emb." in name or (tied and name == "lm_head.weight"):
             continue
-        target, part_id = _target(name, model.packed_weights)
-        if target not in parameters:
+        part = _target(name, model.packed_weights)
+        if not loading.knows(part):
             unexpected.append(name)
             continue
-        if (target, part_id) not in waiting:
+        if part not in loading.waiting:
             raise ModelLoadError(f"tensor {name} comes twice in the checkpoint")
-        waiting.remove((target, part_id))
-        parameter = parameters[target]
         try:
-            parameter.weight_loader(parameter, tensor, part_id)
+            loading.take(part, tensor, weights.release)
         except ValueError as error:
             raise ModelLoadError(f"tensor {name} has {error}") from error
-    _complain(_checkpoint_names(waiting, model.packed_weights), sorted(unexpected))
+    _complain(_checkpoint_names(loading.waiting, model.packed_weights), sorted(unexpected))
 
 
-def fill_dummy(model: nn.Module, seed: int = 0) -> None:
+def fill_dummy(model: nn.Module, device: torch.device, seed: int = 0) -> None:
     """Random weights that depend on each parameter's name and `seed` alone; norms are 1."""
-    for name, parameter in model.named_parameters():
-        if parameter.dim() == 1 and name.endswith("norm.weight"):
-            parameter.fill_(1.0)
-            continue
-        generator = torch.Generator(parameter.device).manual_seed(zlib.crc32(name.encode()) + seed)
-        parameter.uniform_(-_DUMMY_SCALE, _DUMMY_SCALE, generator=generator)
+    for layer_name, layer in _loadable_layers(model):
+        for slot_name, slot in layer.slots.items():
+            slot.allocate(device)
+            name = f"{layer_name}.{slot_name}"
+            if name.endswith("norm.weight"):
+                slot.take(0, torch.ones(slot.shape))
+                continue
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
+            for start, stop in _pieces(slot.shape, 4):
+                rows = torch.empty(stop - start, *slot.shape[1:], dtype=torch.float32)
+                slot.take(start, rows.uniform_(-_DUMMY_SCALE, _DUMMY_SCALE, generator=generator))
+        layer.after_load()
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Memory of all parameters and packed weights."""
+    packed = [weight for layer in model.modules() if isinstance(weight := getattr(layer, "weight", None), PackedWeight)]
+    plain = sum(p.numel() * p.element_size() for p in model.parameters())
+    return plain + sum(weight.num_bytes for weight in packed)
+
+
+class _Loading:
+    """The parts of a model that are still to come, and the layers that wait for them."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._device = device
+        self._layers: dict[str, tuple[Loadable, str]] = {}
+        """Layer and slot of each parameter."""
+        self._missing: dict[Loadable, int] = {}
+        """Parts that a layer still lacks."""
+        self.waiting: set[Part] = set()
+        for layer_name, layer in _loadable_layers(model):
+            self._missing[layer] = sum(len(slot.part_ids) for slot in layer.slots.values())
+            for slot_name, slot in layer.slots.items():
+                name = f"{layer_name}.{slot_name}"
+                self._layers[name] = (layer, slot_name)
+                self.waiting |= {(name, part_id) for part_id in slot.part_ids}
+
+    def knows(self, part: Part) -> bool:
+        """Whether the model has that parameter."""
+        return part[0] in self._layers
+
+    def take(self, part: Part, tensor: Tensor, release: Callable[[Tensor], None]) -> None:
+        """Move a checkpoint's tensor in; `release` hears of each piece that is no longer needed. ValueError: wrong shape."""
+        name, part_id = part
+        layer, slot_name = self._layers[name]
+        slot = layer.slots[slot_name]
+        first_row, rows = slot.place(tensor, part_id)
+        if not slot.is_allocated:
+            slot.allocate(self._device)
+        for start, stop in _pieces(tuple(rows.shape), rows.element_size()):
+            slot.take(first_row + start, rows[start:stop])
+            release(rows[start:stop])
+        self.waiting.remove(part)
+        self._missing[layer] -= 1
+        if self._missing[layer] == 0:
+            layer.after_load()
+
+
+def _loadable_layers(model: nn.Module) -> Iterator[tuple[str, Loadable]]:
+    for name, layer in model.named_modules():
+        if isinstance(layer, Loadable):
+            yield name, layer
+
+
+def _pieces(shape: tuple[int, ...], element_size: int) -> Iterator[tuple[int, int]]:
+    """(first row, one past the last) of pieces of at most _BYTES_AT_ONCE, in order; at least a row each."""
+    rows = shape[0]
+    row_bytes = max(1, element_size * math.prod(shape[1:]))
+    step = max(1, _BYTES_AT_ONCE // row_bytes)
+    return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def _target(name: str, packed: dict[str, tuple[str, Hashable]]) -> Part:

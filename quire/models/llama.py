@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from quire.config.types import HFConfig
@@ -14,7 +13,7 @@ from quire.layers import (
     RMSNorm,
     RotaryEmbedding,
     RowLinear,
-    SiluAndMul,
+    TiedLMHead,
     VocabEmbedding,
 )
 
@@ -38,16 +37,15 @@ class LlamaAttention(nn.Module):
 
 
 class LlamaMLP(nn.Module):
-    """SwiGLU feed-forward block."""
+    """SwiGLU feed-forward block: down(silu(gate(x)) * up(x))."""
 
     def __init__(self, config: HFConfig) -> None:
         super().__init__()
         self.gate_up_proj = GateUpLinear(config.hidden_size, config.intermediate_size, config.mlp_bias)
         self.down_proj = RowLinear(config.intermediate_size, config.hidden_size, config.mlp_bias)
-        self.act = SiluAndMul()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.act(self.gate_up_proj(x)))
+        return self.down_proj(self.gate_up_proj(x))
 
 
 class LlamaDecoderLayer(nn.Module):
@@ -60,8 +58,11 @@ class LlamaDecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = LlamaMLP(config)
 
-    def forward(self, positions: Tensor, hidden: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, residual = self.input_layernorm(hidden, residual)
+    def forward(self, positions: Tensor, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            hidden, residual = self.input_layernorm(hidden), hidden
+        else:
+            hidden, residual = self.input_layernorm(hidden, residual)
         hidden = self.self_attn(positions, hidden)
         hidden, residual = self.post_attention_layernorm(hidden, residual)
         return self.mlp(hidden), residual
@@ -83,7 +84,7 @@ class LlamaModel(nn.Module):
 
     def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         hidden = self.embed_tokens(token_ids)
-        residual = torch.zeros_like(hidden)
+        residual = None
         for layer in self.layers:
             hidden, residual = layer(positions, hidden, residual)
         hidden, _ = self.norm(hidden, residual)
@@ -104,8 +105,11 @@ class LlamaForCausalLM(nn.Module):
     def __init__(self, config: HFConfig) -> None:
         super().__init__()
         self.model = LlamaModel(config)
-        tied_to = self.model.embed_tokens if config.tie_word_embeddings else None
-        self.lm_head = LMHead(config.vocab_size, config.hidden_size, tied_to)
+        self.lm_head = (
+            TiedLMHead(self.model.embed_tokens)
+            if config.tie_word_embeddings
+            else LMHead(config.vocab_size, config.hidden_size)
+        )
 
     def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         return self.model(token_ids, positions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from quire.config.types import HFConfig
@@ -14,7 +13,7 @@ from quire.layers import (
     RMSNorm,
     RotaryEmbedding,
     RowLinear,
-    SiluAndMul,
+    TiedLMHead,
     VocabEmbedding,
 )
 
@@ -42,16 +41,15 @@ class Qwen2Attention(nn.Module):
 
 
 class Qwen2MLP(nn.Module):
-    """SwiGLU feed-forward block."""
+    """SwiGLU feed-forward block: down(silu(gate(x)) * up(x))."""
 
     def __init__(self, config: HFConfig) -> None:
         super().__init__()
         self.gate_up_proj = GateUpLinear(config.hidden_size, config.intermediate_size)
         self.down_proj = RowLinear(config.intermediate_size, config.hidden_size)
-        self.act = SiluAndMul()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.act(self.gate_up_proj(x)))
+        return self.down_proj(self.gate_up_proj(x))
 
 
 class Qwen2DecoderLayer(nn.Module):
@@ -64,8 +62,11 @@ class Qwen2DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = Qwen2MLP(config)
 
-    def forward(self, positions: Tensor, hidden: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, residual = self.input_layernorm(hidden, residual)
+    def forward(self, positions: Tensor, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            hidden, residual = self.input_layernorm(hidden), hidden
+        else:
+            hidden, residual = self.input_layernorm(hidden, residual)
         hidden = self.self_attn(positions, hidden)
         hidden, residual = self.post_attention_layernorm(hidden, residual)
         return self.mlp(hidden), residual
@@ -87,7 +88,7 @@ class Qwen2Model(nn.Module):
 
     def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         hidden = self.embed_tokens(token_ids)
-        residual = torch.zeros_like(hidden)
+        residual = None
         for layer in self.layers:
             hidden, residual = layer(positions, hidden, residual)
         hidden, _ = self.norm(hidden, residual)
@@ -108,8 +109,11 @@ class Qwen2ForCausalLM(nn.Module):
     def __init__(self, config: HFConfig) -> None:
         super().__init__()
         self.model = Qwen2Model(config)
-        tied_to = self.model.embed_tokens if config.tie_word_embeddings else None
-        self.lm_head = LMHead(config.vocab_size, config.hidden_size, tied_to)
+        self.lm_head = (
+            TiedLMHead(self.model.embed_tokens)
+            if config.tie_word_embeddings
+            else LMHead(config.vocab_size, config.hidden_size)
+        )
 
     def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         return self.model(token_ids, positions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from quire.config.types import HFConfig
@@ -14,7 +13,7 @@ from quire.layers import (
     RMSNorm,
     RotaryEmbedding,
     RowLinear,
-    SiluAndMul,
+    TiedLMHead,
     VocabEmbedding,
 )
 
@@ -44,16 +43,15 @@ class Qwen3Attention(nn.Module):
 
 
 class Qwen3MLP(nn.Module):
-    """SwiGLU feed-forward block."""
+    """SwiGLU feed-forward block: down(silu(gate(x)) * up(x))."""
 
     def __init__(self, config: HFConfig) -> None:
         super().__init__()
         self.gate_up_proj = GateUpLinear(config.hidden_size, config.intermediate_size)
         self.down_proj = RowLinear(config.intermediate_size, config.hidden_size)
-        self.act = SiluAndMul()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.act(self.gate_up_proj(x)))
+        return self.down_proj(self.gate_up_proj(x))
 
 
 class Qwen3DecoderLayer(nn.Module):
@@ -66,8 +64,11 @@ class Qwen3DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = Qwen3MLP(config)
 
-    def forward(self, positions: Tensor, hidden: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, residual = self.input_layernorm(hidden, residual)
+    def forward(self, positions: Tensor, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            hidden, residual = self.input_layernorm(hidden), hidden
+        else:
+            hidden, residual = self.input_layernorm(hidden, residual)
         hidden = self.self_attn(positions, hidden)
         hidden, residual = self.post_attention_layernorm(hidden, residual)
         return self.mlp(hidden), residual
@@ -89,7 +90,7 @@ class Qwen3Model(nn.Module):
 
     def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         hidden = self.embed_tokens(token_ids)
-        residual = torch.zeros_like(hidden)
+        residual = None
         for layer in self.layers:
             hidden, residual = layer(positions, hidden, residual)
         hidden, _ = self.norm(hidden, residual)
@@ -110,8 +111,11 @@ class Qwen3ForCausalLM(nn.Module):
     def __init__(self, config: HFConfig) -> None:
         super().__init__()
         self.model = Qwen3Model(config)
-        tied_to = self.model.embed_tokens if config.tie_word_embeddings else None
-        self.lm_head = LMHead(config.vocab_size, config.hidden_size, tied_to)
+        self.lm_head = (
+            TiedLMHead(self.model.embed_tokens)
+            if config.tie_word_embeddings
+            else LMHead(config.vocab_size, config.hidden_size)
+        )
 
     def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         return self.model(token_ids, positions)

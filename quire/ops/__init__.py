@@ -12,6 +12,17 @@ import torch
 from torch import Tensor
 
 from quire.ops.registry import select
+from quire.ops.weights import PackedWeight, WeightFormat
+
+
+def set_num_threads(count: int) -> None:
+    """Threads of every CPU kernel of this process. torch keeps one where the extension's own pool does the work."""
+    from quire.ops import cpu
+
+    extension, _ = cpu.load()
+    if extension is not None:
+        extension.set_num_threads(count)
+    torch.set_num_threads(count if extension is None else 1)
 
 
 def rms_norm(
@@ -41,31 +52,90 @@ def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin_cache: Ten
     return select("rotary_embedding", q.device)(q, k, positions, cos_sin_cache)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type."""
+def new_weight(
+    format: WeightFormat, output_size: int, input_size: int, gate_up: bool, device: torch.device
+) -> PackedWeight:
+    """A matrix of zeros, to be filled by `set_rows`: what a checkpoint is read into, piece by piece.
+
+    With `gate_up` the rows are gate [output_size / 2] then up, and the weight is for `gate_up_linear` alone. Raises ValueError
+    when group_size does not divide input_size.
+    """
+    return select("new_weight", device)(format, output_size, input_size, gate_up, device)
+
+
+def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
+    """Store rows [n, K], of any float type, as rows first_row to first_row + n of the matrix, in place.
+
+    Integer formats round to nearest: int8 with scale = absmax of the row / 127, int4 per row and group by the search of
+    `quire.ops.quantize.quantize_int4`. `rows` is not changed.
+    """
+    select("set_rows", rows.device)(weight, first_row, rows)
+
+
+def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
+    """weight [N, K] in any float type, stored in `format`: `new_weight` with all its rows set."""
+    return select("pack_weight", weight.device)(weight, format, gate_up)
+
+
+def pack_quantized(
+    values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat, gate_up: bool = False
+) -> PackedWeight:
+    """Numbers that are quantized already. int8: values int8 [N, K], scales [N, 1]. int4: values uint8 [N, K] in [0, 15],
+    scales [N, K / group_size], zeros uint8 of the same shape or None (8 everywhere). Scales in any float type.
+    """
+    return select("pack_quantized", values.device)(values, scales, zeros, format, gate_up)
+
+
+def unpack_weight(weight: PackedWeight) -> Tensor:
+    """The matrix [N, K] that a packed weight stands for, in float32, rows in their original order."""
+    return select("unpack_weight", torch.device(weight.device_type))(weight)
+
+
+def linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
+    """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type.
+
+    With bfloat16 weights each row of x is first rounded to bfloat16, as on a GPU; the products are summed in float32.
+    With an integer format each row of x is first quantized as `WeightFormat` says; the products are summed exactly within a
+    group, the groups in float32.
+    """
     return select("linear", x.device)(x, weight, bias)
 
 
-def embedding(token_ids: Tensor, weight: Tensor) -> Tensor:
-    """Rows of weight [vocab, N] at token_ids [T] -> [T, N]."""
-    return select("embedding", weight.device)(token_ids, weight)
+def gate_up_linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
+    """silu_and_mul(linear(x, weight, bias)), SwiGLU (2002.05202): x [..., K] -> [..., N / 2].
+
+    A packed weight must have been packed with `gate_up`; the rows of a plain one are gate [N / 2] then up [N / 2].
+    """
+    return select("gate_up_linear", x.device)(x, weight, bias)
+
+
+def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
+    """Rows of weight [vocab, N] at token_ids [T] -> [T, N]; of a packed weight in float32."""
+    return select("embedding", token_ids.device)(token_ids, weight)
 
 
 def kv_cache_shape(
-    num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, device: torch.device
+    num_blocks: int,
+    block_size: int,
+    num_kv_heads: int,
+    head_dim: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of one layer's key pool and value pool.
+    """Shapes of one layer's key pool and value pool of type `dtype`: float32, bfloat16, float16 or int8.
 
     Dimension 0 is the block; the rest is the backend's own layout. Each pool holds
-    num_blocks * block_size * num_kv_heads * head_dim elements.
+    num_blocks * block_size * num_kv_heads * head_dim elements. In int8 it also holds, in the same bytes, a float32 per
+    token and head, so head_dim + 4 bytes in all. Raises ValueError for another `dtype`.
     """
-    return select("kv_cache_shape", device)(num_blocks, block_size, num_kv_heads, head_dim)
+    return select("kv_cache_shape", device)(num_blocks, block_size, num_kv_heads, head_dim, dtype)
 
 
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """Store k and v [T, KH, D] in the pools, in place: token t in slot slot_mapping[t] = block * B + offset.
 
-    No slot may appear twice.
+    int8 pools hold round(x * (127 / absmax)), to nearest even, and the scale absmax / 127 of each token and head. No slot may
+    appear twice.
     """
     select("write_kv", k.device)(k, v, k_cache, v_cache, slot_mapping)
 
@@ -80,6 +150,8 @@ def paged_attention(
     scale: float,
     sliding_window: int | None = None,
     block_size: int = 16,
+    alibi_slopes: Tensor | None = None,
+    soft_cap: float | None = None,
 ) -> Tensor:
     """Causal attention of new tokens over each request's blocks: prompt chunks, decode rows, drafts alike.
 
@@ -87,10 +159,23 @@ def paged_attention(
     its seq_lens[r] tokens; keys and values of all of them are in the pools. block_tables [R, max_blocks]: entries
     past a request's length are ignored. Query head h reads key/value head h // (H / KH). With
     `sliding_window` = w a token at position p sees positions p - w + 1 to p. Returns [T, H, D]:
-    softmax(scale * q k^T) v, softmax in float32.
+    softmax(scale * q k^T) v, softmax in float32. With `soft_cap` = c a score s becomes c * tanh(s / c) (2408.00118), then
+    `alibi_slopes` [H] float32 add slope * (key position - query position) (ALiBi, 2108.12409).
     """
     attend = select("paged_attention", q.device)
-    return attend(q, k_cache, v_cache, block_tables, query_start, seq_lens, scale, sliding_window, block_size)
+    return attend(
+        q,
+        k_cache,
+        v_cache,
+        block_tables,
+        query_start,
+        seq_lens,
+        scale,
+        sliding_window,
+        block_size,
+        alibi_slopes,
+        soft_cap,
+    )
 
 
 def copy_blocks(source: Tensor, destination: Tensor, pairs: Tensor) -> None:
@@ -99,3 +184,44 @@ def copy_blocks(source: Tensor, destination: Tensor, pairs: Tensor) -> None:
     The pools may be the same tensor, or lie on different devices (swapping). pairs [P, 2] int64 on the CPU.
     """
     select("copy_blocks", destination.device)(source, destination, pairs)
+
+
+def argmax(logits: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Lowest id of the largest logit of rows [R] (None: all) of logits [., vocab], and that logit in float32, in host memory.
+
+    NaN counts as largest.
+    """
+    return select("argmax", logits.device)(logits, rows)
+
+
+def sample(
+    logits: Tensor,
+    rows: Tensor,
+    temperature: Tensor,
+    min_p: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    seeds: Tensor,
+    positions: Tensor,
+    processed: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One drawn token for each of rows [R] of logits [., vocab] in host memory, and the row's largest logit (NaN if it has one).
+
+    Temperature (float64 [R], > 0), then the filters min_p (float64, 0: off), top_k (int64, 0: off) and top_p (float64, 1: off),
+    each on what the one before left, as `quire.ops.sampling.logits` defines them; then the race of `quire.ops.sampling.race`
+    with the noise of (seeds, positions), int64. `processed` float32 [R, vocab] receives the rows that were drawn from, with
+    -inf for dropped tokens. The token is -1 where the largest logit is not finite. Returns int64 [R] and float32 [R].
+    """
+    draw = select("sample", logits.device)
+    return draw(logits, rows, temperature, min_p, top_k, top_p, seeds, positions, processed)
+
+
+def rank_tokens(
+    logits: Tensor, rows: Tensor, token_ids: Tensor, num_top: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What logprobs are made of, for each of rows [R] of logits [., vocab] in host memory.
+
+    Returns the ids [R, num_top] of the largest logits, largest first, lowest id first among equals, -1 where no token above
+    -inf is left; the rank [R], from 1, of token_ids[r] in that order; and log(sum(exp(row))) [R], float64.
+    """
+    return select("rank_tokens", logits.device)(logits, rows, token_ids, num_top)

@@ -1,15 +1,23 @@
-"""Plain torch: the definition of correct for every op, on any device. Pools are [blocks, B, KH, D]."""
+"""Plain torch: the definition of correct for every op, on any device. Pools are [blocks, B, KH, D].
+
+Correct up to rounding: torch's matmul may sum a row in an order that varies with the rows beside it.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_int8, quantize_rows
 from quire.ops.registry import register
+from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
+from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized, check_rows
 
-TILE_ROWS, TILE_STEP = 64, 16
-"""Heights of the tiles that `linear` multiplies on the CPU."""
+_EXACT_TERMS = 1024
+"""So many products of two numbers up to 127 add up to less than 2^24, where float32 is exact in any order."""
 
 
 @register("rms_norm", "reference")
@@ -51,40 +59,171 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
+@register("new_weight", "reference")
+def new_weight(
+    format: WeightFormat, output_size: int, input_size: int, gate_up: bool, device: torch.device
+) -> PackedWeight:
+    """See `quire.ops.new_weight`."""
+    check_matrix(output_size, input_size, format, gate_up)
+    dtype = {"int8": torch.int8, "int4": torch.uint8}.get(format.name) or getattr(torch, format.name)
+    tensors = {"values": torch.zeros(output_size, input_size, dtype=dtype, device=device)}
+    if format.name == "int8":
+        tensors["scales"] = torch.zeros(output_size, 1, dtype=torch.float32, device=device)
+    elif format.name == "int4":
+        num_groups = input_size // format.group_size
+        tensors["scales"] = torch.zeros(output_size, num_groups, dtype=torch.float16, device=device)
+    return PackedWeight(format, output_size, input_size, gate_up, tensors)
+
+
+@register("set_rows", "reference")
+def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
+    """See `quire.ops.set_rows`."""
+    check_rows(weight, first_row, rows)
+    numbers: tuple[Tensor, ...]
+    if weight.format.name == "int8":
+        numbers: tuple[Tensor, ...] = quantize_int8(rows)
+    elif weight.format.name == "int4":
+        numbers = quantize_int4(rows, weight.format.group_size)
+    else:
+        numbers = (rows,)
+    for tensor, new in zip(weight.tensors.values(), numbers, strict=True):
+        tensor[first_row : first_row + rows.shape[0]] = new
+
+
+@register("pack_weight", "reference")
+def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
+    """See `quire.ops.pack_weight`."""
+    packed = new_weight(format, weight.shape[0], weight.shape[1], gate_up, weight.device)
+    set_rows(packed, 0, weight)
+    return packed
+
+
+@register("pack_quantized", "reference")
+def pack_quantized(
+    values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat, gate_up: bool = False
+) -> PackedWeight:
+    """See `quire.ops.pack_quantized`. Everything stays in plain order."""
+    check_quantized(values, scales, zeros, format)
+    scale_dtype = torch.float32 if format.name == "int8" else torch.float16
+    tensors = {"values": values.contiguous(), "scales": scales.to(scale_dtype).contiguous()}
+    if zeros is not None:
+        tensors["zeros"] = zeros.contiguous()
+    return PackedWeight(format, values.shape[0], values.shape[1], gate_up, tensors)
+
+
+@register("unpack_weight", "reference")
+def unpack_weight(weight: PackedWeight) -> Tensor:
+    """See `quire.ops.unpack_weight`."""
+    return _dequantize(weight, slice(None))
+
+
+def _dequantize(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
+    """Some rows in float32."""
+    values = weight.tensors["values"][rows].float()
+    if not weight.format.is_integer:
+        return values
+    scales = weight.tensors["scales"][rows].float()
+    if weight.format.name == "int8":
+        return values * scales
+    return ((values - _zeros(weight, rows)).unflatten(1, (scales.shape[1], -1)) * scales[..., None]).flatten(1)
+
+
+def _zeros(weight: PackedWeight, rows: slice | Tensor) -> Tensor | float:
+    """int4's zero point of every element, or of all."""
+    zeros = weight.tensors.get("zeros")
+    if zeros is None:
+        return float(INT4_ZERO)
+    return zeros[rows].float().repeat_interleave(weight.format.group_size, 1)
+
+
 @register("linear", "reference")
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """See `quire.ops.linear`.
-
-    BLAS sums a row in an order that varies with the number of rows. On the CPU rows therefore go in tiles of a few
-    fixed heights, within which it has not been seen to: at most TILE_ROWS, padded to a multiple of TILE_STEP.
-    """
-    if x.device.type != "cpu":
+def linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
+    """See `quire.ops.linear`."""
+    if isinstance(weight, Tensor):
         return F.linear(x, weight, bias)
-    rows = x.reshape(-1, x.shape[-1])
-    tiles = [_linear_tile(tile, weight, bias) for tile in rows.split(TILE_ROWS)]
-    out = tiles[0] if len(tiles) == 1 else torch.cat(tiles)
-    return out.view(*x.shape[:-1], weight.shape[0])
+    if x.shape[-1] != weight.input_size:
+        raise ValueError(f"x must have {weight.input_size} inputs in its last dimension, got {list(x.shape)}")
+    rows = x.reshape(-1, weight.input_size).float()
+    out = _multiply(rows, weight)
+    if bias is not None:
+        out = out + bias.float()
+    return out.to(x.dtype).reshape(*x.shape[:-1], weight.output_size)
 
 
-def _linear_tile(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    padding = -rows.shape[0] % TILE_STEP
-    if not padding:
-        return F.linear(rows, weight, bias)
-    return F.linear(F.pad(rows, (0, 0, 0, padding)), weight, bias)[: rows.shape[0]]
+def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
+    """x [M, K] float32 times a packed weight -> [M, N] float32."""
+    if weight.format.name == "bfloat16":
+        x = x.bfloat16().float()
+    if not weight.format.is_integer:
+        return F.linear(x, weight.tensors["values"].float())
+    activations, scales = quantize_rows(x, weight.format.activation_group)
+    if weight.format.name == "int8":
+        return _multiply_int8(activations, scales, weight)
+    return _multiply_int4(activations, scales, weight)
+
+
+def _multiply_int8(activations: Tensor, scales: Tensor, weight: PackedWeight) -> Tensor:
+    """(sum over activation groups, ascending, of activation scale * exact integer sum) * weight scale."""
+    values = weight.tensors["values"].float()
+    total = activations.new_zeros(activations.shape[0], weight.output_size)
+    for group, (start, stop) in enumerate(group_bounds(weight.input_size, weight.format.activation_group)):
+        total += scales[:, group, None] * _exact_product(activations[:, start:stop], values[:, start:stop])
+    return total * weight.tensors["scales"].squeeze(1)
+
+
+def _multiply_int4(activations: Tensor, scales: Tensor, weight: PackedWeight) -> Tensor:
+    """Sum over groups, ascending, of activation scale * (weight scale * exact integer sum). The smaller of the two group
+    sizes is the unit: both are powers of two, so that each lies within one group of the other kind."""
+    format = weight.format
+    values = weight.tensors["values"].float() - _zeros(weight, slice(None))
+    weight_scales = weight.tensors["scales"].float()
+    unit = min(format.group_size, format.activation_group or format.group_size)
+    total = activations.new_zeros(activations.shape[0], weight.output_size)
+    for start, stop in group_bounds(weight.input_size, unit):
+        product = _exact_product(activations[:, start:stop], values[:, start:stop])
+        scaled = weight_scales[:, start // format.group_size] * product
+        total += scales[:, start // (format.activation_group or weight.input_size), None] * scaled
+    return total
+
+
+def _exact_product(a: Tensor, b: Tensor) -> Tensor:
+    """a [M, K] @ b [N, K] transposed for integers up to 127: the exact sum, rounded to float32 once."""
+    if a.shape[1] <= _EXACT_TERMS:
+        return a @ b.T
+    pairs = zip(a.split(_EXACT_TERMS, 1), b.split(_EXACT_TERMS, 1), strict=True)
+    return sum((x @ y.T).to(torch.int32) for x, y in pairs).float()
+
+
+@register("gate_up_linear", "reference")
+def gate_up_linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
+    """See `quire.ops.gate_up_linear`."""
+    if isinstance(weight, PackedWeight) and not weight.gate_up:
+        raise ValueError("weight must be packed with gate_up=True for gate_up_linear")
+    return silu_and_mul(linear(x, weight, bias))
 
 
 @register("embedding", "reference")
-def embedding(token_ids: Tensor, weight: Tensor) -> Tensor:
+def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
     """See `quire.ops.embedding`."""
-    return F.embedding(token_ids, weight)
+    if isinstance(weight, Tensor):
+        return F.embedding(token_ids, weight)
+    return _dequantize(weight, token_ids.long())
+
+
+KV_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+_SCALE_BYTES = 4
 
 
 @register("kv_cache_shape", "reference")
 def kv_cache_shape(
-    num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int
+    num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """See `quire.ops.kv_cache_shape`."""
-    shape = (num_blocks, block_size, num_kv_heads, head_dim)
+    """See `quire.ops.kv_cache_shape`. In int8 the bytes of a token's scale follow its D numbers."""
+    if dtype not in KV_DTYPES:
+        names = ", ".join(str(known).removeprefix("torch.") for known in KV_DTYPES)
+        raise ValueError(f"dtype of a KV cache must be one of {names}, got {dtype}")
+    width = head_dim + (_SCALE_BYTES if dtype == torch.int8 else 0)
+    shape = (num_blocks, block_size, num_kv_heads, width)
     return shape, shape
 
 
@@ -92,8 +231,51 @@ def kv_cache_shape(
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """See `quire.ops.write_kv`."""
     slots = slot_mapping.long()
-    k_cache.flatten(0, 1).index_copy_(0, slots, k.to(k_cache.dtype))
-    v_cache.flatten(0, 1).index_copy_(0, slots, v.to(v_cache.dtype))
+    k_cache.flatten(0, 1).index_copy_(0, slots, _to_cache(k, k_cache.dtype))
+    v_cache.flatten(0, 1).index_copy_(0, slots, _to_cache(v, v_cache.dtype))
+
+
+def _to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype != torch.int8:
+        return x.to(dtype)
+    wide = x.float()
+    absmax = wide.abs().amax(-1, keepdim=True)
+    factor = torch.where(absmax > 0, 127 / absmax, 0)
+    return torch.cat(((wide * factor).round().to(torch.int8), (absmax / 127).view(torch.int8)), -1)
+
+
+def _from_cache(cached: Tensor, dtype: torch.dtype) -> Tensor:
+    if cached.dtype != torch.int8:
+        return cached.to(dtype)
+    scales = cached[..., -_SCALE_BYTES:].contiguous().view(torch.float32)
+    return (cached[..., :-_SCALE_BYTES] * scales).to(dtype)
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """What makes weights of the products of queries and keys."""
+
+    scale: float
+    window: int | None
+    slopes: Tensor | None
+    soft_cap: float | None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, query_position: Tensor, key_position: Tensor) -> Tensor:
+        """q [..., KH, G, n, D] over k and v [..., KH, 1, L, D]; query_position [..., 1, 1, n, 1], key_position [L]."""
+        seen = key_position <= query_position
+        if self.window is not None:
+            seen &= key_position > query_position - self.window
+        mask = seen
+        if self.slopes is not None:
+            slopes = self.slopes.view(k.shape[-4], -1, 1, 1)
+            mask = (slopes * (key_position - query_position)).masked_fill(~seen, -torch.inf).to(q.dtype)
+        if self.soft_cap is None:
+            shape = (*q.shape[:-2], *k.shape[-2:])
+            k, v, mask = k.expand(shape), v.expand(shape), mask.expand(*q.shape[:-1], k.shape[-2])
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
+        scores = self.soft_cap * torch.tanh(q.float() @ k.float().mT * (self.scale / self.soft_cap))
+        scores = scores.masked_fill(~seen, -torch.inf) if self.slopes is None else scores + mask
+        return (scores.softmax(-1) @ v.float()).to(q.dtype)
 
 
 @register("paged_attention", "reference")
@@ -107,8 +289,11 @@ def paged_attention(
     scale: float,
     sliding_window: int | None = None,
     block_size: int = 16,
+    alibi_slopes: Tensor | None = None,
+    soft_cap: float | None = None,
 ) -> Tensor:
     """See `quire.ops.paged_attention`. Rows of one token go in batches of like length, chunks one by one."""
+    scoring = _Scoring(scale, sliding_window, alibi_slopes, soft_cap)
     out = torch.empty_like(q)
     starts, lengths = query_start.tolist(), seq_lens.tolist()
     buckets: dict[int, list[int]] = {}
@@ -119,21 +304,18 @@ def paged_attention(
         elif num_queries > 1:
             queries = slice(starts[row], starts[row + 1])
             table = block_tables[row, : -(-length // block_size)]
-            out[queries] = _attend_chunk(q[queries], k_cache, v_cache, table, length, scale, sliding_window)
+            out[queries] = _attend_chunk(q[queries], k_cache, v_cache, table, length, scoring)
     for num_blocks, rows in buckets.items():
         # The padded length is a function of the request's own length: its numbers do not depend on neighbours.
         index = torch.tensor(rows, device=q.device)
         tables = block_tables[index, : min(num_blocks, block_tables.shape[1])]
         tables = F.pad(tables, (0, num_blocks - tables.shape[1]))
         at = query_start[index].long()
-        found = _attend_decode(q[at], k_cache, v_cache, tables, seq_lens[index], scale, sliding_window)
+        found = _attend_decode(q[at], k_cache, v_cache, tables, seq_lens[index], scoring)
         if not found.isfinite().all():  # an unused slot may hold a NaN of a request long gone: redo unpadded
             for i, row in enumerate(rows):
                 table = block_tables[row, : -(-lengths[row] // block_size)]
-                query = q[at[i]].unsqueeze(0)
-                found[i] = _attend_chunk(query, k_cache, v_cache, table, lengths[row], scale, sliding_window)[
-                    0
-                ]
+                found[i] = _attend_chunk(q[at[i]].unsqueeze(0), k_cache, v_cache, table, lengths[row], scoring)[0]
         out[at] = found
     return out
 
@@ -145,49 +327,43 @@ def _bucket(num_blocks: int) -> int:
 
 
 def _attend_chunk(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, table: Tensor, length: int, scale: float, window: int | None
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, table: Tensor, length: int, scoring: _Scoring
 ) -> Tensor:
     """A request's queries [n, H, D] over its `length` tokens."""
     num_queries, num_heads, head_dim = q.shape
-    k = k_cache.index_select(0, table).flatten(0, 1)[:length].to(q.dtype)
-    v = v_cache.index_select(0, table).flatten(0, 1)[:length].to(q.dtype)
+    k = _from_cache(k_cache.index_select(0, table).flatten(0, 1)[:length], q.dtype)
+    v = _from_cache(v_cache.index_select(0, table).flatten(0, 1)[:length], q.dtype)
     num_kv_heads = k.shape[1]
-    group = num_heads // num_kv_heads
-    shape = (num_kv_heads, group, length, head_dim)
-    heads = q.view(num_queries, num_kv_heads, group, head_dim).permute(1, 2, 0, 3)
-    keys, values = k.transpose(0, 1).unsqueeze(1).expand(shape), v.transpose(0, 1).unsqueeze(1).expand(shape)
-    query_position = torch.arange(length - num_queries, length, device=q.device).unsqueeze(1)
-    key_position = torch.arange(length, device=q.device)
-    mask = key_position <= query_position
-    if window is not None:
-        mask &= key_position > query_position - window
-    out = F.scaled_dot_product_attention(heads, keys, values, attn_mask=mask[None, None], scale=scale)
+    heads = q.view(num_queries, num_kv_heads, num_heads // num_kv_heads, head_dim).permute(1, 2, 0, 3)
+    positions = torch.arange(length, device=q.device)
+    out = scoring.attend(
+        heads,
+        k.transpose(0, 1).unsqueeze(1),
+        v.transpose(0, 1).unsqueeze(1),
+        positions[length - num_queries :, None],
+        positions,
+    )
     return out.permute(2, 0, 1, 3).reshape(num_queries, num_heads, head_dim)
 
 
 def _attend_decode(
-    q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
-    tables: Tensor,
-    lengths: Tensor,
-    scale: float,
-    window: int | None,
+    q: Tensor, k_cache: Tensor, v_cache: Tensor, tables: Tensor, lengths: Tensor, scoring: _Scoring
 ) -> Tensor:
-    """One query per request [n, H, D]; a group's query heads are the rows that share its keys."""
+    """One query per request [n, H, D]."""
     num_rows, num_heads, head_dim = q.shape
     safe = tables.clamp(0, k_cache.shape[0] - 1).flatten()
-    k = k_cache.index_select(0, safe).to(q.dtype)
+    k = _from_cache(k_cache.index_select(0, safe), q.dtype)
     num_kv_heads = k.shape[2]
-    k = k.view(num_rows, -1, num_kv_heads, head_dim).transpose(1, 2)
-    v = v_cache.index_select(0, safe).to(q.dtype).view(num_rows, -1, num_kv_heads, head_dim).transpose(1, 2)
-    key_position = torch.arange(k.shape[2], device=q.device)
-    last = lengths.unsqueeze(1)
-    seen = key_position < last
-    if window is not None:
-        seen &= key_position >= last - window
-    grouped = q.view(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    out = F.scaled_dot_product_attention(grouped, k, v, attn_mask=seen[:, None, None], scale=scale)
+    k = k.view(num_rows, -1, num_kv_heads, 1, head_dim).permute(0, 2, 3, 1, 4)
+    v = _from_cache(v_cache.index_select(0, safe), q.dtype)
+    v = v.view(num_rows, -1, num_kv_heads, 1, head_dim).permute(0, 2, 3, 1, 4)
+    out = scoring.attend(
+        q.view(num_rows, num_kv_heads, num_heads // num_kv_heads, 1, head_dim),
+        k,
+        v,
+        lengths.view(-1, 1, 1, 1, 1) - 1,
+        torch.arange(k.shape[3], device=q.device),
+    )
     return out.reshape(num_rows, num_heads, head_dim)
 
 

@@ -17,8 +17,8 @@ import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PRIORITY = ("cpu", "triton", "reference")
-"""Backends from first choice to last."""
+PRIORITY = ("cpu", "graph", "triton", "reference")
+"""Backends from first choice to last. `graph` records ops on the meta device; it comes with `cpu`."""
 
 _implementations: dict[str, dict[str, Callable[..., Any]]] = {}
 _supports: dict[tuple[str, str], Callable[[torch.device], bool]] = {}
@@ -105,7 +105,7 @@ def _load_backends() -> None:
     if _loaded:
         return
     _loaded = True
-    for name in PRIORITY:
+    for name in ("cpu", "triton", "reference"):
         module = f"quire.ops.{name}"
         if importlib.util.find_spec(module) is not None and _can_import(name):
             importlib.import_module(module)

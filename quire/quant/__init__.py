@@ -1,6 +1,22 @@
-"""Quantization methods: one file each, one object per linear layer with three verbs. Models never mention them."""
+"""Quantization methods: how weights are stored and multiplied, three verbs each. Models never mention them."""
 
-from quire.quant.base import QuantMethod, WeightLoader, WeightShard, add_parameter
-from quire.quant.unquantized import Unquantized
+from quire.quant.at_load import QuantizedAtLoad
+from quire.quant.base import Loadable, Quantizable, QuantMethod, Slot, WeightShard, share_of
+from quire.quant.packing import PackedMethod
+from quire.quant.scheme import QuantScheme, make_scheme
+from quire.quant.unquantized import Unquantized, UnquantizedPacked
 
-__all__ = ["QuantMethod", "Unquantized", "WeightLoader", "WeightShard", "add_parameter"]
+__all__ = [
+    "Loadable",
+    "PackedMethod",
+    "QuantMethod",
+    "QuantScheme",
+    "Quantizable",
+    "QuantizedAtLoad",
+    "Slot",
+    "Unquantized",
+    "UnquantizedPacked",
+    "WeightShard",
+    "make_scheme",
+    "share_of",
+]

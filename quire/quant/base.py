@@ -1,53 +1,131 @@
-"""What a quantization method is: how a linear layer stores its weight and multiplies by it."""
+"""What a quantization method is: how a layer stores its weight and multiplies by it; and slots, which parameters arrive in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-WeightLoader = Callable[[nn.Parameter, Tensor, Hashable], None]
-"""(parameter, tensor as in the checkpoint, which part of the parameter it is): copies this rank's share."""
+from quire import ops
+from quire.ops.weights import PackedWeight
+
+Place = Callable[[tuple[int, ...], Tensor, Hashable], tuple[int, Tensor]]
+"""(shape of this rank's parameter, tensor as in the checkpoint, which part of the parameter it is) -> (the parameter's row that
+it begins at, this rank's share of it as a view). Raises ValueError for a tensor of another shape."""
 
 
 @dataclass(frozen=True)
 class WeightShard:
-    """This rank's part of a linear layer: weight [output_size, input_size], and who copies it from a checkpoint."""
+    """This rank's part of a layer's weight [output_size, input_size], and how a checkpoint's tensors go into it."""
 
     input_size: int
     output_size: int
-    load: WeightLoader
+    place: Place
     part_ids: tuple[Hashable, ...] = (None,)
-    """The checkpoint tensors that make up the parameter; each must arrive exactly once."""
+    """The checkpoint tensors that make up the weight; each must arrive exactly once."""
+    is_gate_up: bool = False
+    """Rows are gate then up, multiplied by `apply_gate_up` alone."""
+    is_embedding: bool = False
+    """Rows are tokens: gathered by `embed`, and multiplied if the output head is tied to them."""
 
 
-class QuantMethod(Protocol):
-    """Owned by one linear layer."""
+class Slot:
+    """A parameter on its way: nothing until its first rows arrive, then a tensor that they are copied into."""
 
-    def create_weights(self, layer: nn.Module, shard: WeightShard) -> None:
-        """Add the parameters that the checkpoint holds to `layer`, empty, each with its loader."""
+    tensor: Tensor
 
-    def after_load(self, layer: nn.Module) -> None:
-        """Once all weights are in: repack them for the kernels."""
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        place: Place,
+        part_ids: tuple[Hashable, ...] = (None,),
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """`dtype`: torch's default type at this moment, unless given."""
+        self.shape, self.part_ids = shape, part_ids
+        self.dtype = dtype or torch.get_default_dtype()
+        self._place = place
+        self.is_allocated = False
 
-    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def place(self, tensor: Tensor, part_id: Hashable) -> tuple[int, Tensor]:
+        """(first row, this rank's rows of a checkpoint's tensor); see `Place`."""
+        return self._place(self.shape, tensor, part_id)
+
+    def allocate(self, device: torch.device) -> None:
+        """Room for the parameter, all zero: rows that never arrive (a vocabulary's padding) stay so."""
+        self.is_allocated = True
+        self.tensor = torch.zeros(self.shape, dtype=self.dtype, device=device)
+
+    def take(self, first_row: int, rows: Tensor) -> None:
+        """Keep some rows of the parameter, of any float type and device."""
+        self.tensor.narrow(0, first_row, rows.shape[0]).copy_(rows)
+
+
+class Loadable(nn.Module):
+    """A layer with parameters of its own. They are `slots` until all have arrived; then `after_load` is called, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots: dict[str, Slot] = {}
+
+    def after_load(self) -> None:
+        """Turn the slots that are left into parameters."""
+        for name, slot in self.slots.items():
+            self.register_parameter(name, nn.Parameter(slot.tensor, requires_grad=False))
+        self.slots.clear()
+
+
+class QuantMethod:
+    """How layers store `weight` and compute with it; holds no tensor itself, so that one object serves many layers."""
+
+    def create_weights(self, layer: Quantizable, shard: WeightShard) -> None:
+        """Add the slots that the checkpoint fills to `layer.slots`."""
+        raise NotImplementedError
+
+    def after_load(self, layer: Quantizable, shard: WeightShard) -> None:
+        """Once all rows are in: set `layer.weight`, as the ops want it, and empty those slots."""
+        raise NotImplementedError
+
+    def apply(self, layer: Quantizable, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [..., input_size] -> [..., output_size]."""
+        return ops.linear(x, layer.weight, bias)
+
+    def apply_gate_up(self, layer: Quantizable, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [..., input_size] -> silu(gate) * up [..., output_size / 2]."""
+        return ops.gate_up_linear(x, layer.weight, bias)
+
+    def embed(self, layer: Quantizable, token_ids: Tensor) -> Tensor:
+        """Rows [T, input_size] at token_ids [T]."""
+        return ops.embedding(token_ids, layer.weight)
 
 
-def add_parameter(
-    layer: nn.Module,
-    name: str,
-    shape: tuple[int, ...],
-    load: WeightLoader,
-    part_ids: tuple[Hashable, ...] = (None,),
-    dtype: torch.dtype | None = None,
-) -> nn.Parameter:
-    """An empty parameter on `layer` that knows how a checkpoint's tensors go into it."""
-    parameter = nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=False)
-    parameter.weight_loader = load
-    parameter.part_ids = part_ids
-    layer.register_parameter(name, parameter)
-    return parameter
+class Quantizable(Loadable):
+    """A layer whose weight is stored by a `quant` method, which the loader gives it before anything is loaded."""
+
+    quant: QuantMethod
+    weight: Tensor | PackedWeight
+
+    def __init__(self, shard: WeightShard) -> None:
+        super().__init__()
+        self.shard = shard
+
+    def set_quant(self, quant: QuantMethod) -> None:
+        """Store the weight by this method from now on."""
+        self.quant = quant
+        quant.create_weights(self, self.shard)
+
+    def after_load(self) -> None:
+        """Hand the weight to its method, the rest becomes parameters."""
+        self.quant.after_load(self, self.shard)
+        super().after_load()
+
+
+def share_of(tensor: Tensor, shape: tuple[int, ...], dim: int, rank: int, size: int) -> Tensor:
+    """Part `rank` of `size` equal parts of a tensor along `dim`, which must have `shape`; ValueError when it does not."""
+    expected = [*shape]
+    expected[dim] *= size
+    if list(tensor.shape) != expected:
+        raise ValueError(f"shape {list(tensor.shape)}, but the architecture needs {expected}")
+    return tensor.narrow(dim, rank * shape[dim], shape[dim])

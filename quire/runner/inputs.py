@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,36 +10,19 @@ import torch
 from numpy.typing import NDArray
 
 from quire.batch import NewRequest, ScheduledBatch, ScheduledRequest
-from quire.layers.context import ForwardContext
-from quire.runner.kv_cache import Pools
+from quire.ops.capture import StepTensors
 
 Ints = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class ModelInputs:
+class ModelInputs(StepTensors):
     """One step of T tokens and R requests, in the order of the batch."""
 
-    token_ids: torch.Tensor
-    """[T]"""
-    positions: torch.Tensor
-    """[T]"""
-    slot_mapping: torch.Tensor
-    """[T]"""
-    block_tables: torch.Tensor
-    """[R, max_blocks]"""
-    query_start: torch.Tensor
-    """[R + 1]"""
-    seq_lens: torch.Tensor
-    """[R]"""
-    starts: list[int]
+    starts: Sequence[int]
     """query_start on the host."""
-
-    def context(self, pools: Pools, block_size: int) -> ForwardContext:
-        """What attention layers need of this step."""
-        return ForwardContext(
-            pools, self.slot_mapping, self.block_tables, self.query_start, self.seq_lens, block_size
-        )
+    table_rows: NDArray[np.int64]
+    """[R]: each request's row of the `RequestTable`."""
 
 
 class RequestTable:
@@ -105,34 +89,71 @@ class RequestTable:
             self.tokens = _widened(self.tokens, end)
         self.tokens[row, start:end] = request.draft_token_ids
 
+    def append_token_each(self, rows: NDArray[np.int64], token_ids: list[int]) -> None:
+        """Each request of `rows` grew by one token."""
+        ends = self.num_tokens[rows]
+        if len(rows) and int(ends.max()) >= self.tokens.shape[1]:
+            self.tokens = _widened(self.tokens, int(ends.max()) + 1)
+        self.tokens[rows, ends] = token_ids
+        self.num_tokens[rows] = ends + 1
+
     def make_inputs(self, batch: ScheduledBatch, device: torch.device) -> ModelInputs:
         """The step's tensors: one gather over both tables, whatever mix of chunks and single tokens it is."""
-        for request in batch.requests:
-            self.update_blocks(request)
+        requests = batch.requests
+        for request in requests:
+            if request.new_block_ids or request.replaced_blocks:
+                self.update_blocks(request)
             if request.draft_token_ids:
                 self.write_drafts(request)
-        rows = np.array([self.row_of[request.request_id] for request in batch.requests], dtype=np.int64)
-        computed = np.array([request.num_computed_tokens for request in batch.requests], dtype=np.int64)
-        counts = np.array([request.num_tokens for request in batch.requests], dtype=np.int64)
+        row_of = self.row_of
+        rows = np.array([row_of[request.request_id] for request in requests], dtype=np.int64)
+        computed = np.array([request.num_computed_tokens for request in requests], dtype=np.int64)
+        num_tokens = [request.num_tokens for request in requests]
+        if max(num_tokens, default=0) == 1:
+            return self._inputs_of_single_tokens(rows, computed, device)
+        counts = np.array(num_tokens, dtype=np.int64)
         starts = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(counts, out=starts[1:])
         positions = np.arange(starts[-1]) + np.repeat(computed - starts[:-1], counts)
         token_rows = np.repeat(rows, counts)
-        blocks = self.blocks[token_rows, positions // self.block_size].astype(np.int64)
-        seq_lens = computed + counts
-        num_columns = -(-int(seq_lens.max(initial=1)) // self.block_size)
+        columns = (rows, token_rows, positions, computed + counts, starts.astype(np.int32), starts.tolist())
+        return self._gather(*columns, device)
+
+    def _inputs_of_single_tokens(
+        self, rows: NDArray[np.int64], computed: NDArray[np.int64], device: torch.device
+    ) -> ModelInputs:
+        """Most steps: every request computes one token. The same as above, in half the time."""
+        starts = range(len(rows) + 1)
+        return self._gather(rows, rows, computed, computed + 1, np.arange(len(rows) + 1, dtype=np.int32), starts, device)
+
+    def _gather(
+        self,
+        rows: NDArray[np.int64],
+        token_rows: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        seq_lens: NDArray[np.int64],
+        query_start: NDArray[np.int32],
+        starts: Sequence[int],
+        device: torch.device,
+    ) -> ModelInputs:
+        block_size = self.block_size
+        num_columns = -(-int(seq_lens.max(initial=1)) // block_size)
+        blocks = self.blocks[token_rows, positions // block_size].astype(np.int64)
+        slots = blocks * block_size + positions % block_size
 
         def tensor(array: NDArray[np.integer]) -> torch.Tensor:
-            return torch.from_numpy(array).to(device, non_blocking=True)
+            host = torch.from_numpy(array)
+            return host if device.type == "cpu" else host.to(device, non_blocking=True)
 
         return ModelInputs(
             token_ids=tensor(self.tokens[token_rows, positions].astype(np.int64)),
             positions=tensor(positions),
-            slot_mapping=tensor(blocks * self.block_size + positions % self.block_size),
+            slot_mapping=tensor(slots),
             block_tables=tensor(self.blocks[rows, :num_columns]),
-            query_start=tensor(starts.astype(np.int32)),
+            query_start=tensor(query_start),
             seq_lens=tensor(seq_lens.astype(np.int32)),
-            starts=starts.tolist(),
+            starts=starts,
+            table_rows=rows,
         )
 
     def _grow_rows(self) -> None:

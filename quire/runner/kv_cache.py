@@ -49,7 +49,9 @@ class KVCache:
 
 def bytes_per_block(hf: HFConfig, dtype: torch.dtype, block_size: int) -> int:
     """Bytes of one block: keys and values of this rank's heads in all layers."""
-    return 2 * hf.num_hidden_layers * block_size * _num_kv_heads(hf) * hf.head_dim * dtype.itemsize
+    vectors = 2 * hf.num_hidden_layers * block_size * _num_kv_heads(hf)
+    scale_bytes = 4 if dtype == torch.int8 else 0
+    return vectors * (hf.head_dim * dtype.itemsize + scale_bytes)
 
 
 def plan_kv_cache(config: EngineConfig, device: torch.device, free_bytes: int | None = None) -> KVCacheSpec:
@@ -88,8 +90,8 @@ def cache_dtype(config: EngineConfig) -> torch.dtype:
     """The pools' element type."""
     name = config.cache.kv_cache_dtype
     dtype = getattr(torch, config.model.dtype if name == "auto" else name, None)
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ConfigError(f"kv_cache_dtype must be auto, float32, bfloat16 or float16, got {name!r}")
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.int8):
+        raise ConfigError(f"kv_cache_dtype must be auto, float32, bfloat16, float16 or int8, got {name!r}")
     return dtype
 
 
@@ -141,7 +143,7 @@ def _make_pools(
     layout: torch.device,
 ) -> Pools:
     """One (key, value) pair per layer on `device`, shaped as ops on device `layout` want; memory is touched lazily."""
-    shapes = ops.kv_cache_shape(num_blocks, block_size, _num_kv_heads(hf), hf.head_dim, layout)
+    shapes = ops.kv_cache_shape(num_blocks, block_size, _num_kv_heads(hf), hf.head_dim, layout, dtype)
     pinned = device.type == "cpu" and layout.type == "cuda"
 
     def zeros(shape: tuple[int, ...]) -> Tensor:

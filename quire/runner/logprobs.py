@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
+from quire import ops
 from quire.batch import TokenLogprobs
 from quire.errors import ConfigError
-from quire.runner.logits import Row, top_ids
 
 LogprobsMode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"]
 """raw: the model's logits; processed: after edits, and for random sampling after temperature and filters."""
@@ -26,40 +25,49 @@ def check_logprobs_mode(mode: str) -> LogprobsMode:
     return cast(LogprobsMode, mode)
 
 
-def gather_logprobs(row: Row, token_id: int, num_logprobs: int, mode: LogprobsMode) -> TokenLogprobs:
-    """`token_id` first, then the num_logprobs likeliest tokens (-1: all), which may have it again.
+def gather_logprobs(
+    logits: Tensor,
+    rows: Sequence[int],
+    token_ids: Sequence[int],
+    num_logprobs: Sequence[int],
+    mode: LogprobsMode,
+) -> list[TokenLogprobs]:
+    """For row rows[i] of logits [., vocab] in host memory: token_ids[i] first, then the num_logprobs[i] likeliest tokens (-1:
+    all), which may have it again.
 
-    Values are float32 log_softmax of the row, or the row itself in the logits modes. Tokens at -inf are not listed, unless
+    Values are log_softmax of the row in float32, or the row itself in the logits modes. Tokens at -inf are not listed, unless
     chosen.
     """
-    num_top = len(row) if num_logprobs == ALL_TOKENS else num_logprobs
-    likeliest = top_ids(row, num_top).tolist() if num_top else []
-    ids = [token_id, *likeliest]
-    values = row if mode.endswith("logits") else log_softmax(row)
-    return TokenLogprobs(ids, values[ids].tolist(), [rank_of(row, token_id), *range(1, len(likeliest) + 1)])
+    vocab = logits.shape[1]
+    counts = [vocab if count == ALL_TOKENS else min(count, vocab) for count in num_logprobs]
+    row_index, chosen = torch.tensor(rows, dtype=torch.int64), torch.tensor(token_ids, dtype=torch.int64)
+    top_ids, ranks, log_sum_exp = ops.rank_tokens(logits, row_index, chosen, max(counts, default=0))
+    ids = torch.cat([chosen[:, None], top_ids], dim=1)
+    values = logits[row_index[:, None], ids.clamp(min=0)].float()
+    if not mode.endswith("logits"):
+        values = (values.double() - log_sum_exp[:, None]).float()
+    num_listed = (top_ids >= 0).sum(dim=1)
+    gathered = []
+    for i, (count, listed, rank) in enumerate(zip(counts, num_listed.tolist(), ranks.tolist(), strict=True)):
+        num_top = min(count, listed)
+        gathered.append(
+            TokenLogprobs(
+                ids[i, : num_top + 1].tolist(),
+                values[i, : num_top + 1].tolist(),
+                [rank, *range(1, num_top + 1)],
+            )
+        )
+    return gathered
 
 
 def prompt_logprobs(
-    logits: torch.Tensor, target_ids: Sequence[int], num_logprobs: int, mode: LogprobsMode = "raw_logprobs"
+    logits: Tensor, target_ids: Sequence[int], num_logprobs: int, mode: LogprobsMode = "raw_logprobs"
 ) -> list[TokenLogprobs]:
     """For each row of logits [positions, vocab], the TokenLogprobs of target_ids[row], the token that did come next."""
-    rows = host_rows(logits)
-    return [
-        gather_logprobs(row, target, num_logprobs, mode) for row, target in zip(rows, target_ids, strict=True)
-    ]
+    num_rows = len(target_ids)
+    return gather_logprobs(host_rows(logits), range(num_rows), target_ids, [num_logprobs] * num_rows, mode)
 
 
-def rank_of(row: Row, token_id: int) -> int:
-    """Place of the token in the order of the row, from 1."""
-    value = row[token_id]
-    return int(np.count_nonzero(row > value) + np.count_nonzero(row[:token_id] == value)) + 1
-
-
-def log_softmax(row: Row) -> Row:
-    """float32 log_softmax [vocab] of one row."""
-    return torch.log_softmax(torch.from_numpy(row), dim=-1).numpy()
-
-
-def host_rows(logits: torch.Tensor) -> NDArray[np.float32]:
+def host_rows(logits: Tensor) -> Tensor:
     """logits [rows, vocab] as float32 in host memory; shares memory where they already are."""
-    return logits.detach().float().cpu().numpy()
+    return logits.detach().to("cpu", torch.float32)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from quire.batch import NewRequest, RequestResult, ScheduledBatch, ScheduledRequest, StepResult, TokenLogprobs
 from quire.config.types import EngineConfig
 from quire.errors import QuireError
-from quire.layers.context import forward_context
 from quire.log import get_logger
+from quire.runner.forward import make_forward
 from quire.runner.inputs import ModelInputs, RequestTable
 from quire.runner.kv_cache import KVCache
 from quire.runner.logprobs import check_logprobs_mode, prompt_logprobs
-from quire.runner.sampler import Sampler, accepted_tokens
+from quire.runner.sampler import Sampler, SamplerOutput, accepted_tokens
 from quire.runner.sampling_state import RequestSamplingState, SamplingRow
 
 _logger = get_logger(__name__)
@@ -26,22 +26,16 @@ PROMPT_LOGITS_ROWS = 128
 """Prompt positions whose logits are made at once: a whole prompt's would be the largest tensor of all."""
 
 
-@dataclass
-class _Wanted:
-    """Where one request's rows lie among the rows that sample."""
-
-    request: ScheduledRequest
-    first_row: int
-    num_rows: int
-
-
-@dataclass
+@dataclass(slots=True)
 class _SamplePlan:
-    """Rows of the hidden states that sample, and whose they are."""
+    """Rows of the hidden states that sample, and whose they are: entry k of `indices` owns the next num_rows[k] of `rows`."""
 
     hidden_rows: list[int] = field(default_factory=list)
+    """Ascending."""
     rows: list[SamplingRow] = field(default_factory=list)
-    wanted: list[_Wanted] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    """Places in the batch."""
+    num_rows: list[int] = field(default_factory=list)
 
 
 class ModelRunner:
@@ -55,11 +49,15 @@ class ModelRunner:
         self._device = device
         self._vocab_size = config.model.hf.vocab_size
         self._logprobs_mode = check_logprobs_mode(config.model.logprobs_mode)
+        self._forward = make_forward(model, kv_cache, config.scheduler.max_num_batched_tokens, device)
         self._table = RequestTable(
             config.scheduler.max_num_seqs, config.scheduler.max_model_len, kv_cache.spec.block_size
         )
-        self._states: dict[str, RequestSamplingState] = {}
+        self._next_rows: dict[str, SamplingRow] = {}
+        """The row of each live request's next token, without drafts; its position follows the request's state."""
         self._errors: dict[str, str] = {}
+        self._scored: set[str] = set()
+        """Requests that want logprobs of their prompts."""
         self._sampler = Sampler(self._vocab_size, self._logprobs_mode)
 
     @torch.inference_mode()
@@ -68,25 +66,29 @@ class ModelRunner:
         start = time.perf_counter()
         self._update_requests(batch)
         self._move_blocks(batch)
-        results = {request.request_id: RequestResult(request.request_id) for request in batch.requests}
-        if batch.num_tokens:
+        results = [RequestResult(request.request_id) for request in batch.requests]
+        if batch.requests:
             inputs = self._table.make_inputs(batch, self._device)
-            with forward_context(inputs.context(self._kv_cache.device_pools, self._kv_cache.spec.block_size)):
-                hidden = self._model(inputs.token_ids, inputs.positions)
+            hidden = self._forward(inputs)
             self._sample(batch, inputs, hidden, results)
-            self._score_prompts(batch, inputs, hidden, results)
-        for request_id, message in self._errors.items():
-            if request_id in results:
-                results[request_id] = RequestResult(request_id, error=message)
-        return StepResult(batch.step_id, list(results.values()), step_time_s=time.perf_counter() - start)
+            if self._scored:
+                self._score_prompts(batch, inputs, hidden, results)
+        if self._errors:
+            results = [self._or_error(result) for result in results]
+        return StepResult(batch.step_id, results, step_time_s=time.perf_counter() - start)
+
+    def _or_error(self, result: RequestResult) -> RequestResult:
+        message = self._errors.get(result.request_id)
+        return result if message is None else RequestResult(result.request_id, error=message)
 
     # -- live requests ---------------------------------------------------------------------------------------
 
     def _update_requests(self, batch: ScheduledBatch) -> None:
         for request_id in batch.removed_request_ids:
             self._table.remove(request_id)
-            self._states.pop(request_id, None)
+            self._next_rows.pop(request_id, None)
             self._errors.pop(request_id, None)
+            self._scored.discard(request_id)
         for request in batch.new_requests:
             self._add(request)
 
@@ -99,14 +101,15 @@ class ModelRunner:
             self._errors[request.request_id] = rule
             request = msgspec.structs.replace(request, token_ids=[0] * len(ids))
         self._table.add(request)
+        if request.params.prompt_logprobs is not None:
+            self._scored.add(request.request_id)
         prompt, output = (
             request.token_ids[: request.num_prompt_tokens],
             request.token_ids[request.num_prompt_tokens :],
         )
         try:
-            self._states[request.request_id] = RequestSamplingState(
-                request.params, request.seed, prompt, output, vocab_size=vocab_size
-            )
+            state = RequestSamplingState(request.params, request.seed, prompt, output, vocab_size=vocab_size)
+            self._next_rows[request.request_id] = SamplingRow(state)
         except QuireError as error:
             self._errors.setdefault(request.request_id, str(error))
 
@@ -118,62 +121,95 @@ class ModelRunner:
     # -- sampling --------------------------------------------------------------------------------------------
 
     def _sample(
-        self, batch: ScheduledBatch, inputs: ModelInputs, hidden: Tensor, results: dict[str, RequestResult]
+        self, batch: ScheduledBatch, inputs: ModelInputs, hidden: Tensor, results: list[RequestResult]
     ) -> None:
         plan = self._plan_samples(batch, inputs)
         if not plan.rows:
             return
-        index = torch.tensor(plan.hidden_rows, device=self._device)
-        output = self._sampler(self._model.compute_logits(hidden.index_select(0, index)), plan.rows)
-        for wanted in plan.wanted:
-            rows = slice(wanted.first_row, wanted.first_row + wanted.num_rows)
-            request_id = wanted.request.request_id
-            accepted = accepted_tokens(output.token_ids[rows], wanted.request.draft_token_ids)
-            error = next((e for e in output.errors[rows][: len(accepted)] if e), None)
-            if error is not None:
-                self._errors[request_id] = error
-                continue
-            result = results[request_id]
-            result.token_ids = accepted
-            if self._states[request_id].params.logprobs is not None:
-                result.logprobs = [
-                    entry for entry in output.logprobs[rows][: len(accepted)] if entry is not None
-                ]
-            self._append(request_id, accepted)
+        if len(plan.hidden_rows) < len(hidden):
+            hidden = hidden.index_select(0, torch.tensor(plan.hidden_rows, device=self._device))
+        output = self._sampler(self._model.compute_logits(hidden), plan.rows)
+        if len(plan.rows) == len(plan.indices):
+            self._take_tokens(plan, inputs, output, results)
+        else:
+            self._take_accepted(plan, batch, output, results)
 
     def _plan_samples(self, batch: ScheduledBatch, inputs: ModelInputs) -> _SamplePlan:
         """The last row of each request that samples, preceded by one row for each draft token."""
-        plan = _SamplePlan()
+        plan, next_rows, errors, starts = _SamplePlan(), self._next_rows, self._errors, inputs.starts
         for i, request in enumerate(batch.requests):
-            if not request.samples or request.request_id in self._errors:
+            request_id = request.request_id
+            if not request.samples or request_id in errors:
                 continue
-            state, drafts = self._states[request.request_id], request.draft_token_ids
-            num_rows = len(drafts) + 1
-            end = inputs.starts[i + 1]
-            plan.wanted.append(_Wanted(request, len(plan.rows), num_rows))
-            plan.hidden_rows += range(end - num_rows, end)
-            plan.rows += [SamplingRow(state, drafts[:j]) for j in range(num_rows)]
+            row, drafts, end = next_rows[request_id], request.draft_token_ids, starts[i + 1]
+            plan.indices.append(i)
+            plan.num_rows.append(len(drafts) + 1)
+            if drafts:
+                plan.hidden_rows += range(end - len(drafts) - 1, end)
+                plan.rows += [SamplingRow(row.state, drafts[:j]) for j in range(len(drafts) + 1)]
+            else:
+                plan.hidden_rows.append(end - 1)
+                plan.rows.append(row)
         return plan
 
-    def _append(self, request_id: str, token_ids: list[int]) -> None:
-        self._table.append_tokens(request_id, token_ids)
-        for token_id in token_ids:
-            self._states[request_id].append(token_id)
+    def _take_tokens(
+        self, plan: _SamplePlan, inputs: ModelInputs, output: SamplerOutput, results: list[RequestResult]
+    ) -> None:
+        """One token for each request of the plan: most steps."""
+        taken: list[int] = []
+        for k, (index, token_id, error) in enumerate(
+            zip(plan.indices, output.token_ids, output.errors, strict=True)
+        ):
+            result = results[index]
+            if error is not None:
+                self._errors[result.request_id] = error
+                continue
+            result.token_ids = [token_id]
+            logprobs = output.logprobs[k]
+            if logprobs is not None:
+                result.logprobs = [logprobs]
+            plan.rows[k].state.append(token_id)
+            taken.append(k)
+        indices = [plan.indices[k] for k in taken]
+        self._table.append_token_each(inputs.table_rows[indices], [output.token_ids[k] for k in taken])
+
+    def _take_accepted(
+        self, plan: _SamplePlan, batch: ScheduledBatch, output: SamplerOutput, results: list[RequestResult]
+    ) -> None:
+        """The accepted draft tokens of each request of the plan, and the one after them."""
+        first = 0
+        for index, num_rows in zip(plan.indices, plan.num_rows, strict=True):
+            rows = slice(first, first + num_rows)
+            first += num_rows
+            request, result = batch.requests[index], results[index]
+            accepted = accepted_tokens(output.token_ids[rows], request.draft_token_ids)
+            error = next((e for e in output.errors[rows][: len(accepted)] if e), None)
+            if error is not None:
+                self._errors[request.request_id] = error
+                continue
+            state = self._next_rows[request.request_id].state
+            result.token_ids = accepted
+            if state.params.logprobs is not None:
+                entries = output.logprobs[rows][: len(accepted)]
+                result.logprobs = [entry for entry in entries if entry is not None]
+            self._table.append_tokens(request.request_id, accepted)
+            for token_id in accepted:
+                state.append(token_id)
 
     # -- prompt logprobs -------------------------------------------------------------------------------------
 
     def _score_prompts(
-        self, batch: ScheduledBatch, inputs: ModelInputs, hidden: Tensor, results: dict[str, RequestResult]
+        self, batch: ScheduledBatch, inputs: ModelInputs, hidden: Tensor, results: list[RequestResult]
     ) -> None:
         for i, request in enumerate(batch.requests):
-            state = self._states.get(request.request_id)
-            if state is None or state.params.prompt_logprobs is None or request.request_id in self._errors:
+            if request.request_id not in self._scored or request.request_id in self._errors:
                 continue
+            state = self._next_rows[request.request_id].state
             targets = self._next_prompt_tokens(request, state)
             if targets:
                 rows = hidden[inputs.starts[i] : inputs.starts[i] + len(targets)]
-                num_logprobs = state.params.prompt_logprobs
-                results[request.request_id].prompt_logprobs = self._score(rows, targets, num_logprobs)
+                num_logprobs = state.params.prompt_logprobs or 0
+                results[i].prompt_logprobs = self._score(rows, targets, num_logprobs)
 
     def _next_prompt_tokens(self, request: ScheduledRequest, state: RequestSamplingState) -> list[int]:
         """The prompt tokens that follow the positions of this step."""

@@ -7,25 +7,24 @@ temperature, min_p, typical_p, top_k, top_p and a draw. Rows do not influence ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
+from quire import ops
 from quire.batch import TokenLogprobs
 from quire.errors import RequestFailedError
-from quire.runner import logits as edits
+from quire.ops.sampling import logits as edits
+from quire.ops.sampling.logits import Row
 from quire.runner.bad_words import completing_ids
-from quire.runner.logits import Row
 from quire.runner.logprobs import LogprobsMode, check_logprobs_mode, gather_logprobs, host_rows
-from quire.runner.race import race
-from quire.runner.random import BLOCK, seed_key
 from quire.runner.sampling_state import RequestSamplingState, SamplingRow
 
-ROWS_PER_RACE = 32
-"""Rows drawn together: enough to spread the cost of a call, few enough for their scores to stay in cache."""
+ROWS_AT_ONCE = 32
+"""Rows that are edited together; bounds the memory for their copies."""
 
 NO_TOKEN = -1
 """Stands for the token of a row that failed."""
@@ -48,9 +47,9 @@ class Sampler:
         self._vocab_size = vocab_size
         self._mode = logprobs_mode
         self._reads_processed = logprobs_mode.startswith("processed")
-        self._scores = np.full((ROWS_PER_RACE, -(-vocab_size // BLOCK) * BLOCK), -np.inf, dtype=np.float32)
+        self._scratch: Tensor | None = None
 
-    def __call__(self, logits: torch.Tensor, rows: Sequence[SamplingRow]) -> SamplerOutput:
+    def __call__(self, logits: Tensor, rows: Sequence[SamplingRow]) -> SamplerOutput:
         """Sample logits [len(rows), vocab_size], of any float type and on any device; they are not changed.
 
         Raises ValueError if the shape is another. Failures of single rows are in the result.
@@ -58,69 +57,163 @@ class Sampler:
         if tuple(logits.shape) != (len(rows), self._vocab_size):
             raise ValueError(f"logits must be [{len(rows)}, {self._vocab_size}], got {list(logits.shape)}")
         output = SamplerOutput([NO_TOKEN] * len(rows), [None] * len(rows), [None] * len(rows))
-        greedy = [i for i, row in enumerate(rows) if row.is_plain_greedy]
-        others = sorted(set(range(len(rows))).difference(greedy))
         step = _Step(logits, rows, output)
+        greedy, drawn, edited = _by_kind(rows)
         if greedy:
             self._sample_greedy(step, greedy)
-        for start in range(0, len(others), ROWS_PER_RACE):
-            self._sample_processed(step, others[start : start + ROWS_PER_RACE])
+        if drawn:
+            self._sample_drawn(step, drawn)
+        for start in range(0, len(edited), ROWS_AT_ONCE):
+            self._sample_edited(step, edited[start : start + ROWS_AT_ONCE])
         return output
 
     def _sample_greedy(self, step: _Step, indices: list[int]) -> None:
-        token_ids, best = step.argmax(indices)
-        for i, token_id, is_sound in zip(indices, token_ids.tolist(), np.isfinite(best).tolist()):
-            if is_sound:
-                self._finish(step, i, token_id, None)
+        picked = None if len(indices) == len(step.rows) else torch.tensor(indices)
+        token_ids, best = ops.argmax(step.logits, picked)
+        sound = self._note(step, indices, token_ids.tolist(), best.tolist(), _unsound_logits)
+        self._add_logprobs(step, [(indices[k], indices[k]) for k in sound], None)
+
+    def _sample_drawn(self, step: _Step, indices: list[int]) -> None:
+        """Rows that are drawn from as they are."""
+        size = ROWS_AT_ONCE if self._reads_processed else len(indices)
+        for start in range(0, len(indices), size):
+            some = indices[start : start + size]
+            self._draw(step, some, step.host, some)
+
+    def _sample_edited(self, step: _Step, indices: list[int]) -> None:
+        """Rows whose logits are changed first, each in a copy."""
+        best = ops.argmax(step.host, torch.tensor(indices))[1].tolist()
+        indices = [indices[k] for k in self._note(step, indices, None, best, _unsound_logits)]
+        scores = self._copies(step.host, indices)
+        places = [place for place, i in enumerate(indices) if _edit_copy(step, i, scores[place].numpy())]
+        if not places:
+            return
+        indices = [indices[place] for place in places]
+        token_ids, top = ops.argmax(scores, torch.tensor(places))
+        ids = token_ids.tolist()
+        sound = self._note(step, indices, ids, top.tolist(), _nothing_left)
+        ends = [(indices[k], places[k]) for k in sound if step.rows[indices[k]].state.params.is_greedy]
+        self._add_logprobs(step, ends, scores)
+        drawn = [(indices[k], places[k]) for k in sound if not step.rows[indices[k]].state.params.is_greedy]
+        for i, place in drawn:
+            keep_typical_row(scores[place].numpy(), step.rows[i])
+        self._draw(step, [i for i, _ in drawn], scores, [place for _, place in drawn])
+
+    def _draw(self, step: _Step, indices: list[int], logits: Tensor, logit_rows: list[int]) -> None:
+        """Draw rows `indices` of the step from rows `logit_rows` of logits."""
+        if not indices:
+            return
+        processed = None
+        if self._reads_processed:
+            processed = torch.empty(len(indices), self._vocab_size)
+        rows = torch.tensor(logit_rows)
+        columns = _columns(step.rows[i] for i in indices)
+        token_ids, best = ops.sample(logits, rows, *columns, processed=processed)
+        sound = self._note(step, indices, token_ids.tolist(), best.tolist(), _unsound_logits)
+        self._add_logprobs(step, [(indices[k], k) for k in sound], processed)
+
+    def _note(
+        self,
+        step: _Step,
+        indices: list[int],
+        token_ids: list[int] | None,
+        best: list[float],
+        describe: Callable[[SamplingRow, float], str],
+    ) -> Sequence[int]:
+        """Keep the tokens of rows whose largest logit is finite; errors for the others. Gives the places of the former."""
+        if token_ids is not None and len(indices) == len(step.rows) and all(map(math.isfinite, best)):
+            step.output.token_ids = token_ids
+            return range(len(indices))
+        sound = []
+        for k, i in enumerate(indices):
+            if math.isfinite(best[k]):
+                sound.append(k)
+                if token_ids is not None:
+                    step.output.token_ids[i] = token_ids[k]
             else:
-                step.output.errors[i] = _unsound_logits(step.rows[i])
+                step.output.token_ids[i] = NO_TOKEN
+                step.output.errors[i] = describe(step.rows[i], best[k])
+        return sound
 
-    def _sample_processed(self, step: _Step, indices: list[int]) -> None:
-        """Rows whose logits are edited or drawn from: each is prepared alone, the drawn ones race together."""
-        drawn: list[int] = []
-        for i in indices:
-            scores = self._scores[len(drawn), : self._vocab_size]
-            scores[:] = step.host[i]
-            try:
-                edit_row(scores, step.rows[i])
-            except RequestFailedError as error:
-                step.output.errors[i] = str(error)
-                continue
-            if step.rows[i].state.params.is_greedy:
-                self._finish(step, i, int(scores.argmax()), scores)
-            else:
-                heat_and_filter_row(scores, step.rows[i])
-                drawn.append(i)
-        for place, token_id in enumerate(self._race(step, drawn)):
-            self._finish(step, drawn[place], token_id, self._scores[place, : self._vocab_size])
+    def _add_logprobs(self, step: _Step, rows: list[tuple[int, int]], processed: Tensor | None) -> None:
+        """For (row of the step, row of `processed`) pairs; without `processed` that is the step's own logits."""
+        wanted = []
+        for i, row in rows:
+            num_logprobs = step.rows[i].state.params.logprobs
+            if num_logprobs is not None:
+                wanted.append((i, row, num_logprobs))
+        if not wanted:
+            return
+        is_own = processed is None or not self._reads_processed
+        gathered = gather_logprobs(
+            step.host if processed is None or is_own else processed,
+            [i if is_own else row for i, row, _ in wanted],
+            [step.output.token_ids[i] for i, _, _ in wanted],
+            [num_logprobs for _, _, num_logprobs in wanted],
+            self._mode,
+        )
+        for (i, _, _), entry in zip(wanted, gathered, strict=True):
+            step.output.logprobs[i] = entry
 
-    def _race(self, step: _Step, drawn: list[int]) -> list[int]:
-        if not drawn:
-            return []
-        key = seed_key([step.rows[i].state.seed for i in drawn])
-        positions = np.array([step.rows[i].position for i in drawn], dtype=np.uint64)
-        return race(self._scores[: len(drawn)], key, positions).tolist()
+    def _copies(self, logits: Tensor, indices: list[int]) -> Tensor:
+        """Rows `indices` of logits in scratch memory."""
+        if self._scratch is None:
+            self._scratch = torch.empty(ROWS_AT_ONCE, self._vocab_size)
+        copies = self._scratch[: len(indices)]
+        return torch.index_select(logits, 0, torch.tensor(indices, dtype=torch.int64), out=copies)
 
-    def _finish(self, step: _Step, i: int, token_id: int, processed: Row | None) -> None:
-        step.output.token_ids[i] = token_id
-        num_logprobs = step.rows[i].state.params.logprobs
-        if num_logprobs is not None:
-            source = processed if self._reads_processed and processed is not None else step.host[i]
-            step.output.logprobs[i] = gather_logprobs(source, token_id, num_logprobs, self._mode)
+
+def _by_kind(rows: Sequence[SamplingRow]) -> tuple[list[int], list[int], list[int]]:
+    """Indices of the rows that are greedy, that are drawn from as they are, and that are changed first."""
+    greedy: list[int] = []
+    drawn: list[int] = []
+    edited: list[int] = []
+    for i, row in enumerate(rows):
+        state = row.state
+        if state.edits_logits(len(row.draft_token_ids)):
+            edited.append(i)
+        elif state.is_greedy:
+            greedy.append(i)
+        elif state.params.typical_p < 1.0:
+            edited.append(i)
+        else:
+            drawn.append(i)
+    return greedy, drawn, edited
+
+
+def _columns(rows: Iterable[SamplingRow]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """temperature, min_p, top_k, top_p, seeds and positions of `ops.sample`."""
+    numbers, integers = [], []
+    for row in rows:
+        state, params = row.state, row.state.params
+        is_hot = params.typical_p < 1.0  # `keep_typical_row` has applied the first two
+        numbers.append((1.0, 0.0, params.top_p) if is_hot else (params.temperature, params.min_p, params.top_p))
+        integers.append((params.top_k, _signed(state.seed), row.position))
+    temperature, min_p, top_p = torch.tensor(numbers, dtype=torch.float64).T.contiguous()
+    top_k, seeds, positions = torch.tensor(integers, dtype=torch.int64).T.contiguous()
+    return temperature, min_p, top_k, top_p, seeds, positions
+
+
+def _signed(seed: int) -> int:
+    """The int64 with the bits of a seed modulo 2**64."""
+    return (seed + 2**63) % 2**64 - 2**63
+
+
+def _edit_copy(step: _Step, i: int, scores: Row) -> bool:
+    """Edit the copy of one row; whether that worked."""
+    try:
+        edit_row(scores, step.rows[i])
+    except RequestFailedError as error:
+        step.output.errors[i] = str(error)
+        return False
+    return True
 
 
 def edit_row(scores: Row, row: SamplingRow) -> Row:
-    """Everything that touches logits before temperature, in place. Raises RequestFailedError if no token is left."""
-    if not np.isfinite(scores.max()):
-        raise RequestFailedError(_unsound_logits(row))
+    """Everything that touches logits before temperature, in place. Raises RequestFailedError if a processor fails."""
     if row.state.edits_logits(len(row.draft_token_ids)):
         with row.state.ahead(row.draft_token_ids):
             _edit(scores, row.state)
-        best = scores.max()
-        if best == -np.inf:
-            raise RequestFailedError(_nothing_left(row))
-        if not np.isfinite(best):
-            raise RequestFailedError(f"a logits processor gave NaN or +inf at position {row.position}")
     return scores
 
 
@@ -153,13 +246,13 @@ def _apply_processor(scores: Row, processor: Callable, state: RequestSamplingSta
         raise RequestFailedError(f"a logits processor raised {type(error).__name__}: {error}") from error
 
 
-def heat_and_filter_row(scores: Row, row: SamplingRow) -> Row:
-    """Temperature, then min_p, typical_p, top_k and top_p, in place: dropped tokens become -inf."""
+def keep_typical_row(scores: Row, row: SamplingRow) -> Row:
+    """For typical_p, which lies between min_p and top_k: temperature, min_p and typical_p, in place."""
     params = row.state.params
+    if params.typical_p >= 1.0:
+        return scores
     edits.apply_temperature(scores, params.temperature)
-    kept = edits.keep_likely(
-        scores, min_p=params.min_p, typical_p=params.typical_p, top_k=params.top_k, top_p=params.top_p
-    )
+    kept = edits.keep_likely(scores, min_p=params.min_p, typical_p=params.typical_p, top_k=0, top_p=1.0)
     return scores if kept is None else edits.apply_allowed_ids(scores, kept)
 
 
@@ -179,36 +272,27 @@ def accepted_tokens(sampled_token_ids: Sequence[int], draft_token_ids: Sequence[
 class _Step:
     """One call's logits, on their device and (on demand) in host memory, its rows and its results."""
 
-    def __init__(self, logits: torch.Tensor, rows: Sequence[SamplingRow], output: SamplerOutput) -> None:
+    def __init__(self, logits: Tensor, rows: Sequence[SamplingRow], output: SamplerOutput) -> None:
+        self.logits = logits
         self.rows = rows
         self.output = output
-        self._logits = logits
-        self._host: NDArray[np.float32] | None = None
+        self._host: Tensor | None = None
 
     @property
-    def host(self) -> NDArray[np.float32]:
+    def host(self) -> Tensor:
         """float32 [rows, vocab] in host memory."""
         if self._host is None:
-            self._host = host_rows(self._logits)
+            self._host = host_rows(self.logits).contiguous()
         return self._host
 
-    def argmax(self, indices: list[int]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Lowest id of the largest logit, and that logit, of the named rows; NaN counts as largest."""
-        if self._logits.device.type == "cpu":
-            rows = self.host if len(indices) == len(self.rows) else self.host[indices]
-            token_ids = rows.argmax(axis=1)
-            return token_ids, rows[np.arange(len(rows)), token_ids]
-        device_rows = self._logits.detach()[indices]
-        token_ids = device_rows.argmax(dim=-1, keepdim=True)
-        best = device_rows.gather(1, token_ids)
-        return token_ids[:, 0].cpu().numpy(), best[:, 0].float().cpu().numpy()
 
-
-def _unsound_logits(row: SamplingRow) -> str:
+def _unsound_logits(row: SamplingRow, best: float) -> str:
     return f"the model's logits at position {row.position} hold NaN or +inf, or are -inf for every token"
 
 
-def _nothing_left(row: SamplingRow) -> str:
+def _nothing_left(row: SamplingRow, best: float) -> str:
+    if best != -math.inf:
+        return f"a logits processor gave NaN or +inf at position {row.position}"
     return (
         f"no token is possible at position {row.position}: allowed_token_ids, bad_words, min_tokens, logit_bias and logits "
         "processors together exclude the whole vocabulary"

@@ -97,6 +97,8 @@ class RequestSamplingState:
             or self.processors
             or self.counts is not None
         )
+        self._holds_back_stops = params.min_tokens > 0 and len(self.stop_ids) > 0
+        self.is_greedy = params.is_greedy
         for token_id in output_token_ids:
             self.append(token_id)
 
@@ -126,9 +128,7 @@ class RequestSamplingState:
 
     def must_go_on(self, num_draft_tokens: int = 0) -> bool:
         """Whether min_tokens still forbids stopping, `num_draft_tokens` after the output's end."""
-        return (
-            len(self.output_token_ids) + num_draft_tokens < self.params.min_tokens and len(self.stop_ids) > 0
-        )
+        return self._holds_back_stops and len(self.output_token_ids) + num_draft_tokens < self.params.min_tokens
 
     def edits_logits(self, num_draft_tokens: int = 0) -> bool:
         """Whether anything but temperature and filters touches the logits of the next token."""

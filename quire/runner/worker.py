@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from quire import envs, parallel, platform
+from quire import envs, ops, parallel, platform
 from quire.batch import ScheduledBatch, StepResult
 from quire.config.hf import context_length
 from quire.config.types import EngineConfig, KVCacheSpec
@@ -66,7 +66,7 @@ def _set_threads(config: EngineConfig, device: torch.device) -> None:
     """All CPUs of this process for a CPU rank; CUDA ranks need few."""
     if device.type == "cpu":
         count = config.parallel.num_threads or envs.NUM_THREADS.read() or platform.cpu_count()
-        torch.set_num_threads(count)
+        ops.set_num_threads(count)
 
 
 def _refuse_unsupported(config: EngineConfig) -> None:
@@ -80,8 +80,4 @@ def _refuse_unsupported(config: EngineConfig) -> None:
             "pipeline_parallel_size above 1 is not supported yet",
             parameter="pipeline_parallel_size",
             value=config.parallel.pipeline_parallel_size,
-        )
-    if config.model.quantization is not None:
-        raise NotSupportedError(
-            "quantization is not supported yet", parameter="quantization", value=config.model.quantization
         )

@@ -112,7 +112,10 @@ class IncrementalDetokenizer:
         new, self._waiting = self._waiting[:num_ready], self._waiting[num_ready:]
         if new:
             self._shown.append(new)
-        return new if delta else "".join(self._shown)
+        if delta:
+            return new
+        self._shown = ["".join(self._shown)]  # the next call joins two strings, however many tokens there are
+        return self._shown[0]
 
     @property
     def text(self) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from quire import platform
 from quire.config.engine_args import EngineArgs
+from quire.engine import resolve as resolve_module
 from quire.errors import ConfigError, ModelLoadError
 
 LLAMA = {
@@ -47,11 +48,11 @@ def test_limits_follow_the_usage(folder):
 
 
 def test_explicit_values_are_obeyed(folder):
-    model = {"max_model_len": 100, "dtype": "half", "seed": 5, "served_model_name": ["a", "b"]}
+    model = {"max_model_len": 100, "dtype": "bfloat16", "seed": 5, "served_model_name": ["a", "b"]}
     limits = {"max_num_seqs": 3, "max_num_batched_tokens": 50, "max_num_queued_reqs": 9}
     cache = {"block_size": 8, "num_gpu_blocks_override": 7, "kv_cache_memory_bytes": 1000}
     config = resolve(folder, **model, **limits, **cache)
-    assert (config.model.max_model_len, config.model.dtype, config.model.seed) == (100, "float16", 5)
+    assert (config.model.max_model_len, config.model.dtype, config.model.seed) == (100, "bfloat16", 5)
     assert (config.scheduler.max_num_seqs, config.scheduler.max_num_batched_tokens) == (3, 50)
     assert (config.cache.block_size, config.cache.num_blocks_override) == (8, 7)
     assert config.scheduler.max_num_queued_requests == 9 and config.model.served_model_names == ("a", "b")
@@ -64,13 +65,42 @@ def test_the_context_length_is_a_limit(folder):
         resolve(folder, max_model_len=513)
 
 
-def test_auto_dtype_widens_where_memory_allows(folder, monkeypatch):
+def test_bfloat16_weights_stay_and_float16_is_widened_on_a_cpu(folder, monkeypatch):
+    monkeypatch.setattr(resolve_module, "_has_kernels", lambda: True)
+    assert resolve(folder, device="cpu").model.dtype == "bfloat16"
+    assert resolve(folder, device="cpu", dtype="float").model.dtype == "float32"
+    assert resolve(folder, device="cpu", dtype="half").model.dtype == "float32"
+    assert resolve(folder, device="cuda", dtype="half").model.dtype == "float16"
+    (folder / "config.json").write_text(json.dumps(LLAMA | {"torch_dtype": "float16"}))
     assert resolve(folder, device="cpu").model.dtype == "float32"
+    assert resolve(folder, device="cuda").model.dtype == "float16"
+
+
+def test_without_kernels_bfloat16_is_widened_where_memory_allows(folder, monkeypatch):
+    monkeypatch.setattr(resolve_module, "_has_kernels", lambda: False)
+    assert resolve(folder, device="cpu").model.dtype == "float32"
+    assert resolve(folder, device="cpu", dtype="bfloat16").model.dtype == "bfloat16"
     (folder / "model.safetensors").write_bytes(b"x" * 1000)
     monkeypatch.setattr(platform, "available_memory_bytes", lambda: 3999)
     assert resolve(folder, device="cpu").model.dtype == "bfloat16"
     assert resolve(folder, device="cuda").model.dtype == "bfloat16"
-    assert resolve(folder, device="cpu", dtype="float").model.dtype == "float32"
+
+
+def test_quantization_and_what_follows_from_it(folder):
+    model = resolve(folder).model
+    assert (model.quantization, model.embedding_quantization) == (None, None)
+    model = resolve(folder, quantization="int4", quantization_group_size=128, quantization_activation_group=0).model
+    assert (model.quantization, model.embedding_quantization) == ("int4", "int8")
+    assert (model.quantization_group_size, model.quantization_activation_group) == (128, 0)
+    for given, expected in (("none", None), ("int4", "int4"), ("int8", "int8")):
+        found = resolve(folder, quantization="int8", embedding_quantization=given).model.embedding_quantization
+        assert found == expected
+    with pytest.raises(ConfigError, match="quantization must be one of int8, int4, got 'int3'"):
+        resolve(folder, quantization="int3")
+    with pytest.raises(ConfigError, match="quantization_group_size must be one of 32, 64, 128, got 48"):
+        resolve(folder, quantization="int4", quantization_group_size=48)
+    with pytest.raises(ConfigError, match="quantization_activation_group must be one of 0, 32, 64, 128, got 1"):
+        resolve(folder, quantization="int8", quantization_activation_group=1)
 
 
 def test_sampling_advice_of_the_model(folder):

@@ -1,4 +1,4 @@
-"""Same request, same tokens: one workload under every schedule that the engine can take, compared with each request run alone."""
+"""Same request, same tokens: one workload under every schedule that the engine can take, each compared with the request alone."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import pytest
 import requests
 
 from quire import LLM, CompletionOutput, EngineArgs, LLMEngine, RequestOutput, SamplingParams
+from quire.ops import cpu
 from tests.e2e.server_process import ServerProcess
 from tests.equivalence.workload import GREEDY, MAX_TOKENS, MODES, SEEDED, Mode, assert_same, make_prompts
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+_extension, _reason = cpu.load()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.skipif(_extension is None, reason=f"the reference ops are equal up to rounding only: {_reason}"),
+]
 
 MODEL = "folio"
 VOCAB_SIZE = 4000
@@ -68,17 +73,12 @@ def alone() -> dict[str, list[RequestOutput]]:
         }
 
 
-def assert_few_ties(ties: int, num_requests: int) -> None:
-    """Near ties are rare: more than a few would mean that the rule hides a fault."""
-    assert ties <= max(2, num_requests // 8), f"{ties} of {num_requests} sequences parted at near ties"
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_schedule_does_not_change_tokens(schedule: str, alone: dict[str, list[RequestOutput]]) -> None:
     with LLM(**(BASE | SCHEDULES[schedule])) as llm:
         for mode in MODES:
             outputs = run(llm, mode)
-            assert_few_ties(assert_same(alone[mode.name], outputs, mode, SEEDS), len(PROMPTS))
+            assert_same(alone[mode.name], outputs)
             if schedule.startswith("preempt"):
                 assert any(output.metrics.num_preemptions for output in outputs), (
                     "the pool was not small enough to preempt"
@@ -90,7 +90,7 @@ def test_hot_prefix_cache(alone: dict[str, list[RequestOutput]]) -> None:
         run(llm, GREEDY)
         for mode in MODES:
             outputs = run(llm, mode)
-            assert_few_ties(assert_same(alone[mode.name], outputs, mode, SEEDS), len(PROMPTS))
+            assert_same(alone[mode.name], outputs)
             assert sum(output.num_cached_tokens for output in outputs) > 1000
 
 
@@ -116,7 +116,7 @@ def test_neighbours_aborted_midway(alone: dict[str, list[RequestOutput]]) -> Non
         ]
         assert len(kept) >= len(PROMPTS) * 2 // 3
         expected, actual = [alone[mode.name][i] for i in kept], [finished[i] for i in kept]
-        assert_few_ties(assert_same(expected, actual, mode, [SEEDS[i] for i in kept]), len(kept))
+        assert_same(expected, actual)
 
 
 FORKED = PROMPTS[:16]
@@ -147,7 +147,7 @@ def test_forked_sequences_equal_separate_requests(
     params = [mode.params(i, n=4) for i in range(len(FORKED))]
     with LLM(**(BASE | pool)) as llm:
         forked = llm.generate([{"prompt_token_ids": ids} for ids in FORKED], params, use_tqdm=False)
-    assert_few_ties(assert_same(expected, forked, mode, SEEDS[: len(FORKED)]), 4 * len(FORKED))
+    assert_same(expected, forked)
 
 
 def post_all(url: str, bodies: list[dict]) -> list[dict]:
@@ -175,12 +175,10 @@ def test_server_gives_the_same_tokens(alone: dict[str, list[RequestOutput]]) -> 
                 for ids, seed in zip(PROMPTS, SEEDS, strict=True)
             ]
             answers = post_all(f"{server.url}/v1/completions", bodies)
-            ties = 0
-            for want, answer, seed in zip(alone[mode.name], answers, SEEDS, strict=True):
+            for want, answer in zip(alone[mode.name], answers, strict=True):
                 choice = answer["choices"][0]
                 completion = CompletionOutput(
                     0, choice["text"], choice["token_ids"], finish_reason=choice["finish_reason"]
                 )
                 got = RequestOutput("", None, want.prompt_token_ids, [completion], True)
-                ties += assert_same([want], [got], mode, [seed])
-            assert_few_ties(ties, len(PROMPTS))
+                assert_same([want], [got])

@@ -17,7 +17,7 @@ from quire.config.types import LoadConfig, ModelConfig
 from quire.errors import HubError, ModelLoadError, UnsupportedModelError
 from quire.loader import hub, load_model, resolve_model
 from quire.models import ModelRegistry
-from tests.models.checkpoints import make_model, save
+from tests.models.checkpoints import make_model, save, weights_of
 
 CPU = torch.device("cpu")
 SHAPE = "qwen2-windowed-upper-layers"
@@ -52,16 +52,19 @@ def change(folder, edit) -> None:
 
 
 def assert_same(model, other) -> None:
-    theirs = dict(other.named_parameters())
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, theirs[name]), name
+    mine, theirs = weights_of(model), weights_of(other)
+    assert mine.keys() == theirs.keys()
+    for name, weight in mine.items():
+        assert torch.equal(weight, theirs[name]), name
 
 
 def test_merged_parameters_hold_the_checkpoint_in_order(original):
     model, tensors = load(original), load_file(original / "model.safetensors")
     prefix = "model.layers.1.self_attn."
     parts = [tensors[f"{prefix}{x}_proj.weight"] for x in "qkv"]
-    assert torch.equal(model.model.layers[1].self_attn.qkv_proj.weight, torch.cat(parts))
+    assert torch.equal(weights_of(model)[prefix + "qkv_proj.weight"], torch.cat(parts))
+    bias = torch.cat([tensors[f"{prefix}{x}_proj.bias"] for x in "qkv"])
+    assert torch.equal(model.get_parameter(prefix + "qkv_proj.bias"), bias)
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -113,8 +116,10 @@ def test_a_tied_head_in_the_checkpoint_is_passed_over(tmp_path):
     path = save(make_model("qwen3-gqa-tied"), tmp_path)
     change(path, lambda tensors: tensors.update({"lm_head.weight": torch.zeros(199, 96)}))
     model = load(path)
-    assert model.lm_head.weight is model.model.embed_tokens.weight
-    assert model.lm_head.weight.abs().sum() > 0
+    assert "lm_head.weight" not in weights_of(model)
+    hidden = torch.eye(96)[:3]
+    expected = load_file(path / "model.safetensors")["model.embed_tokens.weight"][:, :3].T
+    torch.testing.assert_close(model.compute_logits(hidden), expected)
 
 
 def test_damaged_and_absent_files(folder):
@@ -153,8 +158,10 @@ def test_dummy_weights_are_the_same_every_time(folder):
     os.unlink(folder / "model.safetensors")
     model = load(folder, "dummy", "bfloat16")
     assert_same(model, load(folder, "dummy", "bfloat16"))
-    assert all(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
-    assert model.model.layers[0].self_attn.qkv_proj.weight.float().std() > 0.01
+    weight = weights_of(model)["model.layers.0.self_attn.qkv_proj.weight"]
+    assert torch.equal(weight, weight.bfloat16().float())
+    assert weight.std() > 0.01
+    assert (model.get_parameter("model.norm.weight") == 1).all()
 
 
 def test_unknown_architectures_and_registration(folder):
@@ -180,34 +187,31 @@ def test_ranks_hold_the_checkpoint_between_them(tmp_path, size, kv_heads):
     sizes = dict(num_attention_heads=6, num_key_value_heads=kv_heads, intermediate_size=174)
     model = make_model("llama-mha-biases-untied", **sizes)
     path = save(model, tmp_path)
-    whole = load(path)
+    whole = weights_of(load(path))
     ranks = []
     for rank in range(size):
         with parallel.as_rank(rank, size):
-            ranks.append(load(path))
-
-    def part(rank, name):
-        return ranks[rank].get_parameter(name)
+            ranks.append(weights_of(load(path)))
 
     def join(name, dim):
-        return torch.cat([part(rank, name) for rank in range(size)], dim)
+        return torch.cat([rank[name] for rank in ranks], dim)
 
     layer = "model.layers.1."
     for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
-        assert torch.equal(join(layer + name, 1), whole.get_parameter(layer + name))
-    vocab = whole.get_parameter("lm_head.weight")
-    assert torch.equal(join("lm_head.weight", 0)[: vocab.shape[0]], vocab)
-    gate, up = whole.get_parameter(layer + "mlp.gate_up_proj.weight").chunk(2)
-    shares = [part(rank, layer + "mlp.gate_up_proj.weight").chunk(2) for rank in range(size)]
+        assert torch.equal(join(layer + name, 1), whole[layer + name])
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        joined = join(name, 0)
+        assert torch.equal(joined[: len(whole[name])], whole[name]) and not joined[len(whole[name]) :].any()
+    gate, up = whole[layer + "mlp.gate_up_proj.weight"].chunk(2)
+    shares = [rank[layer + "mlp.gate_up_proj.weight"].chunk(2) for rank in ranks]
     assert torch.equal(torch.cat([share[0] for share in shares]), gate)
     assert torch.equal(torch.cat([share[1] for share in shares]), up)
-    q = torch.cat([part(r, layer + "self_attn.qkv_proj.weight")[: 96 // size] for r in range(size)])
-    assert torch.equal(q, whole.get_parameter(layer + "self_attn.qkv_proj.weight")[:96])
-    for rank in range(size):
-        k = part(rank, layer + "self_attn.qkv_proj.weight")[96 // size :][:16]
-        head = rank * kv_heads // size
-        whole_k = whole.get_parameter(layer + "self_attn.qkv_proj.weight")[96:]
-        assert torch.equal(k, whole_k[16 * head : 16 * (head + 1)])
+    for name in ("self_attn.qkv_proj.weight", "self_attn.qkv_proj.bias"):
+        q, k = whole[layer + name][:96], whole[layer + name][96:]
+        assert torch.equal(torch.cat([rank[layer + name][: 96 // size] for rank in ranks]), q)
+        for i, rank in enumerate(ranks):
+            head = i * kv_heads // size
+            assert torch.equal(rank[layer + name][96 // size :][:16], k[16 * head : 16 * (head + 1)])
 
 
 def test_uneven_splits_are_refused(original):

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from quire import ops
+from quire.ops.weights import PackedWeight
+
 VOCAB_SIZE = 199
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
@@ -109,6 +112,16 @@ def save(model: Any, path: Path, **options: Any) -> Path:
     """Write the model in Hugging Face format."""
     model.save_pretrained(path, **options)
     return path
+
+
+def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter of a Quire model by name; packed ones as the float32 matrix that they stand for."""
+    found = {name: parameter.data for name, parameter in model.named_parameters()}
+    for name, layer in model.named_modules():
+        weight = getattr(layer, "weight", None)
+        if isinstance(weight, PackedWeight):
+            found[f"{name}.weight"] = ops.unpack_weight(weight)
+    return found
 
 
 @torch.inference_mode()

@@ -214,7 +214,7 @@ def test_wrong_shapes_are_refused_before_memory_is_touched():
 @needs_extension
 def test_a_level_that_is_not_here_is_refused():
     with pytest.raises(ValueError, match="not available"):
-        _extension.rms_norm(0, 0, 0, 0, 0, 0, 0, 1e-6, 0, 0, 99)
+        _extension.rms_norm(0, 0, 0, 0, 0, 0, 1, 0, 0, 1e-6, 0, 0, 99)
 
 
 @needs_extension

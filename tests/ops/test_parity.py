@@ -50,7 +50,7 @@ def naive_rotary(x, positions, table):
     return out
 
 
-def naive_attention(q, keys, values, lengths, counts, scale, window):
+def naive_attention(q, keys, values, lengths, counts, scale, window, slopes=None, cap=None):
     """keys, values: one [length, KH, D] tensor per request."""
     rows, start = [], 0
     for k, v, length, count in zip(keys, values, lengths, counts):
@@ -61,6 +61,10 @@ def naive_attention(q, keys, values, lengths, counts, scale, window):
             for head in range(q.shape[1]):
                 seen = slice(first, last + 1)
                 scores = k[seen, head // group].double() @ q[start + j, head].double() * scale
+                if cap is not None:
+                    scores = cap * (scores / cap).tanh()
+                if slopes is not None:
+                    scores = scores + slopes[head].double() * torch.arange(first - last, 1)
                 rows.append(scores.softmax(0) @ v[seen, head // group].double())
         start += count
     return torch.stack(rows).view(q.shape) if rows else q.double()
@@ -111,7 +115,7 @@ def test_rowwise_ops(op, backend, rows, size, dtype):
         torch.testing.assert_close(
             result.double(), expected, rtol=TOLERANCE[dtype], atol=2 * TOLERANCE[dtype]
         )
-        if rows > 1:
+        if rows > 1 and backend != "reference":
             alone, _ = run_case(op, rows, size, dtype, slice(rows // 2, rows // 2 + 1))
             assert torch.equal(alone, result[rows // 2 : rows // 2 + 1])
 
@@ -134,6 +138,8 @@ def test_rotary_embedding(backend, dtype, heads, kv_heads, head_dim, rotary):
     for result, x in zip(turned, (q, k)):
         expected = naive_rotary(x, positions, table)
         torch.testing.assert_close(result.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    if backend == "reference":
+        return
     assert torch.equal(alone[0], turned[0][2:3])
     assert torch.equal(alone[1], turned[1][2:3])
 
@@ -154,15 +160,16 @@ MIXES = {
 class Paged:
     """Requests with drawn tokens in scattered blocks of a pool full of another's leftovers."""
 
-    def __init__(self, lengths, counts, heads, kv_heads, head_dim, block_size, dtype):
+    def __init__(self, lengths, counts, heads, kv_heads, head_dim, block_size, dtype, kv_dtype=None):
+        kv_dtype = kv_dtype or dtype
         self.lengths, self.counts, self.block_size = lengths, counts, block_size
         self.keys = [randn(n, kv_heads, head_dim, seed=10 + i, dtype=dtype) for i, n in enumerate(lengths)]
         self.values = [randn(n, kv_heads, head_dim, seed=50 + i, dtype=dtype) for i, n in enumerate(lengths)]
         self.q = randn(sum(counts), heads, head_dim, seed=99, dtype=dtype)
         per_request = [-(-n // block_size) for n in lengths]
         order = torch.randperm(sum(per_request) + 3, generator=generator(7)).tolist()
-        shapes = ops.kv_cache_shape(len(order), block_size, kv_heads, head_dim, CPU)
-        self.pools = [torch.full(shape, 1e4).to(dtype) for shape in shapes]
+        shapes = ops.kv_cache_shape(len(order), block_size, kv_heads, head_dim, CPU, kv_dtype)
+        self.pools = [torch.full(shape, 99.0 if kv_dtype == torch.int8 else 1e4).to(kv_dtype) for shape in shapes]
         self.tables = torch.zeros(len(lengths), max(per_request, default=1) + 2, dtype=torch.int32)
         for i, (n, blocks) in enumerate(zip(lengths, per_request)):
             own, order = order[:blocks], order[blocks:]
@@ -170,7 +177,7 @@ class Paged:
             slots = torch.tensor([own[p // block_size] * block_size + p % block_size for p in range(n)])
             ops.write_kv(self.keys[i], self.values[i], *self.pools, slots)
 
-    def attend(self, window=None, only=None):
+    def attend(self, window=None, only=None, slopes=None, cap=None):
         rows = range(len(self.lengths)) if only is None else [only]
         starts = [sum(self.counts[:i]) for i in range(len(self.counts) + 1)]
         q = self.q if only is None else self.q[starts[only] : starts[only + 1]]
@@ -184,6 +191,8 @@ class Paged:
             q.shape[2] ** -0.5,
             window,
             self.block_size,
+            slopes,
+            cap,
         )
 
 
@@ -220,9 +229,53 @@ def test_paged_attention(backend, mix, window, heads, kv_heads, head_dim, block_
             result.double(), expected, rtol=TOLERANCE[dtype], atol=2 * TOLERANCE[dtype]
         )
         start = 0
-        for i, count in enumerate(counts):
+        for i, count in enumerate(counts if backend != "reference" else []):
             assert torch.equal(paged.attend(window, only=i), result[start : start + count])
             start += count
+
+
+def through_cache(x, kv_dtype):
+    """What a pool of that type keeps of x."""
+    if kv_dtype != torch.int8:
+        return x.to(kv_dtype)
+    absmax = x.float().abs().amax(-1, keepdim=True)
+    return (x.float() * (127 / absmax)).round().double() * (absmax / 127)
+
+
+@pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8], ids=str)
+@pytest.mark.parametrize(("alibi", "cap", "window"), [(False, None, None), (True, None, 20), (False, 3.0, None), (True, 3.0, 7)])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim", "block_size"), [(14, 2, 64, 16), (6, 3, 24, 8), (2, 2, 20, 4)])
+def test_scores_and_types_of_the_cache(backend, kv_dtype, alibi, cap, window, heads, kv_heads, head_dim, block_size):
+    lengths, counts = MIXES["chunks and drafts"]
+    slopes = 2.0 ** -torch.linspace(1, 8, heads) if alibi else None
+    with layout(backend):
+        paged = Paged(lengths, counts, heads, kv_heads, head_dim, block_size, torch.float32, kv_dtype)
+        assert [pool.dtype for pool in paged.pools] == [kv_dtype] * 2
+        result = paged.attend(window, slopes=slopes, cap=cap)
+        keys, values = ([through_cache(x, kv_dtype) for x in side] for side in (paged.keys, paged.values))
+        expected = naive_attention(paged.q, keys, values, lengths, counts, head_dim**-0.5, window, slopes, cap)
+        torch.testing.assert_close(result.double(), expected, rtol=2e-5, atol=4e-5)
+
+
+@pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
+def test_int8_blocks_are_copied_with_their_scales(backend):
+    with layout(backend):
+        paged = Paged([33], [1], 4, 2, 16, 16, torch.float32, torch.int8)
+        expected = paged.attend()
+        blocks = paged.tables[0, :3].long()
+        free = torch.tensor([b for b in range(paged.pools[0].shape[0]) if b not in blocks])[:3]
+        for pool in paged.pools:
+            ops.copy_blocks(pool, pool, torch.stack((blocks, free), 1))
+            pool[blocks] = 0
+        paged.tables[0, :3] = free
+        assert torch.equal(paged.attend(), expected)
+
+
+@pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
+def test_a_cache_of_another_type_is_refused(backend):
+    with layout(backend), pytest.raises(ValueError, match=r"dtype of a KV cache must be one of .*int8, got torch.int16"):
+        ops.kv_cache_shape(6, 16, 2, 8, CPU, torch.int16)
 
 
 @pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
@@ -236,6 +289,22 @@ def test_a_stale_nan_stays_where_it_is(backend):
             slot = int(paged.tables[row, length // 16]) * 16 + length % 16
             ops.write_kv(unused, unused, *paged.pools, torch.tensor([slot]))
         torch.testing.assert_close(paged.attend(), expected)
+
+
+@pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
+@pytest.mark.parametrize("pool", [0, 1])
+def test_who_sees_a_nan_becomes_one(backend, pool):
+    """Later tokens of its request, and no other request, whether it is in a key or in a value."""
+    with layout(backend):
+        paged = Paged([30, 40], [1, 40], 4, 2, 16, 16, torch.float32)
+        expected = paged.attend()
+        slot = int(paged.tables[1, 1]) * 16 + 4
+        both = [paged.keys[1][20:21], paged.values[1][20:21]]
+        both[pool] = torch.full((1, 2, 16), float("nan"))
+        ops.write_kv(*both, *paged.pools, torch.tensor([slot]))
+        result = paged.attend()
+    assert result[21:].isnan().all()
+    torch.testing.assert_close(result[0], expected[0])
 
 
 @pytest.mark.parametrize("backend", LAYOUT_BACKENDS)

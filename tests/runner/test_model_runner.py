@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
 import torch
 
+from quire import ops
 from quire.batch import NewRequest, ScheduledBatch, ScheduledRequest
 from quire.config.types import SchedulerConfig
 from quire.errors import ConfigError, NotSupportedError
 from quire.executor.local import LocalExecutor
+from quire.runner.forward import make_forward
 from quire.runner.kv_cache import bytes_per_block, plan_kv_cache
 from quire.runner.worker import Worker, resolve_device
 from quire.sampling_params import SamplingParams
@@ -100,10 +103,13 @@ def test_a_nan_fails_its_own_request_only(folder):
     prompts = {"good": [3, 4, 5], "bad": [3, poisoned, 5], "also good": [8] * 30}
     jobs = {name: Job(name, prompt, GREEDY) for name, prompt in prompts.items() if name != "bad"}
     Driver(executor).run(list(jobs.values()))
-    worker.model.model.embed_tokens.weight[poisoned] = float("nan")
-    worker.model.lm_head.weight = torch.nn.Parameter(
-        worker.model.lm_head.weight.nan_to_num(0.0), requires_grad=False
-    )
+    embedding = worker.model.model.embed_tokens
+    worker.model.lm_head.embedding = copy.copy(embedding)  # the head keeps the good rows
+    rows = ops.unpack_weight(embedding.weight)
+    rows[poisoned] = float("nan")
+    embedding.weight = ops.pack_weight(rows, embedding.weight.format)
+    runner = worker.runner
+    runner._forward = make_forward(worker.model, runner._kv_cache, 128, torch.device("cpu"))
     again = {name: Job(name, prompt, GREEDY) for name, prompt in prompts.items()}
     Driver(executor).run(list(again.values()))
     assert "NaN" in again["bad"].error
@@ -159,6 +165,18 @@ def test_half_precision_runs(folder):
         assert executor._worker.runner._kv_cache.device_pools[0][0].dtype == getattr(torch, dtype)
 
 
+def test_an_int8_cache_is_near_and_the_same_in_every_chunking(folder):
+    prompts = draw_prompts(8, 60)
+    exact = Driver(LocalExecutor(make_config(folder))).run([Job(str(i), p, GREEDY) for i, p in enumerate(prompts)])
+    runs = []
+    for chunk in (7, 400):
+        executor = LocalExecutor(make_config(folder, kv_cache_dtype="int8"))
+        assert executor._worker.runner._kv_cache.device_pools[0][0].dtype == torch.int8
+        runs.append(Driver(executor, chunk=chunk).run([Job(str(i), p, GREEDY) for i, p in enumerate(prompts)]))
+    assert [job.output for job in runs[0]] == [job.output for job in runs[1]]
+    assert sum(job.output[0] == other.output[0] for job, other in zip(runs[0], exact)) >= len(prompts) - 2
+
+
 # -- size of the cache -----------------------------------------------------------------------------------------
 
 
@@ -166,6 +184,7 @@ def test_cache_size_is_arithmetic(folder):
     config = make_config(folder, max_num_seqs=4, max_model_len=100, swap_space_bytes=10**6)
     size = bytes_per_block(config.model.hf, torch.float32, 16)
     assert size == 2 * 3 * 16 * 2 * 80 * 4
+    assert bytes_per_block(config.model.hf, torch.int8, 16) == 2 * 3 * 16 * 2 * (80 + 4)
     plenty = plan_kv_cache(config, CPU, 10**9)
     assert (plenty.num_blocks, plenty.num_host_blocks) == (4 * 7, 10**6 // size)
     assert plan_kv_cache(config, CPU, 10 * size + 1).num_blocks == 10

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from quire.errors import ConfigError, InvalidRequestError
-from quire.runner.sampler import NO_TOKEN, ROWS_PER_RACE, Sampler, accepted_tokens
+from quire.runner.sampler import NO_TOKEN, ROWS_AT_ONCE, Sampler, accepted_tokens
 from quire.runner.sampling_state import RequestSamplingState, SamplingRow
 from quire.sampling_params import SamplingParams
 
@@ -178,7 +178,7 @@ def random_params(rng: random.Random) -> dict:
 @pytest.mark.parametrize("mode", ["raw_logprobs", "processed_logprobs"])
 def test_a_row_in_any_batch_is_the_row_alone(vocab, mode):
     rng = random.Random(vocab)
-    num_rows = 2 * ROWS_PER_RACE + 5
+    num_rows = 2 * ROWS_AT_ONCE + 5
     logits = torch.randn(num_rows, vocab, generator=torch.Generator().manual_seed(vocab)) * 4
     logits = logits.to(torch.bfloat16).float()  # many ties
     rows = []

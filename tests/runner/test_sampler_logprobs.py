@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from quire.runner.logprobs import gather_logprobs, prompt_logprobs, rank_of
+from quire.runner.logprobs import gather_logprobs, prompt_logprobs
 from quire.runner.sampler import Sampler
 from quire.runner.sampling_state import RequestSamplingState, SamplingRow
 from quire.sampling_params import SamplingParams
@@ -21,31 +21,36 @@ def sample(mode: str, logits: np.ndarray = ROW, **params):
     return Sampler(len(logits), mode)(torch.from_numpy(logits)[None], [SamplingRow(state)]).logprobs[0]
 
 
+def gather(row, token_id, num_logprobs, mode="raw_logprobs"):
+    return gather_logprobs(torch.as_tensor(row)[None], [0], [token_id], [num_logprobs], mode)[0]
+
+
 def test_chosen_token_first_then_the_likeliest():
-    found = gather_logprobs(ROW, 4, 2, "raw_logprobs")
+    found = gather(ROW, 4, 2)
     assert found.token_ids == [4, 1, 3]
     assert found.logprobs == pytest.approx([math.log(0.15), math.log(0.4), math.log(0.25)])
     assert found.ranks == [3, 1, 2]
 
 
 def test_zero_gives_the_chosen_token_alone():
-    assert gather_logprobs(ROW, 3, 0, "raw_logprobs").token_ids == [3]
+    assert gather(ROW, 3, 0).token_ids == [3]
 
 
 def test_minus_one_gives_the_vocabulary():
-    found = gather_logprobs(ROW, 3, -1, "raw_logprobs")
+    found = gather(ROW, 3, -1)
     assert found.token_ids == [3, 1, 3, 4, 0, 2]
     assert found.ranks == [2, 1, 2, 3, 4, 5]
 
 
 def test_ranks_of_ties_go_to_the_lowest_id():
-    assert [rank_of(ROW, token_id) for token_id in range(5)] == [4, 1, 5, 2, 3]
+    assert [gather(ROW, token_id, 0).ranks[0] for token_id in range(5)] == [4, 1, 5, 2, 3]
 
 
 def test_values_are_float32_log_softmax():
     row = torch.randn(1000) * 5
-    found = gather_logprobs(row.numpy(), 17, -1, "raw_logprobs")
-    assert found.logprobs == torch.log_softmax(row, dim=-1)[found.token_ids].tolist()
+    found = gather(row, 17, -1)
+    expected = torch.log_softmax(row.double(), dim=-1)[found.token_ids].tolist()
+    assert found.logprobs == pytest.approx(expected, rel=2e-7)
 
 
 def test_modes():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from quire.runner import logits as L
+from quire.ops.sampling import logits as L
 
 transformers = pytest.importorskip("transformers")
 

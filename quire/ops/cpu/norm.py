@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from quire.ops import cpu, reference, registry
-
-_extension: Any = cpu.load()[0]
-_LEVEL: int = _extension.LEVEL_NAMES.index(cpu.level())
-_DTYPE_CODES: dict[torch.dtype, int] = {
-    torch.float32: _extension.FLOAT32,
-    torch.bfloat16: _extension.BFLOAT16,
-    torch.float16: _extension.FLOAT16,
-}
-
-
-def _on_cpu(device: torch.device) -> bool:
-    return device.type == "cpu"
+from quire.ops import reference, registry
+from quire.ops.cpu.extension import DTYPE_CODES, LEVEL, address, extension, on_cpu
 
 
 def rms_norm_at_level(
@@ -30,24 +17,22 @@ def rms_norm_at_level(
     total = None if residual is None else torch.empty_like(x)
     residual = None if residual is None else residual.contiguous()
     dim = x.shape[-1]
-    _extension.rms_norm(
+    extension.rms_norm(
         out.data_ptr(),
-        _address(total),
+        address(total),
         x.data_ptr(),
         weight.data_ptr(),
-        _address(residual),
+        address(residual),
         x.numel() // dim if dim else 0,
+        1,
+        dim,
         dim,
         eps,
-        _DTYPE_CODES[x.dtype],
-        _DTYPE_CODES[weight.dtype],
+        DTYPE_CODES[x.dtype],
+        DTYPE_CODES[weight.dtype],
         level,
-    )
+    ).run()
     return out if total is None else (out, total)
-
-
-def _address(tensor: torch.Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor | None) -> None:
@@ -60,12 +45,12 @@ def _check(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor | None)
         )
 
 
-@registry.register("rms_norm", "cpu", supports=_on_cpu)
+@registry.register("rms_norm", "cpu", supports=on_cpu)
 def rms_norm(
     x: torch.Tensor, weight: torch.Tensor, eps: float, residual: torch.Tensor | None = None
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """See `ops.rms_norm`. Combinations of dtypes that no kernel has (float64) go to the reference."""
-    if x.dtype not in _DTYPE_CODES or weight.dtype not in (x.dtype, torch.float32):
+    if x.dtype not in DTYPE_CODES or weight.dtype not in (x.dtype, torch.float32):
         return reference.rms_norm(x, weight, eps, residual)
     _check(x, weight, residual)
-    return rms_norm_at_level(x, weight, eps, residual, _LEVEL)
+    return rms_norm_at_level(x, weight, eps, residual, LEVEL)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from quire.runner import logits as L
+from quire.ops.sampling import logits as L
 from quire.runner.bad_words import completing_ids
 
 INF = math.inf

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.runner.race import race
-from quire.runner.random import BLOCK, exponential_noise, philox4x32_10, seed_key
+from quire.ops.sampling.race import race
+from quire.ops.sampling.random import BLOCK, exponential_noise, philox4x32_10, seed_key
 
 
 def words(text: str) -> tuple[np.uint64, ...]:

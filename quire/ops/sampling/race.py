@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.runner.random import BLOCK, Words, block_minima, block_noise
+from quire.ops.sampling.random import BLOCK, Words, block_minima, block_noise
 
 _LEADERS = 8
 """Most promising blocks of a row that run first; any number gives the same winner."""

@@ -1,0 +1,27 @@
+// paged_attention: causal attention of a step's tokens over the paged cache, for prompt chunks and single tokens alike.
+#pragma once
+
+#include "batch_layout.h"
+#include "kernel.h"
+#include "kv_pools.h"
+
+namespace quire {
+
+// Heads are contiguous, tokens `stride` elements apart. Requests, lengths and block tables come from the layout.
+struct PagedAttentionArgs {
+  float* out;                  // [T, H, D]
+  const float* q;              // [T, H, D]
+  const float* alibi_slopes;   // [H], or null
+  const BatchLayout* layout;
+  int64_t rows;                // T; the layout says which request has which
+  int64_t out_stride, q_stride;
+  int64_t num_heads;
+  int64_t window;              // positions that a token sees, its own included; 0: all
+  float scale;
+  float soft_cap;              // 0: none
+  KVPools pools;
+};
+
+QUIRE_KERNEL(paged_attention, PagedAttentionArgs)
+
+}  // namespace quire

@@ -1,0 +1,48 @@
+// linear: out[m] = weight * x[m] (+ bias), or silu(gate) * up of it, for float32 rows and packed weights of every kind.
+#pragma once
+
+#include "dtype.h"
+#include "kernel.h"
+#include "weight_format.h"
+
+namespace quire {
+
+// float32 weights.
+struct LinearArgs {
+  float* out;               // [rows, out_stride]
+  const float* x;           // [rows, x_stride]
+  const float* bias;        // [N] in the order of the matrix, or null
+  int64_t rows, out_stride, x_stride;
+  WeightView weight;
+};
+QUIRE_KERNEL(linear, LinearArgs)
+
+// bfloat16 weights and rows.
+struct Bf16LinearArgs {
+  float* out;
+  const bf16* x;            // [rows, x_stride], zero beyond the inputs up to an even number
+  const float* bias;
+  int64_t rows, out_stride, x_stride;
+  WeightView weight;
+};
+QUIRE_KERNEL(bf16_linear, Bf16LinearArgs)
+
+// Rows quantized by `quantize`, in steps: runs of inputs that are summed exactly, then scaled.
+struct QuantizedRows {
+  int8_t* values;           // [rows, stride], zero beyond the inputs
+  float* scales;            // [rows, num_steps]
+  int32_t* offsets;         // [rows, num_steps]: multiplier * sum of the step's values
+  int64_t stride, num_steps, step;
+};
+
+// int8 and int4 weights.
+struct QuantLinearArgs {
+  float* out;
+  const float* bias;
+  int64_t rows, out_stride;
+  QuantizedRows x;
+  WeightView weight;
+};
+QUIRE_KERNEL(quant_linear, QuantLinearArgs)
+
+}  // namespace quire

@@ -1,2 +1,0 @@
-// rms_norm for the generic level; compiled with its flags.
-#include "rms_norm.inc"

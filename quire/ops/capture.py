@@ -1,0 +1,59 @@
+"""A model's forward as one program of kernels: what a caller needs, whatever backend can do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepTensors:
+    """One step of T tokens and R requests; see `quire.ops.paged_attention`. int64: the first three, int32: the rest; dense."""
+
+    token_ids: Tensor
+    """[T]"""
+    positions: Tensor
+    """[T]"""
+    slot_mapping: Tensor
+    """[T]: where each token's key and value go."""
+    block_tables: Tensor
+    """[R, max_blocks]"""
+    query_start: Tensor
+    """[R + 1]"""
+    seq_lens: Tensor
+    """[R]"""
+
+
+Forward = Callable[[StepTensors], Tensor]
+"""A step's tokens to hidden states [T, hidden_size]."""
+
+
+class NotCapturable(Exception):
+    """The model does something between two ops that a program cannot repeat; the message says what."""
+
+
+class Captured(Protocol):
+    """A captured forward."""
+
+    num_instructions: int
+
+    def __call__(self, step: StepTensors) -> Tensor:
+        """hidden [T, hidden_size], valid until the next call."""
+
+
+def capture(forward: Forward, max_tokens: int, device: torch.device) -> Captured | None:
+    """`forward` as a program over at most `max_tokens` tokens, or None where no backend on `device` makes programs.
+
+    Raises NotCapturable when `forward` does more than ops and views.
+    """
+    from quire.ops import cpu
+
+    if device.type != "cpu" or cpu.load()[0] is None:
+        return None
+    from quire.ops.cpu.graph import capture as record
+
+    return record(forward, max_tokens)

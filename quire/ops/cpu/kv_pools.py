@@ -1,0 +1,68 @@
+"""The paged cache of the C++ kernels: its layout, and what the kernels need to find it.
+
+Per block and KV head, keys are [D][B], tokens innermost, and values [B][D]: sixteen tokens of a key component, or sixteen
+components of a value, are one vector. In int8 the B float32 scales follow, in the same pool.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quire.ops import reference, registry
+from quire.ops.cpu.extension import extension, on_cpu
+
+_DTYPE_CODES: dict[torch.dtype, int] = {
+    torch.float32: extension.KV_FLOAT32,
+    torch.bfloat16: extension.KV_BFLOAT16,
+    torch.float16: extension.KV_FLOAT16,
+    torch.int8: extension.KV_INT8,
+}
+_SCALE_BYTES = 4
+
+
+@registry.register("kv_cache_shape", "cpu", supports=on_cpu)
+def kv_cache_shape(
+    num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """See `ops.kv_cache_shape`. Every block size and head size is served; multiples of 16 without a copy."""
+    if dtype not in _DTYPE_CODES:
+        names = ", ".join(str(known).removeprefix("torch.") for known in _DTYPE_CODES)
+        raise ValueError(f"dtype of a KV cache must be one of {names}, got {dtype}")
+    width = head_dim + (_SCALE_BYTES if dtype == torch.int8 else 0)
+    keys = (num_blocks, num_kv_heads, width, block_size)
+    if dtype == torch.int8:
+        return keys, (num_blocks, num_kv_heads, block_size * width)
+    return keys, (num_blocks, num_kv_heads, block_size, width)
+
+
+def view_pools(k_cache: Tensor, v_cache: Tensor, block_size: int, head_dim: int) -> Any:
+    """One layer's pools as the extension takes them. Raises ValueError for pools of another layout."""
+    num_kv_heads = k_cache.shape[1]
+    shapes = kv_cache_shape(k_cache.shape[0], block_size, num_kv_heads, head_dim, k_cache.dtype)
+    for name, pool, shape in zip(("k_cache", "v_cache"), (k_cache, v_cache), shapes):
+        if tuple(pool.shape) != shape or pool.dtype != k_cache.dtype or not pool.is_contiguous():
+            raise ValueError(
+                f"{name} must be dense {list(shape)} {k_cache.dtype}, got {list(pool.shape)} {pool.dtype}"
+            )
+    return extension.KVPools(
+        k_cache.data_ptr(),
+        v_cache.data_ptr(),
+        block_size,
+        num_kv_heads,
+        head_dim,
+        _DTYPE_CODES[k_cache.dtype],
+    )
+
+
+def no_pools(num_kv_heads: int, head_dim: int) -> Any:
+    """Stands for pools where nothing is stored, but keys have that shape."""
+    return extension.KVPools(0, 0, 1, num_kv_heads, head_dim, extension.KV_FLOAT32)
+
+
+@registry.register("copy_blocks", "cpu", supports=on_cpu)
+def copy_blocks(source: Tensor, destination: Tensor, pairs: Tensor) -> None:
+    """See `ops.copy_blocks`: rows of bytes, which torch copies as fast as the memory goes."""
+    reference.copy_blocks(source, destination, pairs)

@@ -1,0 +1,310 @@
+"""Packed weights and the ops over them, on the C++ extension; csrc/cpu/weight_format.h has the layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quire.ops import reference, registry
+from quire.ops.cpu.extension import DTYPE_CODES, LEVEL, address, allocate, extension, on_cpu
+from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized, check_rows
+
+PANEL_ROWS: int = extension.PANEL_ROWS
+_INPUTS_PER_WORD = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8}
+_BYTE_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class CpuWeight(PackedWeight):
+    """A packed matrix with the extension's description of it. `tensors`: data uint8, and scales and zeros where there are any."""
+
+    view: Any = None
+
+    @property
+    def multiplier(self) -> int:
+        """What the sums of quantized activations are multiplied by, to undo the stored values' offset."""
+        if self.format.name == "int8":
+            return -128
+        return 1 if "zeros" in self.tensors else -8
+
+    @property
+    def encodes_activations(self) -> bool:
+        """Whether float32 rows are rounded before they meet the weight."""
+        return self.format.name != "float32"
+
+    @property
+    def step(self) -> int:
+        """Inputs whose products are summed exactly before they are scaled."""
+        groups = [size for size in (self.format.activation_group, self.format.group_size) if size]
+        return min([*groups, _round_up(self.input_size, 4)])
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+# -- packing -------------------------------------------------------------------------------------------------
+
+
+@registry.register("new_weight", "cpu", supports=on_cpu)
+def new_weight(
+    format: WeightFormat, output_size: int, input_size: int, gate_up: bool, device: torch.device
+) -> CpuWeight:
+    """See `ops.new_weight`."""
+    check_matrix(output_size, input_size, format, gate_up)
+    panels = -(-output_size // PANEL_ROWS)
+    words = -(-input_size // _INPUTS_PER_WORD[format.name])
+    tensors = {"data": allocate((panels, words, PANEL_ROWS, 4), torch.uint8)}
+    if format.name == "int8":
+        tensors["scales"] = allocate((panels, PANEL_ROWS), torch.float32)
+    elif format.name == "int4":
+        tensors["scales"] = allocate((panels, input_size // format.group_size, PANEL_ROWS), torch.float16)
+    return _with_tensors(CpuWeight(format, output_size, input_size, gate_up), tensors)
+
+
+@registry.register("set_rows", "cpu", supports=on_cpu)
+def set_rows(weight: CpuWeight, first_row: int, rows: Tensor) -> None:
+    """See `ops.set_rows`."""
+    check_rows(weight, first_row, rows)
+    if rows.dtype not in DTYPE_CODES:
+        rows = rows.float()
+    if rows.stride(1) != 1:
+        rows = rows.contiguous()
+    _pack(weight, first_row, rows, None)
+
+
+@registry.register("pack_weight", "cpu", supports=on_cpu)
+def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> CpuWeight:
+    """See `ops.pack_weight`."""
+    packed = new_weight(format, weight.shape[0], weight.shape[1], gate_up, weight.device)
+    set_rows(packed, 0, weight)
+    return packed
+
+
+@registry.register("pack_quantized", "cpu", supports=on_cpu)
+def pack_quantized(
+    values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat, gate_up: bool = False
+) -> CpuWeight:
+    """See `ops.pack_quantized`."""
+    check_quantized(values, scales, zeros, format)
+    packed = new_weight(format, values.shape[0], values.shape[1], gate_up, values.device)
+    _pack(packed, 0, None, values.contiguous())
+    order = _panel_order(packed)
+    packed.tensors["scales"].copy_(_in_panels(scales.to(packed.tensors["scales"].dtype), order))
+    if zeros is None:
+        return packed
+    own = allocate(tuple(packed.tensors["scales"].shape), torch.uint8)
+    own.copy_(_in_panels(zeros.to(torch.uint8), order))
+    return _with_tensors(packed, packed.tensors | {"zeros": own})
+
+
+def _pack(weight: CpuWeight, first_row: int, floats: Tensor | None, values: Tensor | None) -> None:
+    """Store some rows, given as floats or as integers whose scales are somebody else's affair."""
+    given = floats if floats is not None else values
+    assert given is not None
+    if given.numel() == 0:
+        return
+    extension.pack(
+        address(floats),
+        address(values),
+        DTYPE_CODES[floats.dtype] if floats is not None else 0,
+        first_row,
+        given.shape[0],
+        given.stride(0),
+        address(weight.tensors["data"]),
+        address(weight.tensors.get("scales")),
+        weight.output_size,
+        weight.input_size,
+        weight.format.group_size,
+        weight.gate_up,
+        _kind(weight.format),
+        LEVEL,
+    ).run()
+
+
+def _kind(format: WeightFormat) -> int:
+    return extension.WEIGHT_KINDS.index(format.name)
+
+
+def _with_tensors(weight: CpuWeight, tensors: dict[str, Tensor]) -> CpuWeight:
+    view = extension.weight_view(
+        address(tensors["data"]),
+        address(tensors.get("scales")),
+        address(tensors.get("zeros")),
+        weight.output_size,
+        weight.input_size,
+        weight.format.group_size,
+        weight.gate_up,
+        _kind(weight.format),
+    )
+    return CpuWeight(weight.format, weight.output_size, weight.input_size, weight.gate_up, tensors, view)
+
+
+def _panel_order(weight: PackedWeight) -> Tensor:
+    """[panels * PANEL_ROWS]: the matrix row at each place of the panels; output_size where there is none."""
+    size = weight.output_size
+    places = torch.arange(_round_up(size, PANEL_ROWS))
+    if not weight.gate_up:
+        return places.clamp(max=size)
+    half = PANEL_ROWS // 2
+    row = places // PANEL_ROWS * half + places % half
+    is_up = places % PANEL_ROWS >= half
+    return torch.where(row < size // 2, row + is_up * (size // 2), size)
+
+
+def _in_panels(matrix: Tensor, order: Tensor) -> Tensor:
+    """[N, groups] -> [panels, groups, PANEL_ROWS] (without the middle dimension for one group), zeros as padding."""
+    padded = torch.cat((matrix, matrix.new_zeros(1, matrix.shape[1])))[order]
+    panels = padded.view(-1, PANEL_ROWS, matrix.shape[1]).transpose(1, 2)
+    return panels.squeeze(1) if matrix.shape[1] == 1 else panels
+
+
+@registry.register("unpack_weight", "cpu", supports=on_cpu)
+def unpack_weight(weight: CpuWeight) -> Tensor:
+    """See `ops.unpack_weight`."""
+    return embedding(torch.arange(weight.output_size), weight)
+
+
+# -- multiplying ---------------------------------------------------------------------------------------------
+
+
+@registry.register("linear", "cpu", supports=on_cpu)
+def linear(x: Tensor, weight: Tensor | CpuWeight, bias: Tensor | None = None) -> Tensor:
+    """See `ops.linear`. A plain weight is packed for this call alone: right, not fast."""
+    if isinstance(weight, Tensor):
+        if weight.dtype not in DTYPE_CODES:
+            return reference.linear(x, weight, bias)
+        weight = pack_weight(weight, WeightFormat("float32"))
+    if weight.gate_up:
+        raise ValueError("a weight packed with gate_up is for gate_up_linear")
+    return _multiply(x, weight, bias, weight.output_size, LEVEL)
+
+
+@registry.register("gate_up_linear", "cpu", supports=on_cpu)
+def gate_up_linear(x: Tensor, weight: Tensor | CpuWeight, bias: Tensor | None = None) -> Tensor:
+    """See `ops.gate_up_linear`. A plain weight is packed for this call alone: right, not fast."""
+    if isinstance(weight, Tensor):
+        weight = pack_weight(weight, WeightFormat("float32"), gate_up=True)
+    if not weight.gate_up:
+        raise ValueError("gate_up_linear needs a weight packed with gate_up")
+    return _multiply(x, weight, bias, weight.output_size // 2, LEVEL)
+
+
+def _multiply(x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int, level: int) -> Tensor:
+    if x.shape[-1] != weight.input_size:
+        raise ValueError(f"x must have {weight.input_size} columns, got {list(x.shape)}")
+    if bias is not None and bias.shape != (weight.output_size,):
+        raise ValueError(f"bias must be [{weight.output_size}], got {list(bias.shape)}")
+    rows = x.reshape(-1, weight.input_size).float()
+    if rows.stride(-1) != 1:
+        rows = rows.contiguous()
+    bias = None if bias is None else bias.float().contiguous()
+    out = rows.new_empty(len(rows), width)
+    x_at: XAt = (rows.data_ptr(), rows.stride(0))
+    if weight.encodes_activations:
+        buffers = [torch.empty(len(rows), size, dtype=dtype) for size, dtype in encoded_shapes(weight)]
+        places = [buffer.data_ptr() for buffer in buffers]
+        encode_instruction(weight, rows.data_ptr(), rows.stride(0), len(rows), places, level=level).run()
+        x_at = places, 0
+    product_instruction(weight, x_at, out.data_ptr(), width, address(bias), len(rows), level).run()
+    return out.view(*x.shape[:-1], width).to(x.dtype)
+
+
+XAt = tuple[int | Sequence[int], int]
+"""Float32 rows: their address and stride. Or encoded rows: the addresses of their buffers, and nothing."""
+
+
+def encoded_shapes(weight: CpuWeight) -> list[tuple[int, torch.dtype]]:
+    """Width and type of the buffers that hold a row as `weight` wants it: bfloat16; or int8 values, scales and offsets."""
+    if weight.format.name == "bfloat16":
+        return [(_round_up(weight.input_size, 2), torch.bfloat16)]
+    num_steps = -(-weight.input_size // weight.step)
+    return [
+        (_round_up(weight.input_size, _BYTE_ALIGNMENT), torch.int8),
+        (num_steps, torch.float32),
+        (num_steps, torch.int32),
+    ]
+
+
+def _quantized_rows(weight: CpuWeight, places: Sequence[int]) -> Any:
+    (stride, _), (num_steps, _), _ = encoded_shapes(weight)
+    return extension.quantized_rows(*places, stride, num_steps, weight.step)
+
+
+@dataclass(frozen=True)
+class NormAt:
+    """An RMS norm before the encoding: weight, eps, and addresses of the residual stream before and after (0: none)."""
+
+    weight: Tensor
+    eps: float
+    residual: int = 0
+    residual_out: int = 0
+
+
+def encode_instruction(
+    weight: CpuWeight,
+    x: int,
+    x_stride: int,
+    rows: int,
+    places: Sequence[int],
+    norm: NormAt | None = None,
+    level: int = LEVEL,
+) -> Any:
+    """Rows at address `x`, normalised if there is a norm, into buffers at `places` shaped as `encoded_shapes` says."""
+    narrow = weight.format.name == "bfloat16"
+    return extension.quantize(
+        x,
+        x_stride,
+        rows,
+        weight.input_size,
+        extension.quantized_rows(0, 0, 0, 0, 0, 0) if narrow else _quantized_rows(weight, places),
+        weight.format.activation_group or weight.input_size,
+        weight.multiplier,
+        places[0] if narrow else 0,
+        encoded_shapes(weight)[0][0] if narrow else 0,
+        norm.weight.data_ptr() if norm else 0,
+        norm.residual if norm else 0,
+        norm.residual_out if norm else 0,
+        norm.eps if norm else 0.0,
+        level,
+    )
+
+
+def product_instruction(
+    weight: CpuWeight,
+    x_at: XAt,
+    out: int,
+    out_stride: int,
+    bias: int,
+    rows: int,
+    level: int = LEVEL,
+) -> Any:
+    """The product itself."""
+    x, x_stride = x_at
+    if isinstance(x, int):
+        return extension.linear(out, out_stride, x, x_stride, bias, rows, weight.view, level)
+    if weight.format.name == "bfloat16":
+        stride = encoded_shapes(weight)[0][0]
+        return extension.bf16_linear(out, out_stride, x[0], stride, bias, rows, weight.view, level)
+    return extension.quant_linear(
+        out, out_stride, _quantized_rows(weight, x), bias, rows, weight.view, level
+    )
+
+
+@registry.register("embedding", "cpu", supports=on_cpu)
+def embedding(token_ids: Tensor, weight: Tensor | CpuWeight) -> Tensor:
+    """See `ops.embedding`."""
+    if isinstance(weight, Tensor):
+        return reference.embedding(token_ids, weight)
+    ids = token_ids.long().contiguous()
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < weight.output_size:
+        raise IndexError(f"token ids must be in [0, {weight.output_size}), got {int(ids.min())} to {int(ids.max())}")
+    out = torch.empty(*ids.shape, weight.input_size)
+    layout = extension.BatchLayout()
+    layout.set(ids.numel(), 0, 0, ids.data_ptr(), 0, 0, 0, 0, 0)
+    extension.gather(out.data_ptr(), weight.input_size, ids.numel(), layout, weight.view, LEVEL).run()
+    return out

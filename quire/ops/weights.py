@@ -1,0 +1,109 @@
+"""How a matrix is stored for the kernels: `WeightFormat` says how, `PackedWeight` is one stored matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+FormatName = Literal["float32", "bfloat16", "int8", "int4"]
+
+FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4")
+GROUP_SIZES = (32, 64, 128)
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """Numbers of a matrix [N outputs, K inputs], and of the activations that meet it.
+
+    int8: one scale per output, weight = value * scale with values in [-127, 127].
+    int4: one scale per output and group of inputs, weight = (value - zero) * scale with values in [0, 15], zero 8
+    unless the matrix brings its own.
+    Both multiply activations that are quantized on the fly: per token and group of inputs, value = round(x * 127 / absmax).
+    """
+
+    name: FormatName
+    group_size: int = 0
+    """int4: inputs that share a weight scale, 32, 64 or 128."""
+    activation_group: int = 0
+    """int8 and int4: inputs that share an activation scale: 32, 64 or 128; 0 is all of a token's."""
+
+    def __post_init__(self) -> None:
+        if self.name not in FORMAT_NAMES:
+            raise ValueError(f"weight format must be one of {', '.join(FORMAT_NAMES)}, got {self.name!r}")
+        if self.name == "int4" and self.group_size not in GROUP_SIZES:
+            raise ValueError(f"group_size must be 32, 64 or 128 for int4, got {self.group_size}")
+        if self.activation_group not in (0, *GROUP_SIZES):
+            raise ValueError(f"activation_group must be 0, 32, 64 or 128, got {self.activation_group}")
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether activations are quantized to meet these weights."""
+        return self.name in ("int8", "int4")
+
+    def check_input_size(self, input_size: int) -> None:
+        """Raises ValueError where a row of `input_size` cannot be cut into groups; int8 has none to cut."""
+        if self.name == "int4" and input_size % self.group_size:
+            raise ValueError(
+                f"input_size must be a multiple of group_size {self.group_size} for int4, got {input_size}"
+            )
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """One matrix [output_size, input_size] in a backend's own layout. Made by `ops.pack_weight` and `ops.pack_quantized`."""
+
+    format: WeightFormat
+    output_size: int
+    input_size: int
+    gate_up: bool
+    """Rows are gate then up, for `ops.gate_up_linear`."""
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+    @property
+    def device_type(self) -> str:
+        """Where it lies."""
+        return next(iter(self.tensors.values())).device.type
+
+
+def check_matrix(output_size: int, input_size: int, format: WeightFormat, gate_up: bool) -> None:
+    """Raises ValueError naming what cannot be packed."""
+    if gate_up and output_size % 2:
+        raise ValueError(f"a gate/up weight must have an even number of rows, got {output_size}")
+    format.check_input_size(input_size)
+
+
+def check_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
+    """Raises ValueError where `ops.set_rows` would write past the matrix."""
+    if rows.dim() != 2 or rows.shape[1] != weight.input_size:
+        raise ValueError(f"rows must be [n, {weight.input_size}], got {list(rows.shape)}")
+    if not 0 <= first_row <= first_row + rows.shape[0] <= weight.output_size:
+        last = first_row + rows.shape[0]
+        raise ValueError(f"rows {first_row} to {last} are not within the matrix's {weight.output_size}")
+
+
+def check_quantized(values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat) -> None:
+    """Raises ValueError naming what does not fit `ops.pack_quantized`."""
+    if not format.is_integer:
+        raise ValueError(f"pack_quantized is for int8 and int4, got {format.name}")
+    format.check_input_size(values.shape[1])
+    is_int8 = format.name == "int8"
+    dtype = torch.int8 if is_int8 else torch.uint8
+    if values.dtype != dtype:
+        raise ValueError(f"values must be {dtype} for {format.name}, got {values.dtype}")
+    shape = [values.shape[0], 1 if is_int8 else values.shape[1] // format.group_size]
+    if list(scales.shape) != shape:
+        raise ValueError(f"scales must have shape {shape}, got {list(scales.shape)}")
+    if zeros is None:
+        return
+    if is_int8:
+        raise ValueError("zeros must be None for int8")
+    if zeros.dtype != torch.uint8 or list(zeros.shape) != shape:
+        raise ValueError(f"zeros must be torch.uint8 {shape}, got {zeros.dtype} {list(zeros.shape)}")

@@ -1,0 +1,105 @@
+"""A captured model gives the bits of the same ops called one by one, and what cannot be captured is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from quire import ops
+from quire.ops import cpu
+from quire.ops.capture import Forward, NotCapturable, StepTensors, capture
+from quire.ops.weights import WeightFormat
+
+extension, _reason = cpu.load()
+pytestmark = pytest.mark.skipif(extension is None, reason=f"no C++ kernels: {_reason}")
+
+HIDDEN, INNER, VOCAB, MAX_TOKENS = 64, 96, 200, 64
+
+
+def draw(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make_forward(format: WeightFormat, num_layers: int = 3) -> Forward:
+    """A residual stack of norm, gate/up and down."""
+    table = ops.pack_weight(draw(VOCAB, HIDDEN, seed=1), format)
+    norm = draw(HIDDEN, seed=2).abs()
+    layers = [
+        (
+            ops.pack_weight(draw(2 * INNER, HIDDEN, seed=10 + i), format, gate_up=True),
+            ops.pack_weight(draw(HIDDEN, INNER, seed=20 + i), format),
+        )
+        for i in range(num_layers)
+    ]
+
+    def forward(step: StepTensors) -> Tensor:
+        hidden, residual = ops.embedding(step.token_ids, table), None
+        for gate_up, down in layers:
+            if residual is None:
+                hidden, residual = ops.rms_norm(hidden, norm, 1e-6), hidden
+            else:
+                hidden, residual = ops.rms_norm(hidden, norm, 1e-6, residual)
+            hidden = ops.linear(ops.gate_up_linear(hidden, gate_up), down)
+        return ops.rms_norm(hidden, norm, 1e-6, residual)[0]
+
+    return forward
+
+
+def make_step(token_ids: Tensor) -> StepTensors:
+    zeros, small = torch.zeros_like(token_ids), torch.zeros(2, dtype=torch.int32)
+    return StepTensors(token_ids, zeros, zeros, small.view(1, 2), small, small[:1])
+
+
+def captured(forward: Forward, max_tokens: int = MAX_TOKENS):
+    return capture(forward, max_tokens, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "format",
+    [
+        WeightFormat("float32"),
+        WeightFormat("bfloat16"),
+        WeightFormat("int8"),
+        WeightFormat("int8", activation_group=32),
+        WeightFormat("int4", group_size=32, activation_group=32),
+    ],
+    ids=str,
+)
+def test_captured_equals_op_by_op(format: WeightFormat) -> None:
+    forward = make_forward(format)
+    program = captured(forward)
+    for num_tokens in (1, 2, 33, MAX_TOKENS):
+        step = make_step(torch.arange(num_tokens) * 7 % VOCAB)
+        expected = forward(step)
+        for threads in (1, 2):
+            extension.set_num_threads(threads)
+            assert torch.equal(program(step), expected)
+        extension.set_num_threads(1)
+
+
+def test_norm_and_quantization_become_one_kernel() -> None:
+    """Integer formats: embedding, norms with quantization, two products and one quantization per layer, last norm."""
+    assert captured(make_forward(WeightFormat("float32"), 2)).num_instructions == 1 + 2 * 3 + 1
+    for name in ("int8", "bfloat16"):
+        assert captured(make_forward(WeightFormat(name), 2)).num_instructions == 1 + 2 * 4 + 1
+
+
+def test_memory_is_shared_by_rows_that_do_not_live_together() -> None:
+    sizes = [captured(make_forward(WeightFormat("float32"), n))._arena.numel() for n in (8, 12)]
+    assert sizes[0] == sizes[1]
+
+
+def test_more_tokens_than_captured_are_refused() -> None:
+    with pytest.raises(ValueError, match="at most 4 tokens were captured, got 5"):
+        captured(make_forward(WeightFormat("float32")), 4)(make_step(torch.zeros(5, dtype=torch.int64)))
+
+
+def test_arithmetic_between_ops_is_refused() -> None:
+    forward = make_forward(WeightFormat("float32"))
+    with pytest.raises(NotCapturable, match="torch computes"):
+        captured(lambda step: forward(step) + 1)
+    with pytest.raises(NotCapturable):
+        captured(lambda step: forward(dataclasses.replace(step, token_ids=step.token_ids + 1)))
