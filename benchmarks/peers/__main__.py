@@ -146,6 +146,7 @@ def describe_run(args: argparse.Namespace, peers: list[Peer]) -> dict[str, Any]:
         "machine": describe_machine(),
         "threads": args.threads,
         "scale": args.scale,
+        "command": sys.argv[1:],
         "peers": known | installed,
         "left_out": left_out,
     }

@@ -50,7 +50,8 @@ def _order(rows: Sequence[Row]) -> Any:
 def _conditions(about: dict[str, Any], measurements: Sequence[Measurement]) -> str:
     rounds = 1 + max((each.round for each in measurements), default=0)
     lines = [
-        f"{about['date']}, {about['threads']} threads, medians of {rounds} interleaved rounds, random weights: speed only.",
+        f"{about['date']}, {about['threads']} threads, random weights: speed only. Rounds, interleaved: {rounds}; "
+        "figures are their medians.",
         "; ".join(f"{name}: {value}" for name, value in about["machine"].items()) + ".",
         f"Others took more than {NOISY_SHARE:.0%} of the machine during {num_noisy(measurements)} of "
         f"{len(measurements)} measurements.",

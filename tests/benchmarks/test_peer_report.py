@@ -83,7 +83,7 @@ def test_precisions_of_one_figure_stand_together():
 
 def test_report_says_how_it_was_measured():
     report = render_report(ABOUT, MEASUREMENTS)
-    assert "medians of 2 interleaved rounds" in report and "2 threads" in report
+    assert "Rounds, interleaved: 2" in report and "2 threads" in report
     assert "during 1 of 6 measurements" in report and "shortened by 4" in report
     assert "## S: the shape of Qwen2.5-0.5B" in report
     assert "- openvino, S, int8, W1: it broke" in report and "- vllm: not installed" in report

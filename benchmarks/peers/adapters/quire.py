@@ -1,7 +1,9 @@
-"""Quire: the offline engine, stepped."""
+"""Quire: the offline engine, stepped. Further engine arguments may be given as JSON in the variable ENGINE_ARGS."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 from benchmarks.peers.adapters import KV_CACHE_BYTES, MAX_MODEL_LEN
@@ -37,9 +39,7 @@ class Quire:
     def load(self, model: Path, precision: str, threads: int) -> None:
         from quire import LLM
 
-        llm = LLM(
-            model=str(model),
-            **_OPTIONS[precision],
+        options = dict(
             skip_tokenizer_init=True,
             num_threads=threads,
             enable_prefix_caching=False,
@@ -47,7 +47,8 @@ class Quire:
             max_num_seqs=64,
             kv_cache_memory_bytes=KV_CACHE_BYTES,
         )
-        self._engine = llm.llm_engine
+        options |= _OPTIONS[precision] | json.loads(os.environ.get("ENGINE_ARGS", "{}"))
+        self._engine = LLM(model=str(model), **options).llm_engine
 
     def run(self, workload: Workload) -> Figures:
         from quire import SamplingParams
