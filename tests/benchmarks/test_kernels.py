@@ -44,7 +44,12 @@ def test_every_kernel_gives_rows(tmp_path, capsys):
     benchmark.main([*arguments.split(), "--json", str(path)])
     report = json.loads(path.read_text())
     assert {row["kernel"] for row in report["rows"]} == {
-        "linear", "attention", "rms_norm", "silu_and_mul", "rotary", "sampler",
+        "linear",
+        "attention",
+        "rms_norm",
+        "silu_and_mul",
+        "rotary",
+        "sampler",
     }
     assert all(row["seconds"] > 0 and row["bytes"] > 0 for row in report["rows"])
     assert len(report["long_context"]) == 3
