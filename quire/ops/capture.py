@@ -50,10 +50,32 @@ def capture(forward: Forward, max_tokens: int, device: torch.device) -> Captured
 
     Raises NotCapturable when `forward` does more than ops and views.
     """
-    from quire.ops import cpu
-
-    if device.type != "cpu" or cpu.load()[0] is None:
+    if not _makes_programs(device):
         return None
     from quire.ops.cpu.graph import capture as record
 
     return record(forward, max_tokens)
+
+
+RowFunction = Callable[[Tensor], Tensor]
+"""Rows [N, width] in float32 to rows [N, other width]."""
+
+
+def capture_rows(
+    function: RowFunction, width: int, max_rows: int, device: torch.device
+) -> RowFunction | None:
+    """`function` as a program over at most `max_rows` rows, whose result is valid until its next call; or None, as `capture`.
+
+    Raises NotCapturable as `capture` does. What it saves is memory that is new at every call: the kernel would have to clear it.
+    """
+    if not _makes_programs(device):
+        return None
+    from quire.ops.cpu.graph import capture_rows as record
+
+    return record(function, width, max_rows)
+
+
+def _makes_programs(device: torch.device) -> bool:
+    from quire.ops import cpu
+
+    return device.type == "cpu" and cpu.load()[0] is not None

@@ -13,7 +13,7 @@ from quire.batch import NewRequest, RequestResult, ScheduledBatch, ScheduledRequ
 from quire.config.types import EngineConfig
 from quire.errors import QuireError
 from quire.log import get_logger
-from quire.runner.forward import make_forward
+from quire.runner.forward import make_forward, make_head
 from quire.runner.inputs import ModelInputs, RequestTable
 from quire.runner.kv_cache import KVCache
 from quire.runner.logprobs import check_logprobs_mode, prompt_logprobs
@@ -44,12 +44,13 @@ class ModelRunner:
     def __init__(
         self, model: nn.Module, kv_cache: KVCache, config: EngineConfig, device: torch.device
     ) -> None:
-        self._model = model
         self._kv_cache = kv_cache
         self._device = device
         self._vocab_size = config.model.hf.vocab_size
         self._logprobs_mode = check_logprobs_mode(config.model.logprobs_mode)
         self._forward = make_forward(model, kv_cache, config.scheduler.max_num_batched_tokens, device)
+        max_rows = max(config.scheduler.max_num_seqs, PROMPT_LOGITS_ROWS)
+        self._logits = make_head(model, config.model.hf.hidden_size, max_rows, device)
         self._table = RequestTable(
             config.scheduler.max_num_seqs, config.scheduler.max_model_len, kv_cache.spec.block_size
         )
@@ -128,7 +129,7 @@ class ModelRunner:
             return
         if len(plan.hidden_rows) < len(hidden):
             hidden = hidden.index_select(0, torch.tensor(plan.hidden_rows, device=self._device))
-        output = self._sampler(self._model.compute_logits(hidden), plan.rows)
+        output = self._sampler(self._logits(hidden), plan.rows)
         if len(plan.rows) == len(plan.indices):
             self._take_tokens(plan, inputs, output, results)
         else:
@@ -220,6 +221,6 @@ class ModelRunner:
         scored: list[TokenLogprobs] = []
         for start in range(0, len(targets), PROMPT_LOGITS_ROWS):
             rows = slice(start, start + PROMPT_LOGITS_ROWS)
-            logits = self._model.compute_logits(hidden[rows])
+            logits = self._logits(hidden[rows])
             scored += prompt_logprobs(logits, targets[rows], num_logprobs, self._logprobs_mode)
         return scored

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quire import ops
 from quire.ops import cpu
-from quire.ops.capture import Forward, NotCapturable, StepTensors, capture
+from quire.ops.capture import Forward, NotCapturable, StepTensors, capture, capture_rows
 from quire.ops.weights import WeightFormat
 
 extension, _reason = cpu.load()
@@ -88,8 +88,20 @@ def test_norm_and_quantization_become_one_kernel() -> None:
 
 
 def test_memory_is_shared_by_rows_that_do_not_live_together() -> None:
-    sizes = [captured(make_forward(WeightFormat("float32"), n))._arena.numel() for n in (8, 12)]
+    sizes = [captured(make_forward(WeightFormat("float32"), n))._compiled._arena.numel() for n in (8, 12)]
     assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "int8"])
+def test_a_function_of_rows_is_captured_too(name: str) -> None:
+    weight = ops.pack_weight(draw(VOCAB, HIDDEN, seed=3), WeightFormat(name))
+    head = capture_rows(lambda rows: ops.linear(rows, weight)[:, :150], HIDDEN, 8, torch.device("cpu"))
+    for count in (1, 8, 3):
+        rows = draw(count, HIDDEN, seed=count)
+        assert torch.equal(head(rows), ops.linear(rows, weight)[:, :150])
+    assert head(rows).data_ptr() == head(rows).data_ptr()
+    with pytest.raises(NotCapturable):
+        capture_rows(lambda rows: ops.linear(rows, weight).tanh(), HIDDEN, 8, torch.device("cpu"))
 
 
 def test_more_tokens_than_captured_are_refused() -> None:

@@ -21,6 +21,8 @@ from quire.ops.capture import Forward, NotCapturable, StepTensors
 from quire.ops.cpu.extension import allocate, extension
 
 ALIGNMENT = 64
+INPUT = "input"
+"""Name of the node that stands for rows which the caller writes."""
 _META = torch.device("meta")
 
 
@@ -101,36 +103,54 @@ def recording() -> Recording:
     return _current
 
 
-class CapturedForward:
-    """A model's forward over at most `max_tokens` tokens. Results live in its own memory, until the next run."""
+class Compiled:
+    """A recording with its nodes fused, lowered, and given an arena that every run uses again."""
 
     def __init__(self, recording: Recording, result: Tensor) -> None:
         from quire.ops.cpu.fusion import fuse
 
-        nodes = fuse(recording.nodes, keep=recording.operand(result))
-        starts, num_bytes = plan_memory(nodes, recording, recording.operand(result))
-        self.max_tokens = recording.max_tokens
-        self.num_instructions = len(nodes)
-        self._layout = recording.layout
+        end = recording.operand(result)
+        nodes = fuse(recording.nodes, keep=end)
+        self._starts, num_bytes = plan_memory(nodes, recording, end)
         self._nodes = nodes  # their closures keep weights and tables alive, to which instructions hold bare addresses
         self._arena = allocate((num_bytes,), torch.uint8)
         base = self._arena.data_ptr()
-        self._program = extension.Program(
-            [node.build(lambda operand: base + starts[operand.buffer] + operand.offset) for node in nodes]
-        )
-        self._result = self._view(recording, result, starts)
+        instructions = [
+            node.build(lambda operand: base + self._starts[operand.buffer] + operand.offset)
+            for node in nodes
+            if node.name != INPUT
+        ]
+        self.num_instructions = len(instructions)
+        self.max_rows = recording.max_tokens
+        self._program = extension.Program(instructions)
+        self._result = self.view(recording, result)
 
-    def _view(self, recording: Recording, result: Tensor, starts: list[int]) -> Tensor:
-        operand = recording.operand(result)
-        start = starts[operand.buffer] + operand.offset
-        rows = self._arena[start : start + self.max_tokens * operand.stride].view(result.dtype)
-        return rows.view(self.max_tokens, -1)[:, : result[0].numel()]
+    def view(self, recording: Recording, tensor: Tensor) -> Tensor:
+        """The place of a recorded tensor [max_rows, width] in the arena."""
+        operand = recording.operand(tensor)
+        start = self._starts[operand.buffer]
+        rows = self._arena[start : start + self.max_rows * operand.stride].view(tensor.dtype)
+        first = operand.offset // tensor.itemsize
+        return rows.view(self.max_rows, -1)[:, first : first + tensor[0].numel()]
+
+    def run(self, num_rows: int) -> Tensor:
+        """Execute over the first rows; the result's rows, valid until the next run."""
+        if num_rows > self.max_rows:
+            raise ValueError(f"at most {self.max_rows} tokens were captured, got {num_rows}")
+        self._program.run(num_rows)
+        return self._result[:num_rows]
+
+
+class CapturedForward:
+    """See `ops.capture.Captured`."""
+
+    def __init__(self, recording: Recording, result: Tensor) -> None:
+        self._layout = recording.layout
+        self._compiled = Compiled(recording, result)
+        self.num_instructions = self._compiled.num_instructions
 
     def __call__(self, step: StepTensors) -> Tensor:
-        """See `ops.capture.Captured`."""
         num_tokens = len(step.token_ids)
-        if num_tokens > self.max_tokens:
-            raise ValueError(f"at most {self.max_tokens} tokens were captured, got {num_tokens}")
         self._layout.set(
             num_tokens,
             len(step.seq_lens),
@@ -142,8 +162,19 @@ class CapturedForward:
             step.query_start.data_ptr(),
             step.seq_lens.data_ptr(),
         )
-        self._program.run(num_tokens)
-        return self._result[:num_tokens]
+        return self._compiled.run(num_tokens)
+
+
+class CapturedRows:
+    """See `ops.capture.capture_rows`."""
+
+    def __init__(self, recording: Recording, source: Tensor, result: Tensor) -> None:
+        self._compiled = Compiled(recording, result)
+        self._source = self._compiled.view(recording, source)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        self._source[: len(rows)].copy_(rows)
+        return self._compiled.run(len(rows))
 
 
 def _step_without_memory(max_tokens: int) -> StepTensors:
@@ -162,6 +193,16 @@ def capture(forward: Forward, max_tokens: int) -> CapturedForward:
     with _record(max_tokens) as pass_, _ViewsOnly():
         result = forward(pass_.step)
     return CapturedForward(pass_, result)
+
+
+def capture_rows(function: Callable[[Tensor], Tensor], width: int, max_rows: int) -> CapturedRows:
+    """See `ops.capture.capture_rows`."""
+    with _record(max_rows) as pass_:
+        source = pass_.new((width,), torch.float32)
+        pass_.emit(INPUT, (), (source,), lambda at: None)
+        with _ViewsOnly():
+            result = function(source)
+    return CapturedRows(pass_, source, result)
 
 
 @contextmanager

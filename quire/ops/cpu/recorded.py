@@ -196,7 +196,7 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mappin
         keys, values = (_rows(at, operand) for operand in reads)
         return extension.rotary(0, 0, 0, 0, 0, *keys, 0, 0, *values, 0, 0, pools, record.layout, LEVEL)
 
-    record.emit("write_kv", (k, v), (), build, pools=pools, layout=record.layout)
+    record.emit("write_kv", (k, v), (), build, pools=pools, layout=record.layout, keep=(k_cache, v_cache))
 
 
 def rotary_write_builder(rotary: Node, write: Node) -> Callable[[Address], Any]:
@@ -248,7 +248,7 @@ def paged_attention(
             *rows, heads, pools, record.layout, scale, sliding_window, slopes, soft_cap
         )
 
-    record.emit("attention", (q,), (out,), build, keep=slopes)
+    record.emit("attention", (q,), (out,), build, keep=(k_cache, v_cache))
     return out
 
 
