@@ -122,7 +122,11 @@ def with_forward(case: Case, forward: Forward, step: StepTensors) -> Case:
         captured = None
     if captured is None:
         return replace(case, run=lambda: forward(step), how="op")
-    return replace(case, run=lambda: captured(step), how="program")
+
+    def run(weights_and_pools: Forward = forward) -> Tensor:  # what the program's addresses point to lives in `forward`
+        return captured(step)
+
+    return replace(case, run=run, how="program")
 
 
 def nothing() -> None:
