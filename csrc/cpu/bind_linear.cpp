@@ -17,7 +17,7 @@ WeightView view(uintptr_t data, uintptr_t scales, uintptr_t zeros, int64_t num_r
 }
 
 InstructionPtr make_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias, int64_t rows,
-                           const WeightView& weight, int level) {
+                           const WeightView& weight, uintptr_t argmax_ids, uintptr_t argmax_values, int level) {
   LinearArgs args{};
   args.out = pointer<float>(out);
   args.x = pointer<const float>(x);
@@ -26,11 +26,13 @@ InstructionPtr make_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64
   args.out_stride = out_stride;
   args.x_stride = x_stride;
   args.weight = weight;
+  args.argmax = {pointer<int64_t>(argmax_ids), pointer<float>(argmax_values)};
   return make_instruction(linear_for(checked_level(level)), args);
 }
 
 InstructionPtr make_bf16_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias,
-                                int64_t rows, const WeightView& weight, int level) {
+                                int64_t rows, const WeightView& weight, uintptr_t argmax_ids, uintptr_t argmax_values,
+                                int level) {
   Bf16LinearArgs args{};
   args.out = pointer<float>(out);
   args.x = pointer<const bf16>(x);
@@ -39,6 +41,7 @@ InstructionPtr make_bf16_linear(uintptr_t out, int64_t out_stride, uintptr_t x, 
   args.out_stride = out_stride;
   args.x_stride = x_stride;
   args.weight = weight;
+  args.argmax = {pointer<int64_t>(argmax_ids), pointer<float>(argmax_values)};
   return make_instruction(bf16_linear_for(checked_level(level)), args);
 }
 
@@ -48,7 +51,7 @@ QuantizedRows quantized_rows(uintptr_t values, uintptr_t scales, uintptr_t offse
 }
 
 InstructionPtr make_quant_linear(uintptr_t out, int64_t out_stride, const QuantizedRows& x, uintptr_t bias, int64_t rows,
-                                 const WeightView& weight, int level) {
+                                 const WeightView& weight, uintptr_t argmax_ids, uintptr_t argmax_values, int level) {
   QuantLinearArgs args{};
   args.out = pointer<float>(out);
   args.bias = pointer<const float>(bias);
@@ -56,6 +59,7 @@ InstructionPtr make_quant_linear(uintptr_t out, int64_t out_stride, const Quanti
   args.out_stride = out_stride;
   args.x = x;
   args.weight = weight;
+  args.argmax = {pointer<int64_t>(argmax_ids), pointer<float>(argmax_values)};
   return make_instruction(quant_linear_for(checked_level(level)), args);
 }
 
@@ -144,10 +148,12 @@ void bind_linear(nb::module_& m) {
   m.def("weight_view", &view, "data"_a, "scales"_a, "zeros"_a, "num_rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a,
         "kind"_a);
   m.def("quantized_rows", &quantized_rows, "values"_a, "scales"_a, "offsets"_a, "stride"_a, "num_steps"_a, "step"_a);
-  m.def("linear", &make_linear, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "bias"_a, "rows"_a, "weight"_a, "level"_a);
+  m.def("linear", &make_linear, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "bias"_a, "rows"_a, "weight"_a,
+        "argmax_ids"_a, "argmax_values"_a, "level"_a);
   m.def("bf16_linear", &make_bf16_linear, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "bias"_a, "rows"_a, "weight"_a,
-        "level"_a);
-  m.def("quant_linear", &make_quant_linear, "out"_a, "out_stride"_a, "x"_a, "bias"_a, "rows"_a, "weight"_a, "level"_a);
+        "argmax_ids"_a, "argmax_values"_a, "level"_a);
+  m.def("quant_linear", &make_quant_linear, "out"_a, "out_stride"_a, "x"_a, "bias"_a, "rows"_a, "weight"_a,
+        "argmax_ids"_a, "argmax_values"_a, "level"_a);
   m.def("quantize", &make_quantize, "x"_a, "x_stride"_a, "rows"_a, "dim"_a, "out"_a, "activation_group"_a,
         "multiplier"_a, "narrow_out"_a, "narrow_stride"_a, "norm_weight"_a, "residual"_a, "residual_out"_a, "eps"_a, "level"_a);
   m.def("pack", &make_pack, "floats"_a, "values"_a, "dtype"_a, "first_row"_a, "num_given"_a, "row_stride"_a, "data"_a,

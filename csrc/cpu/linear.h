@@ -7,6 +7,13 @@
 
 namespace quire {
 
+// Largest output of each row, ties to the lowest index. With `ids` set nothing else is written: `out` and `bias` are unused, and
+// the weight is no gate/up pair.
+struct Argmax {
+  int64_t* ids;             // [rows]
+  float* values;            // [rows]; not finite if any output of the row is not: then `ids` means nothing
+};
+
 // float32 weights.
 struct LinearArgs {
   float* out;               // [rows, out_stride]
@@ -14,6 +21,7 @@ struct LinearArgs {
   const float* bias;        // [N] in the order of the matrix, or null
   int64_t rows, out_stride, x_stride;
   WeightView weight;
+  Argmax argmax;
 };
 QUIRE_KERNEL(linear, LinearArgs)
 
@@ -24,6 +32,7 @@ struct Bf16LinearArgs {
   const float* bias;
   int64_t rows, out_stride, x_stride;
   WeightView weight;
+  Argmax argmax;
 };
 QUIRE_KERNEL(bf16_linear, Bf16LinearArgs)
 
@@ -42,6 +51,7 @@ struct QuantLinearArgs {
   int64_t rows, out_stride;
   QuantizedRows x;
   WeightView weight;
+  Argmax argmax;
 };
 QUIRE_KERNEL(quant_linear, QuantLinearArgs)
 

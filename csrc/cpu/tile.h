@@ -75,24 +75,92 @@ static inline F32x16 load_some(const float* p, int64_t count) {
   return count >= kLanes ? load(p) : load_first(p, count > 0 ? count : 0);
 }
 
-// Writes one row of a tile: 32 outputs of the panel, or 16 of silu(gate) * up.
-static inline void finish_row(float* row, const float* bias, const WeightView& weight, int64_t panel, F32x16 a, F32x16 b) {
+// One row's largest output so far, as one thread knows it.
+struct alignas(64) RowBest {
+  float poison[kLanes];   // 0, or NaN once an output was NaN or infinite
+  float value;
+  int32_t id;
+};
+
+// This thread's bests, none yet; null if the kernel is to write its outputs.
+template <typename Args>
+static inline RowBest* start_argmax(const Args& args, const Team& team) {
+  if (!args.argmax.ids) return nullptr;
+  RowBest* best = static_cast<RowBest*>(team.scratch(static_cast<size_t>(args.rows) * sizeof(RowBest)));
+  for (int64_t row = 0; row < args.rows; ++row) {
+    store(best[row].poison, splat(0));
+    best[row].value = -__builtin_inff();
+    best[row].id = 0;
+  }
+  return best;
+}
+
+// Takes a panel's 32 outputs into account; panels come in ascending order.
+static inline void offer(RowBest& best, int64_t num_rows, int64_t panel, F32x16 a, F32x16 b) {
+  float lanes[kPanelRows];
+  const int64_t count = num_rows - panel * kPanelRows;
+  if (count < kPanelRows) {  // the last panel: padding repeats the first output and cannot win
+    store(lanes, a);
+    store(lanes + kLanes, b);
+    for (int64_t i = count; i < kPanelRows; ++i) lanes[i] = lanes[0];
+    a = load(lanes);
+    b = load(lanes + kLanes);
+  }
+  store(best.poison, fma(a, splat(0), fma(b, splat(0), load(best.poison))));
+  const float top = reduce_max(max(a, b));
+  if (!(top > best.value)) return;
+  store(lanes, a);
+  store(lanes + kLanes, b);
+  int32_t first = 0;
+  while (first < kPanelRows - 1 && lanes[first] != top) ++first;
+  best.value = top;
+  best.id = static_cast<int32_t>(panel * kPanelRows) + first;
+}
+
+// Each row's best of all threads' bests. Lower threads have lower panels, so that ties go to the lowest index.
+template <typename Args>
+static inline void finish_argmax(const Args& args, const Team& team) {
+  if (!args.argmax.ids) return;
+  team.barrier();
+  const Range rows = team.share(args.rows);
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    float value = -__builtin_inff();
+    F32x16 poison = splat(0);
+    args.argmax.ids[row] = 0;
+    for (int thread = 0; thread < team.size; ++thread) {
+      const RowBest& own = static_cast<const RowBest*>(team.scratch_of(thread))[row];
+      poison = poison + load(own.poison);
+      if (own.value > value) {
+        value = own.value;
+        args.argmax.ids[row] = own.id;
+      }
+    }
+    args.argmax.values[row] = value + reduce_add(poison);
+  }
+}
+
+// Finishes one row of a tile: 32 outputs of the panel, or 16 of silu(gate) * up, written or offered to `best`.
+template <typename Args>
+static inline void finish_row(const Args& args, RowBest* best, int64_t row, int64_t panel, F32x16 a, F32x16 b) {
+  const WeightView& weight = args.weight;
+  if (best) return offer(best[row], weight.num_rows, panel, a, b);
+  float* out = args.out + row * args.out_stride;
   if (weight.gate_up) {
     const int64_t half = weight.num_rows / 2, column = panel * kLanes;
-    if (bias) {
-      a = a + load_some(bias + column, half - column);
-      b = b + load_some(bias + half + column, half - column);
+    if (args.bias) {
+      a = a + load_some(args.bias + column, half - column);
+      b = b + load_some(args.bias + half + column, half - column);
     }
-    store_some(row + column, silu(a) * b, half - column);
+    store_some(out + column, silu(a) * b, half - column);
     return;
   }
   const int64_t column = panel * kPanelRows;
-  if (bias) {
-    a = a + load_some(bias + column, weight.num_rows - column);
-    b = b + load_some(bias + column + kLanes, weight.num_rows - column - kLanes);
+  if (args.bias) {
+    a = a + load_some(args.bias + column, weight.num_rows - column);
+    b = b + load_some(args.bias + column + kLanes, weight.num_rows - column - kLanes);
   }
-  store_some(row + column, a, weight.num_rows - column);
-  store_some(row + column + kLanes, b, weight.num_rows - column - kLanes);
+  store_some(out + column, a, weight.num_rows - column);
+  store_some(out + column + kLanes, b, weight.num_rows - column - kLanes);
 }
 
 }  // namespace QUIRE_LEVEL

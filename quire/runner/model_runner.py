@@ -13,7 +13,7 @@ from quire.batch import NewRequest, RequestResult, ScheduledBatch, ScheduledRequ
 from quire.config.types import EngineConfig
 from quire.errors import QuireError
 from quire.log import get_logger
-from quire.runner.forward import make_forward, make_head
+from quire.runner.forward import Head, make_forward
 from quire.runner.inputs import ModelInputs, RequestTable
 from quire.runner.kv_cache import KVCache
 from quire.runner.logprobs import check_logprobs_mode, prompt_logprobs
@@ -50,7 +50,7 @@ class ModelRunner:
         self._logprobs_mode = check_logprobs_mode(config.model.logprobs_mode)
         self._forward = make_forward(model, kv_cache, config.scheduler.max_num_batched_tokens, device)
         max_rows = max(config.scheduler.max_num_seqs, PROMPT_LOGITS_ROWS)
-        self._logits = make_head(model, config.model.hf.hidden_size, max_rows, device)
+        self._head = Head(model, config.model.hf.hidden_size, max_rows, device)
         self._table = RequestTable(
             config.scheduler.max_num_seqs, config.scheduler.max_model_len, kv_cache.spec.block_size
         )
@@ -129,11 +129,19 @@ class ModelRunner:
             return
         if len(plan.hidden_rows) < len(hidden):
             hidden = hidden.index_select(0, torch.tensor(plan.hidden_rows, device=self._device))
-        output = self._sampler(self._logits(hidden), plan.rows)
+        output = self._sample_rows(hidden, plan.rows)
         if len(plan.rows) == len(plan.indices):
             self._take_tokens(plan, inputs, output, results)
         else:
             self._take_accepted(plan, batch, output, results)
+
+    def _sample_rows(self, hidden: Tensor, rows: list[SamplingRow]) -> SamplerOutput:
+        """The sampler's answer; where all rows are greedy it need not see the logits."""
+        if all(row.is_plain_greedy and row.state.params.logprobs is None for row in rows):
+            token_ids = self._head.greedy_tokens(hidden)
+            if token_ids is not None:
+                return SamplerOutput(token_ids, [None] * len(rows), [None] * len(rows))
+        return self._sampler(self._head.logits(hidden), rows)
 
     def _plan_samples(self, batch: ScheduledBatch, inputs: ModelInputs) -> _SamplePlan:
         """The last row of each request that samples, preceded by one row for each draft token."""
@@ -221,6 +229,6 @@ class ModelRunner:
         scored: list[TokenLogprobs] = []
         for start in range(0, len(targets), PROMPT_LOGITS_ROWS):
             rows = slice(start, start + PROMPT_LOGITS_ROWS)
-            logits = self._logits(hidden[rows])
+            logits = self._head.logits(hidden[rows])
             scored += prompt_logprobs(logits, targets[rows], num_logprobs, self._logprobs_mode)
         return scored

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 from quire import RequestOutput, SamplingParams
+from quire.runner.forward import Head
 from quire.runner.sampler import Sampler
 
 NUM_PROMPTS = 32
@@ -79,5 +80,6 @@ def logits_hashes() -> Iterator[Hashes]:
             assert hashes.setdefault(tokens, digest) == digest, f"other logits after {len(tokens)} tokens"
         return sample(self, logits, rows)
 
-    with patch.object(Sampler, "__call__", spy):
+    through_logits = patch.object(Head, "greedy_tokens", lambda self, hidden: None)
+    with patch.object(Sampler, "__call__", spy), through_logits:
         yield hashes

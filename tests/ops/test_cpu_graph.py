@@ -104,6 +104,33 @@ def test_a_function_of_rows_is_captured_too(name: str) -> None:
         capture_rows(lambda rows: ops.linear(rows, weight).tanh(), HIDDEN, 8, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_argmax_without_logits(name: str, threads: int) -> None:
+    """The same ids and values as the argmax of the written rows; ties, padding and numbers that are not finite included."""
+    matrix = draw(VOCAB + 3, HIDDEN, seed=3)
+    matrix[150] = matrix[7]
+    weight = ops.pack_weight(matrix, WeightFormat(name, 32 if name == "int4" else 0))
+    head = capture_rows(lambda rows: ops.linear(rows, weight), HIDDEN, 120, torch.device("cpu"))
+    extension.set_num_threads(threads)
+    try:
+        for count in (1, 2, 7, 120):
+            rows = draw(count, HIDDEN, seed=count)
+            rows[0] = 5 * matrix[7]
+            logits = ops.linear(rows, weight)
+            ids, values = head.argmax(rows)
+            assert int(ids[0]) == 7
+            assert torch.equal(ids, logits.argmax(1))
+            assert torch.equal(values, logits.amax(1))
+        rows[3, 5], rows[4, 0] = float("nan"), float("inf")
+        finite = head.argmax(rows)[1].isfinite()
+        assert not finite[3] and not finite[4] and int(finite.sum()) == 118
+    finally:
+        extension.set_num_threads(1)
+    part = capture_rows(lambda rows: ops.linear(rows, weight)[:, :150], HIDDEN, 4, torch.device("cpu"))
+    assert part.argmax(draw(2, HIDDEN, seed=1)) is None
+
+
 def test_more_tokens_than_captured_are_refused() -> None:
     with pytest.raises(ValueError, match="at most 4 tokens were captured, got 5"):
         captured(make_forward(WeightFormat("float32")), 4)(make_step(torch.zeros(5, dtype=torch.int64)))

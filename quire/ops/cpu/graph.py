@@ -114,12 +114,7 @@ class Compiled:
         self._starts, num_bytes = plan_memory(nodes, recording, end)
         self._nodes = nodes  # their closures keep weights and tables alive, to which instructions hold bare addresses
         self._arena = allocate((num_bytes,), torch.uint8)
-        base = self._arena.data_ptr()
-        instructions = [
-            node.build(lambda operand: base + self._starts[operand.buffer] + operand.offset)
-            for node in nodes
-            if node.name != INPUT
-        ]
+        instructions = [node.build(self._address) for node in nodes if node.name != INPUT]
         self.num_instructions = len(instructions)
         self.max_rows = recording.max_tokens
         self._program = extension.Program(instructions)
@@ -132,6 +127,20 @@ class Compiled:
         rows = self._arena[start : start + self.max_rows * operand.stride].view(tensor.dtype)
         first = operand.offset // tensor.itemsize
         return rows.view(self.max_rows, -1)[:, first : first + tensor[0].numel()]
+
+    def _address(self, operand: Operand) -> int:
+        return self._arena.data_ptr() + self._starts[operand.buffer] + operand.offset
+
+    def ending_in_argmax(self, width: int, places: tuple[int, int]) -> Any | None:
+        """The same program, with only the argmax of each result row in the end: at `places`, see `product_instruction`. None if
+        the result is not the whole output of a product.
+        """
+        last = self._nodes[-1]
+        build = last.info.get("build_argmax")
+        if build is None or last.info["width"] != width:
+            return None
+        instructions = [node.build(self._address) for node in self._nodes[:-1] if node.name != INPUT]
+        return extension.Program([*instructions, build(self._address, places)])
 
     def run(self, num_rows: int) -> Tensor:
         """Execute over the first rows; the result's rows, valid until the next run."""
@@ -166,15 +175,26 @@ class CapturedForward:
 
 
 class CapturedRows:
-    """See `ops.capture.capture_rows`."""
+    """See `ops.capture.RowProgram`."""
 
     def __init__(self, recording: Recording, source: Tensor, result: Tensor) -> None:
         self._compiled = Compiled(recording, result)
         self._source = self._compiled.view(recording, source)
+        self._ids = torch.zeros(recording.max_tokens, dtype=torch.int64)
+        self._values = torch.zeros(recording.max_tokens)
+        places = self._ids.data_ptr(), self._values.data_ptr()
+        self._argmax = self._compiled.ending_in_argmax(result.shape[1], places)
 
     def __call__(self, rows: Tensor) -> Tensor:
         self._source[: len(rows)].copy_(rows)
         return self._compiled.run(len(rows))
+
+    def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+        if self._argmax is None or len(rows) > self._compiled.max_rows:
+            return None
+        self._source[: len(rows)].copy_(rows)
+        self._argmax.run(len(rows))
+        return self._ids[: len(rows)], self._values[: len(rows)]
 
 
 def _step_without_memory(max_tokens: int) -> StepTensors:

@@ -282,17 +282,16 @@ def product_instruction(
     bias: int,
     rows: int,
     level: int = LEVEL,
+    argmax: tuple[int, int] = (0, 0),
 ) -> Any:
-    """The product itself."""
+    """The product itself. `argmax`, addresses of ids int64 [rows] and values [rows]: write only each row's largest output."""
     x, x_stride = x_at
+    end = bias, rows, weight.view, *argmax, level
     if isinstance(x, int):
-        return extension.linear(out, out_stride, x, x_stride, bias, rows, weight.view, level)
+        return extension.linear(out, out_stride, x, x_stride, *end)
     if weight.format.name == "bfloat16":
-        stride = encoded_shapes(weight)[0][0]
-        return extension.bf16_linear(out, out_stride, x[0], stride, bias, rows, weight.view, level)
-    return extension.quant_linear(
-        out, out_stride, _quantized_rows(weight, x), bias, rows, weight.view, level
-    )
+        return extension.bf16_linear(out, out_stride, x[0], encoded_shapes(weight)[0][0], *end)
+    return extension.quant_linear(out, out_stride, _quantized_rows(weight, x), *end)
 
 
 @registry.register("embedding", "cpu", supports=on_cpu)

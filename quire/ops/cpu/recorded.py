@@ -114,12 +114,14 @@ def _multiply(x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int) -> 
     rows = _encode(x, weight) if weight.encodes_activations else (x,)
     sources, target = [record.operand(t) for t in rows], record.operand(out)
 
-    def build(at: Address) -> Any:
+    def build(at: Address, argmax: tuple[int, int] = (0, 0)) -> Any:
         places = [at(source) for source in sources]
         x_at: XAt = (places, 0) if weight.encodes_activations else (places[0], sources[0].stride // 4)
-        return product_instruction(weight, x_at, at(target), target.stride // 4, address(bias), 0)
+        end = at(target), target.stride // 4, address(bias), 0
+        return product_instruction(weight, x_at, *end, argmax=argmax)
 
-    record.emit("linear", rows, (out,), build)
+    can_argmax = bias is None and not weight.gate_up
+    record.emit("linear", rows, (out,), build, build_argmax=build if can_argmax else None, width=width)
     return out
 
 
