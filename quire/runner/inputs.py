@@ -25,6 +25,19 @@ class ModelInputs(StepTensors):
     """[R]: each request's row of the `RequestTable`."""
 
 
+class _OneToken:
+    """Tensors of a step of one token, and the arrays that are their memory."""
+
+    def __init__(self) -> None:
+        self.numbers = np.zeros((3, 1), dtype=np.int64)
+        self.length = np.zeros(1, dtype=np.int32)
+        self.row = np.zeros(1, dtype=np.int64)
+        self.tensors = [torch.from_numpy(numbers) for numbers in self.numbers]
+        """Token id, position, slot."""
+        self.seq_lens = torch.from_numpy(self.length)
+        self.query_start = torch.arange(2, dtype=torch.int32)
+
+
 class RequestTable:
     """Row r of `tokens` and `blocks` belongs to one live request; rows are reused."""
 
@@ -36,6 +49,7 @@ class RequestTable:
         self.num_blocks = np.zeros(num_rows, dtype=np.int64)
         self.row_of: dict[str, int] = {}
         self._free = list(range(num_rows))[::-1]
+        self._one_token = _OneToken()
 
     def add(self, request: NewRequest) -> None:
         """Take a row for a request that the table does not have."""
@@ -55,7 +69,10 @@ class RequestTable:
 
     def append_tokens(self, request_id: str, token_ids: list[int]) -> None:
         """The request grew by `token_ids`."""
-        row = self.row_of[request_id]
+        self.append_tokens_to(self.row_of[request_id], token_ids)
+
+    def append_tokens_to(self, row: int, token_ids: list[int]) -> None:
+        """The request of this row grew by `token_ids`."""
         start = int(self.num_tokens[row])
         end = start + len(token_ids)
         if end > self.tokens.shape[1]:
@@ -91,6 +108,9 @@ class RequestTable:
 
     def append_token_each(self, rows: NDArray[np.int64], token_ids: list[int]) -> None:
         """Each request of `rows` grew by one token."""
+        if len(rows) == 1:  # what costs a batch of one is the number of numpy calls
+            self.append_tokens_to(int(rows[0]), token_ids)
+            return
         ends = self.num_tokens[rows]
         if len(rows) and int(ends.max()) >= self.tokens.shape[1]:
             self.tokens = _widened(self.tokens, int(ends.max()) + 1)
@@ -106,6 +126,8 @@ class RequestTable:
             if request.draft_token_ids:
                 self.write_drafts(request)
         row_of = self.row_of
+        if len(requests) == 1 and requests[0].num_tokens == 1 and device.type == "cpu":
+            return self._input_of_one_token(row_of[requests[0].request_id], requests[0].num_computed_tokens)
         rows = np.array([row_of[request.request_id] for request in requests], dtype=np.int64)
         computed = np.array([request.num_computed_tokens for request in requests], dtype=np.int64)
         num_tokens = [request.num_tokens for request in requests]
@@ -118,6 +140,26 @@ class RequestTable:
         token_rows = np.repeat(rows, counts)
         columns = (rows, token_rows, positions, computed + counts, starts.astype(np.int32), starts.tolist())
         return self._gather(*columns, device)
+
+    def _input_of_one_token(self, row: int, position: int) -> ModelInputs:
+        """A batch of one decoding request: the same as `_gather`, written into tensors that every such step uses again."""
+        one, block_size = self._one_token, self.block_size
+        one.numbers[0, 0] = self.tokens[row, position]
+        one.numbers[1, 0] = position
+        one.numbers[2, 0] = int(self.blocks[row, position // block_size]) * block_size + position % block_size
+        one.length[0] = position + 1
+        one.row[0] = row
+        num_columns = position // block_size + 1
+        return ModelInputs(
+            token_ids=one.tensors[0],
+            positions=one.tensors[1],
+            slot_mapping=one.tensors[2],
+            block_tables=torch.from_numpy(self.blocks[row : row + 1, :num_columns]),
+            query_start=one.query_start,
+            seq_lens=one.seq_lens,
+            starts=range(2),
+            table_rows=one.row,
+        )
 
     def _inputs_of_single_tokens(
         self, rows: NDArray[np.int64], computed: NDArray[np.int64], device: torch.device

@@ -179,8 +179,11 @@ class ModelRunner:
                 result.logprobs = [logprobs]
             plan.rows[k].state.append(token_id)
             taken.append(k)
-        indices = [plan.indices[k] for k in taken]
-        self._table.append_token_each(inputs.table_rows[indices], [output.token_ids[k] for k in taken])
+        rows, token_ids = inputs.table_rows, output.token_ids
+        if len(taken) < len(rows):
+            rows = rows[[plan.indices[k] for k in taken]]
+            token_ids = [token_ids[k] for k in taken]
+        self._table.append_token_each(rows, token_ids)
 
     def _take_accepted(
         self, plan: _SamplePlan, batch: ScheduledBatch, output: SamplerOutput, results: list[RequestResult]
