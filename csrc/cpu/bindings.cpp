@@ -63,6 +63,7 @@ void set_layout(BatchLayout& layout, int64_t num_tokens, int64_t num_requests, i
 }  // namespace
 
 NB_MODULE(_cpu, m) {
+  nb::set_leak_warnings(false);  // programs may live until the interpreter is gone
   m.doc() = "Quire's C++ kernels for the CPU. Called through quire.ops, never directly.";
   m.attr("FLOAT32") = static_cast<int>(DType::float32);
   m.attr("BFLOAT16") = static_cast<int>(DType::bfloat16);

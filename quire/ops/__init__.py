@@ -25,6 +25,11 @@ def set_num_threads(count: int) -> None:
     torch.set_num_threads(count if extension is None else 1)
 
 
+def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of zeros that lives as long as the model. On a CPU its memory is taken when it is first written, page by page."""
+    return select("allocate", device)(shape, dtype, device)
+
+
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
 ) -> Tensor | tuple[Tensor, Tensor]:

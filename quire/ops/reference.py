@@ -5,8 +5,10 @@ Correct up to rounding: torch's matmul may sum a row in an order that varies wit
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +20,15 @@ from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_qu
 
 _EXACT_TERMS = 1024
 """So many products of two numbers up to 127 add up to less than 2^24, where float32 is exact in any order."""
+
+
+@register("allocate", "reference")
+def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """See `quire.ops.allocate`. (`torch.zeros` would write every byte; numpy leaves that to the kernel.)"""
+    if device.type != "cpu" or 0 in shape:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, dtype=np.uint8)).view(dtype).view(shape)
 
 
 @register("rms_norm", "reference")

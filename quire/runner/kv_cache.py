@@ -147,7 +147,9 @@ def _make_pools(
     pinned = device.type == "cpu" and layout.type == "cuda"
 
     def zeros(shape: tuple[int, ...]) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=device, pin_memory=pinned)
+        if pinned:
+            return torch.zeros(shape, dtype=dtype, pin_memory=True)
+        return ops.allocate(shape, dtype, device)
 
     return [(zeros(shapes[0]), zeros(shapes[1])) for _ in range(hf.num_hidden_layers)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -317,6 +318,21 @@ def test_copy_blocks_reads_before_it_writes(backend):
         host = torch.zeros(shape)
         ops.copy_blocks(pool, host, torch.tensor([[4, 2]]))
         assert host.flatten(1)[:, 0].tolist() == [0, 0, 4, 0, 0, 0]
+
+
+@pytest.mark.parametrize("backend", backends_of("allocate"))
+def test_allocated_memory_is_zero_and_taken_when_written(backend):
+    with registry.override("allocate", backend):
+        before = resident_bytes()
+        pool = ops.allocate((256, 1024, 1024), torch.bfloat16, CPU)
+        assert pool.shape == (256, 1024, 1024) and pool.dtype == torch.bfloat16
+        assert resident_bytes() - before < 64 * 2**20
+        assert float(pool[::17, 5].abs().sum()) == 0
+        assert ops.allocate((0, 3), torch.float32, CPU).shape == (0, 3)
+
+
+def resident_bytes() -> int:
+    return psutil.Process().memory_info().rss
 
 
 def test_every_op_has_a_reference():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from quire.ops import reference, registry
-from quire.ops.cpu.extension import extension, on_cpu
+from quire.ops.cpu.extension import allocate, extension, on_cpu
 
 _DTYPE_CODES: dict[torch.dtype, int] = {
     torch.float32: extension.KV_FLOAT32,
@@ -21,6 +21,12 @@ _DTYPE_CODES: dict[torch.dtype, int] = {
     torch.int8: extension.KV_INT8,
 }
 _SCALE_BYTES = 4
+
+
+@registry.register("allocate", "cpu", supports=on_cpu)
+def allocate_for_good(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """See `ops.allocate`."""
+    return allocate(shape, dtype)
 
 
 @registry.register("kv_cache_shape", "cpu", supports=on_cpu)
