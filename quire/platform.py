@@ -18,11 +18,12 @@ _UNLIMITED_V1 = 1 << 60  # version 1 writes "no limit" as 2^63 rounded down to a
 
 
 def cpu_count(root: Path = _ROOT) -> int:
-    """CPUs this process can keep busy: those it may run on, capped by the cgroup quota; at least 1.
+    """Threads that this process can keep busy: physical cores it may run on, capped by the cgroup quota; at least 1.
 
-    A quota is rounded down: one thread too many stalls at every barrier, one too few costs a fraction of a CPU.
+    Two hardware threads of a core share its arithmetic units and its path to memory. A quota is rounded down: one thread too
+    many stalls at every barrier, one too few costs a fraction of a CPU.
     """
-    allowed = affinity_count()
+    allowed = core_count(root)
     quota = cpu_quota(root)
     return allowed if quota is None else max(1, min(allowed, int(quota)))
 
@@ -32,6 +33,20 @@ def affinity_count() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def core_count(root: Path = _ROOT) -> int:
+    """Physical cores behind the CPUs that this process may run on; those CPUs where the system does not tell."""
+    if not hasattr(os, "sched_getaffinity"):
+        return affinity_count()
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        folder = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        try:
+            cores.add(((folder / "physical_package_id").read_text(), (folder / "core_id").read_text()))
+        except OSError:
+            return affinity_count()
+    return len(cores)
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:

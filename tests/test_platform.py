@@ -43,6 +43,20 @@ def test_without_cgroups_nothing_is_limited(machine):
     assert platform.cpu_count(root) == platform.affinity_count()
 
 
+def test_hardware_threads_of_one_core_count_once(machine, monkeypatch):
+    monkeypatch.setattr(platform.os, "sched_getaffinity", lambda pid: {0, 1, 4, 5}, raising=False)
+    topology = {0: (0, 0), 1: (0, 1), 4: (0, 0), 5: (1, 0)}  # CPU: package, core
+    files = {}
+    for cpu, (package, core) in topology.items():
+        folder = f"sys/devices/system/cpu/cpu{cpu}/topology"
+        files |= {f"{folder}/physical_package_id": f"{package}\n", f"{folder}/core_id": f"{core}\n"}
+    root = machine(MEMINFO | files)
+    assert platform.core_count(root) == 3
+    assert platform.cpu_count(root) == 3
+    (root / "sys/devices/system/cpu/cpu5/topology/core_id").unlink()
+    assert platform.core_count(root) == 4
+
+
 def test_version_2_quota_and_limit(machine):
     root = machine(
         MEMINFO
