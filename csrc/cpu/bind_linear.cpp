@@ -16,51 +16,47 @@ WeightView view(uintptr_t data, uintptr_t scales, uintptr_t zeros, int64_t num_r
           group, gate_up, static_cast<WeightKind>(kind)};
 }
 
-InstructionPtr make_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias, int64_t rows,
-                           const WeightView& weight, uintptr_t argmax_ids, uintptr_t argmax_values, int level) {
-  LinearArgs args{};
+// What the three products have in common.
+template <typename Args>
+Args product_args(uintptr_t out, int64_t out_stride, uintptr_t bias, int64_t rows, const WeightView& weight,
+                  uintptr_t argmax_ids, uintptr_t argmax_values) {
+  Args args{};
   args.out = pointer<float>(out);
-  args.x = pointer<const float>(x);
   args.bias = pointer<const float>(bias);
   args.rows = rows;
   args.out_stride = out_stride;
-  args.x_stride = x_stride;
   args.weight = weight;
   args.argmax = {pointer<int64_t>(argmax_ids), pointer<float>(argmax_values)};
+  return args;
+}
+
+InstructionPtr make_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias, int64_t rows,
+                           const WeightView& weight, uintptr_t argmax_ids, uintptr_t argmax_values, int level) {
+  auto args = product_args<LinearArgs>(out, out_stride, bias, rows, weight, argmax_ids, argmax_values);
+  args.x = pointer<const float>(x);
+  args.x_stride = x_stride;
   return make_instruction(linear_for(checked_level(level)), args);
 }
 
 InstructionPtr make_bf16_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias,
                                 int64_t rows, const WeightView& weight, uintptr_t argmax_ids, uintptr_t argmax_values,
                                 int level) {
-  Bf16LinearArgs args{};
-  args.out = pointer<float>(out);
+  auto args = product_args<Bf16LinearArgs>(out, out_stride, bias, rows, weight, argmax_ids, argmax_values);
   args.x = pointer<const bf16>(x);
-  args.bias = pointer<const float>(bias);
-  args.rows = rows;
-  args.out_stride = out_stride;
   args.x_stride = x_stride;
-  args.weight = weight;
-  args.argmax = {pointer<int64_t>(argmax_ids), pointer<float>(argmax_values)};
   return make_instruction(bf16_linear_for(checked_level(level)), args);
+}
+
+InstructionPtr make_quant_linear(uintptr_t out, int64_t out_stride, const QuantizedRows& x, uintptr_t bias, int64_t rows,
+                                 const WeightView& weight, uintptr_t argmax_ids, uintptr_t argmax_values, int level) {
+  auto args = product_args<QuantLinearArgs>(out, out_stride, bias, rows, weight, argmax_ids, argmax_values);
+  args.x = x;
+  return make_instruction(quant_linear_for(checked_level(level)), args);
 }
 
 QuantizedRows quantized_rows(uintptr_t values, uintptr_t scales, uintptr_t offsets, int64_t stride, int64_t num_steps,
                              int64_t step) {
   return {pointer<int8_t>(values), pointer<float>(scales), pointer<int32_t>(offsets), stride, num_steps, step};
-}
-
-InstructionPtr make_quant_linear(uintptr_t out, int64_t out_stride, const QuantizedRows& x, uintptr_t bias, int64_t rows,
-                                 const WeightView& weight, uintptr_t argmax_ids, uintptr_t argmax_values, int level) {
-  QuantLinearArgs args{};
-  args.out = pointer<float>(out);
-  args.bias = pointer<const float>(bias);
-  args.rows = rows;
-  args.out_stride = out_stride;
-  args.x = x;
-  args.weight = weight;
-  args.argmax = {pointer<int64_t>(argmax_ids), pointer<float>(argmax_values)};
-  return make_instruction(quant_linear_for(checked_level(level)), args);
 }
 
 InstructionPtr make_quantize(uintptr_t x, int64_t x_stride, int64_t rows, int64_t dim, const QuantizedRows& out,

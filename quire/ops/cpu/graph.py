@@ -107,11 +107,11 @@ class Compiled:
     """A recording with its nodes fused, lowered, and given an arena that every run uses again."""
 
     def __init__(self, recording: Recording, result: Tensor) -> None:
-        from quire.ops.cpu.fusion import fuse
+        from quire.ops.cpu.fusion import fuse  # which builds on this module
 
-        end = recording.operand(result)
-        nodes = fuse(recording.nodes, keep=end)
-        self._starts, num_bytes = plan_memory(nodes, recording, end)
+        self._end = recording.operand(result)
+        nodes = fuse(recording.nodes, keep=self._end)
+        self._starts, num_bytes = plan_memory(nodes, recording, self._end)
         self._nodes = nodes  # their closures keep weights and tables alive, to which instructions hold bare addresses
         self._arena = allocate((num_bytes,), torch.uint8)
         instructions = [node.build(self._address) for node in nodes if node.name != INPUT]
@@ -137,7 +137,7 @@ class Compiled:
         """
         last = self._nodes[-1]
         build = last.info.get("build_argmax")
-        if build is None or last.info["width"] != width:
+        if build is None or last.writes != (self._end,) or last.info["width"] != width:
             return None
         instructions = [node.build(self._address) for node in self._nodes[:-1] if node.name != INPUT]
         return extension.Program([*instructions, build(self._address, places)])

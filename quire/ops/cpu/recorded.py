@@ -61,24 +61,21 @@ def rms_norm(
     record = recording()
     if x.dtype != torch.float32 or weight.dtype != torch.float32:
         raise NotCapturable(f"rms_norm of {x.dtype} by {weight.dtype}")
-    out = record.new(tuple(x.shape[1:]), torch.float32)
-    reads: tuple[Tensor, ...] = (x,)
-    writes: tuple[Tensor, ...] = (out,)
-    total = None
-    if residual is not None:
-        total = record.new(tuple(x.shape[1:]), torch.float32)
-        reads, writes = (x, residual), (out, total)
-    operands = [record.operand(t) for t in (*reads, *writes)]
-    dim, heads = x.shape[-1], x[0].numel() // x.shape[-1]
+    shape, dim = tuple(x.shape[1:]), x.shape[-1]
+    out = record.new(shape, torch.float32)
+    total = None if residual is None else record.new(shape, torch.float32)
+    source, heads = record.operand(x), x[0].numel() // dim
 
     def build(at: Address) -> Any:
-        source, target = operands[0], operands[len(reads)]
+        def place(tensor: Tensor | None) -> int:
+            return 0 if tensor is None else at(record.operand(tensor))
+
         return extension.rms_norm(
-            at(target),
-            at(operands[3]) if residual is not None else 0,
+            place(out),
+            place(total),
             at(source),
             address(weight),
-            at(operands[1]) if residual is not None else 0,
+            place(residual),
             0,
             heads,
             dim,
@@ -89,8 +86,12 @@ def rms_norm(
             LEVEL,
         )
 
-    record.emit("rms_norm", reads, writes, build, weight=weight, eps=eps, heads=heads)
-    return out if total is None else (out, total)
+    info = {"weight": weight, "eps": eps, "heads": heads}
+    if residual is None or total is None:
+        record.emit("rms_norm", (x,), (out,), build, **info)
+        return out
+    record.emit("rms_norm", (x, residual), (out, total), build, **info)
+    return out, total
 
 
 @_recorded("linear")
