@@ -159,6 +159,7 @@ class _ChatJob:
         return last["content"] if is_continued and isinstance(last.get("content"), str) else ""
 
     def logprobs(self, choice: CompletionOutput) -> dict[str, Any] | None:
+        """OpenAI's logprobs object for the tokens of one piece; None unless asked for."""
         if self.num_top is None:
             return None
         return chat_logprobs(
