@@ -75,6 +75,10 @@ class WrongApiKeyError(QuireError):
     """The server asks for a key, and the HTTP request has none or another one."""
 
 
+class MalformedBodyError(InvalidRequestError):
+    """The body of an HTTP request is not JSON at all; what is JSON of the wrong form is an InvalidRequestError."""
+
+
 class BodyTooLargeError(InvalidRequestError):
     """The body of an HTTP request is larger than the server accepts."""
 

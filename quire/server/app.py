@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 import starlette.routing
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -23,8 +25,9 @@ from quire.server.openai.api import OPENAI
 from quire.server.protocol import Api, Route
 from quire.server.replies import given_request_id
 from quire.server.status import STATUS
+from quire.server.tgi.api import TGI
 
-APIS: tuple[Api, ...] = (OPENAI, STATUS)
+APIS: tuple[Api, ...] = (OPENAI, TGI, STATUS)
 """In the order of precedence; no two of them have the same method and path."""
 
 
@@ -73,11 +76,24 @@ async def _routing_error(request: Request, error: Exception) -> Response:
     return error_response(HTTPException(error.status_code, detail, error.headers), api.shape_error)
 
 
+def _middleware(args: ServerArgs) -> list[Middleware]:
+    """CORS, where pages of other origins may call; preflights need no API key."""
+    if not args.allowed_origins:
+        return []
+    origins = [args.allowed_origins] if isinstance(args.allowed_origins, str) else args.allowed_origins
+    return [
+        Middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
+        )
+    ]
+
+
 def build_app(engine: Engine, args: ServerArgs | None = None) -> Starlette:
     """The application over one engine, which is the caller's to shut down."""
     name = engine.config.model.served_model_names[0]
     metrics = ServerMetrics(engine.max_model_len)
-    return build_app_over(OneModel(engine, metrics.of_model(name, engine.stats)), metrics, args)
+    of_model = metrics.of_model(name, engine.stats, engine.config.cache.block_size)
+    return build_app_over(OneModel(engine, of_model), metrics, args)
 
 
 def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | None = None) -> Starlette:
@@ -95,7 +111,12 @@ def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | No
         yield
         context.lifecycle.stop()
 
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _routing_error})
+    app = Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=_middleware(context.args),
+        exception_handlers={HTTPException: _routing_error},
+    )
     app.router.redirect_slashes = False
     app.state.context = context
     return app

@@ -32,7 +32,22 @@ class ServerArgs:
     )
     ssl_keyfile: str | None = option(None, "File with the TLS key.")
     ssl_certfile: str | None = option(None, "File with the TLS certificate.")
+    max_concurrent_requests: int | None = option(
+        None, "Most requests that are served at a time, others are refused; default: no limit.", low=1
+    )
+    allowed_origins: str | list[str] | None = option(
+        None, "Web pages of these origins may call the server (CORS); * is all.", many=True
+    )
     response_role: str = option("assistant", "Role of the messages that the server generates.")
+
+    # Limits of Text Generation Inference's API, with its defaults
+    max_input_tokens: int | None = option(
+        None, "Longest prompt on the routes of TGI and over gRPC, tokens; default: what the model allows.", low=1
+    )
+    max_best_of: int = option(2, "Most sequences for best_of on the routes of TGI.", low=1)
+    max_stop_sequences: int = option(4, "Most stop sequences on the routes of TGI.", low=0)
+    max_top_n_tokens: int = option(5, "Most likeliest tokens per position on the routes of TGI.", low=0)
+    max_client_batch_size: int = option(32, "Most instances of one request to /vertex.", low=1)
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.requests import Request
 
-from quire.errors import BodyTooLargeError, InvalidRequestError, describe
+from quire.errors import BodyTooLargeError, InvalidRequestError, MalformedBodyError, describe
 from quire.log import get_logger
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
@@ -42,12 +42,12 @@ def decode_body(body: bytes, schema: type[_Body]) -> _Body:
     except msgspec.ValidationError as error:
         raise _wrong_field(str(error)) from None
     except RecursionError:
-        raise InvalidRequestError("The request body is nested too deeply") from None
+        raise MalformedBodyError("The request body is nested too deeply") from None
     except UnicodeDecodeError:
-        raise InvalidRequestError("The request body is not valid UTF-8") from None
+        raise MalformedBodyError("The request body is not valid UTF-8") from None
     except ValueError as error:  # msgspec.DecodeError and kin
         reason = str(error).removeprefix("JSON is malformed: ")
-        raise InvalidRequestError(f"The request body is not valid JSON: {reason}") from None
+        raise MalformedBodyError(f"The request body is not valid JSON: {reason}") from None
 
 
 def _check_content_type(request: Request) -> None:

@@ -21,8 +21,11 @@ class ServerContext:
     models: Models
     args: ServerArgs
     metrics: ServerMetrics
-    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    lifecycle: Lifecycle = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.lifecycle = Lifecycle(self.args.max_concurrent_requests)
 
     async def lease(self, request: Request, name: str | None = None) -> ServedModel:
         """The model that a request names, kept loaded until its response is sent. Raises UnknownModelError."""

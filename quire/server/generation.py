@@ -66,10 +66,11 @@ class Renderer(Protocol):
 
 async def collect(context: ServerContext, request: Request, generation: Generation) -> list[RequestOutput]:
     """The finished output of each prompt; aborted, and ClientGoneError raised, when the client goes away."""
-    return await context.lifecycle.run(request, _collect(generation))
+    return await context.lifecycle.run(request, collect_outputs(generation))
 
 
-async def _collect(generation: Generation) -> list[RequestOutput]:
+async def collect_outputs(generation: Generation) -> list[RequestOutput]:
+    """The finished output of each prompt; cancelling this aborts what still runs."""
     results: dict[int, RequestOutput] = {}
     async with aclosing(generation.outputs()) as batches:
         async for batch in batches:

@@ -1,0 +1,54 @@
+"""Bodies of the requests as Text Generation Inference's clients send them; null means: not given."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Raw, Struct
+
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class Parameters(Struct, kw_only=True):
+    """`parameters`: how to generate and what to show. `params.py` says what each may be."""
+
+    best_of: Int64 | None = None
+    temperature: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    top_k: Int64 | None = None
+    top_p: float | None = None
+    typical_p: float | None = None
+    do_sample: bool | None = None
+    max_new_tokens: Int64 | None = None
+    return_full_text: bool | None = None
+    stop: list[str] | None = None
+    truncate: Int64 | None = None
+    watermark: bool | None = None
+    details: bool | None = None
+    decoder_input_details: bool | None = None
+    seed: Int64 | None = None
+    top_n_tokens: Int64 | None = None
+    # Known, and refused until they exist.
+    grammar: Any = None
+    adapter_id: str | None = None
+
+
+class GenerateRequest(Struct, kw_only=True):
+    """`POST /generate`, `/generate_stream` and `/`; only the last reads `stream`."""
+
+    inputs: str
+    parameters: Parameters | None = None
+    stream: bool | None = None
+
+
+class VertexRequest(Struct, kw_only=True):
+    """`POST /vertex`: each instance is a GenerateRequest, or a chat request (with `messages`)."""
+
+    instances: list[Raw]
+
+
+class InstanceKind(Struct, kw_only=True):
+    """What tells the two kinds of instances apart."""
+
+    messages: Any = None

@@ -1,0 +1,83 @@
+"""`POST /vertex`: several prompts or chats in one request, as Google's Vertex AI sends them."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from msgspec import Raw
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quire.errors import InvalidRequestError
+from quire.outputs import RequestOutput
+from quire.sampling_params import SamplingParams
+from quire.server.body import decode_body, read_body
+from quire.server.context import ServerContext
+from quire.server.errors import encode_json
+from quire.server.merge import merge_outputs
+from quire.server.models import Prompt, ServedModel
+from quire.server.openai.params import check_common, make_sampling_params
+from quire.server.openai.prompts import check_messages, check_template_variables, render_prompt
+from quire.server.openai.schemas import ChatCompletionRequest
+from quire.server.replies import make_response_id
+from quire.server.tgi.job import make_job
+from quire.server.tgi.schemas import GenerateRequest, InstanceKind, VertexRequest
+
+
+async def predict(context: ServerContext, request: Request) -> Response:
+    """The texts, one per instance, in their order. All are checked before any is generated."""
+    body = await read_body(request, VertexRequest, context.args.max_body_bytes)
+    limit = context.args.max_client_batch_size
+    if not 1 <= len(body.instances) <= limit:
+        raise InvalidRequestError(
+            f"`instances` must hold 1 to {limit} requests (--max-client-batch-size). Given: {len(body.instances)}",
+            parameter="instances",
+        )
+    model = await context.lease(request)
+    request_id = make_response_id("tgi", request)
+    predictions = [await _prepare(context, model, instance, request_id) for instance in body.instances]
+    texts = await context.lifecycle.run(request, _generate_all(model, predictions, request_id))
+    return Response(encode_json({"predictions": texts}), media_type="application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class _Prediction:
+    """One instance, ready to be generated."""
+
+    prompt: Prompt
+    params: SamplingParams
+    prefix: str = ""
+    """What stands before the generated text."""
+
+    def text(self, result: RequestOutput) -> str:
+        best = max(result.outputs, key=lambda choice: choice.cumulative_logprob or 0.0)
+        return self.prefix + best.text
+
+
+async def _generate_all(model: ServedModel, predictions: list[_Prediction], request_id: str) -> list[str]:
+    streams = [model.generate(each.prompt, each.params, request_id) for each in predictions]
+    results: dict[int, RequestOutput] = {}
+    async with aclosing(merge_outputs(streams)) as batches:
+        async for batch in batches:
+            results.update(batch)
+    return [each.text(results[index]) for index, each in enumerate(predictions)]
+
+
+async def _prepare(context: ServerContext, model: ServedModel, raw: Raw, request_id: str) -> _Prediction:
+    content = bytes(raw)
+    if decode_body(content, InstanceKind).messages is not None:
+        return await _prepare_chat(model, decode_body(content, ChatCompletionRequest))
+    job = await make_job(
+        model, decode_body(content, GenerateRequest), context.args, request_id, is_stream=False
+    )
+    return _Prediction(job.prompt_token_ids, job.options.sampling, job.inputs if job.options.has_prompt else "")
+
+
+async def _prepare_chat(model: ServedModel, body: ChatCompletionRequest) -> _Prediction:
+    check_common(body)
+    params: SamplingParams = make_sampling_params(body, {"max_tokens": None}, n=1)
+    prompt = await render_prompt(
+        model, check_messages(body.messages), variables=check_template_variables(body.chat_template_kwargs)
+    )
+    return _Prediction(prompt, params)
