@@ -80,10 +80,13 @@ def _middleware(args: ServerArgs) -> list[Middleware]:
     """CORS, where pages of other origins may call; preflights need no API key."""
     if not args.allowed_origins:
         return []
-    origins = [args.allowed_origins] if isinstance(args.allowed_origins, str) else args.allowed_origins
     return [
         Middleware(
-            CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], expose_headers=["*"]
+            CORSMiddleware,
+            allow_origins=args.allowed_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
         )
     ]
 

@@ -35,8 +35,8 @@ class ServerArgs:
     max_concurrent_requests: int | None = option(
         None, "Most requests that are served at a time, others are refused; default: no limit.", low=1
     )
-    allowed_origins: str | list[str] | None = option(
-        None, "Web pages of these origins may call the server (CORS); * is all.", many=True
+    allowed_origins: list[str] | None = option(
+        None, "Origins of web pages that may call the server (CORS), * for all; default: none.", many=True
     )
     response_role: str = option("assistant", "Role of the messages that the server generates.")
 

@@ -54,30 +54,20 @@ class Tokenizer(ABC):
         text holds a lone surrogate, which no encoding of it could carry.
         """
 
-    def encode_spans(self, text: str, add_special_tokens: bool = True) -> list[tuple[int, int, int]]:
-        """(token id, first character, end) of each token of a text; tokens of no text are empty spans.
-
-        Here by looking for each token's text in turn; a token that shows none of it is empty too.
-        """
-        spans, position = [], 0
-        for token_id in self.encode(text, add_special_tokens):
-            piece = self.decode_token(token_id)
-            start = text.find(piece, position) if piece else -1
-            if start < 0:  # a space that the tokenizer put before the first word, or part of a character
-                piece = piece.strip()
-                start = text.find(piece, position) if piece else -1
-            if start < 0:
-                spans.append((token_id, position, position))
-                continue
-            position = start + len(piece)
-            spans.append((token_id, start, position))
-        return spans
-
     @abstractmethod
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = True, *, parameter: str = "prompt"
     ) -> list[list[int]]:
         """`encode` of many texts, in parallel where the implementation can."""
+
+    @abstractmethod
+    def encode_spans(
+        self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"
+    ) -> list[tuple[int, int, int]]:
+        """`encode` with each id's place: (token id, start, stop), characters of the text; what was added has 0, 0.
+
+        Raises InvalidRequestError also where the implementation does not know the places.
+        """
 
     @abstractmethod
     def decode(
@@ -222,10 +212,13 @@ class FastTokenizer(Tokenizer):
             check_texts([text], parameter)
             raise
 
-    def encode_spans(self, text: str, add_special_tokens: bool = True) -> list[tuple[int, int, int]]:
+    def encode_spans(
+        self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"
+    ) -> list[tuple[int, int, int]]:
         """See `Tokenizer.encode_spans`."""
+        check_texts([text], parameter)
         encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
-        return [(token_id, *span) for token_id, span in zip(encoding.ids, encoding.offsets)]
+        return [(token_id, start, stop) for token_id, (start, stop) in zip(encoding.ids, encoding.offsets)]
 
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = True, *, parameter: str = "prompt"

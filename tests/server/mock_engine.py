@@ -46,7 +46,7 @@ class MockTokenizer:
 
     max_chars_per_token = 1
     special_tokens: ClassVar[dict[str, str]] = {}
-    all_special_ids = frozenset((1, EOS))
+    all_special_ids: ClassVar[frozenset[int]] = frozenset({1, EOS})
     chat_template = TEMPLATE
     chat_templates: ClassVar[dict[str, str]] = {"default": TEMPLATE}
 
@@ -59,11 +59,14 @@ class MockTokenizer:
         shown = [i for i in token_ids if i != 1 or not skip_special_tokens]
         return bytes(shown).decode(errors="replace")
 
-    def encode_spans(self, text: str, add_special_tokens: bool = True) -> list[tuple[int, int, int]]:
-        """One character per token: for ASCII text."""
-        start = 1 if add_special_tokens else 0
-        ids = self.encode(text, add_special_tokens)
-        return [(i, max(0, at - start), max(0, at - start + 1) if i > 1 else 0) for at, i in enumerate(ids)]
+    def encode_spans(
+        self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"
+    ) -> list[tuple[int, int, int]]:
+        """Each byte with the character that it belongs to."""
+        spans = [(1, 0, 0)] if add_special_tokens else []
+        for place, character in enumerate(text):
+            spans += [(byte, place, place + 1) for byte in character.encode()]
+        return spans
 
     def make_stream(self, context: Sequence[int] = (), **_: bool) -> MockStream:
         """A decoder for tokens that arrive one by one."""

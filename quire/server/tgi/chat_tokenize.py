@@ -1,4 +1,4 @@
-"""`POST /chat_tokenize`: a chat request, which TGI has in common with OpenAI, as the template renders it and as tokens."""
+"""`POST /chat_tokenize`: a conversation as the template renders it, and as tokens."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from quire.server.body import read_body
 from quire.server.context import ServerContext
 from quire.server.errors import encode_json
 from quire.server.models import ServedModel
-from quire.server.openai.prompts import check_messages, check_template_variables
-from quire.server.openai.schemas import ChatCompletionRequest
+from quire.server.prompts import check_messages, check_template_variables
+from quire.server.tgi.schemas import ChatRequest
 from quire.server.tgi.tokens import simple_tokens
 from quire.tokenizer import render_chat
 
 
 async def chat_tokenize(context: ServerContext, request: Request) -> Response:
     """Text and tokens of the conversation."""
-    body = await read_body(request, ChatCompletionRequest, context.args.max_body_bytes)
+    body = await read_body(request, ChatRequest, context.args.max_body_bytes)
     model = await context.lease(request, body.model)
     text = render_messages(model, body)
     model.encode(text, add_special_tokens=False, parameter="messages")
@@ -30,7 +30,7 @@ async def chat_tokenize(context: ServerContext, request: Request) -> Response:
     return Response(encode_json(answer), media_type="application/json")
 
 
-def render_messages(model: ServedModel, body: ChatCompletionRequest) -> str:
+def render_messages(model: ServedModel, body: ChatRequest) -> str:
     """The prompt's text. Raises InvalidRequestError for messages that a template cannot render."""
     return render_chat(
         model.tokenizer,

@@ -10,7 +10,7 @@ from typing import Any
 from quire.errors import InvalidRequestError, NotSupportedError, describe
 from quire.sampling_params import RequestOutputKind, SamplingParams
 from quire.server.args import ServerArgs
-from quire.server.tgi.schemas import Parameters
+from quire.server.tgi.schemas import ChatRequest, Parameters
 
 _SEED_BITS = 62
 _TURNS_SAMPLING_ON = ("temperature", "top_k", "top_p", "typical_p")
@@ -103,6 +103,13 @@ def _sampling(
         output_kind=RequestOutputKind.DELTA if is_stream else RequestOutputKind.FINAL_ONLY,
         **fields,
     )
+
+
+def chat_sampling(body: ChatRequest) -> SamplingParams:
+    """How a chat is answered: TGI's own parameters do not apply to it. Raises InvalidRequestError."""
+    names = ("max_tokens", "temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty")
+    given = {name: getattr(body, name) for name in names if getattr(body, name) is not None}
+    return SamplingParams(**{"max_tokens": None} | given, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
 # -- rules ---------------------------------------------------------------------------------------------------

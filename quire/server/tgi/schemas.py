@@ -42,8 +42,24 @@ class GenerateRequest(Struct, kw_only=True):
     stream: bool | None = None
 
 
+class ChatRequest(Struct, kw_only=True):
+    """What `/chat_tokenize` and chats in `/vertex` read of a chat request; the rest of it is for other routes."""
+
+    model: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    max_tokens: Int64 | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: list[str] | None = None
+    seed: Int64 | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+
+
 class VertexRequest(Struct, kw_only=True):
-    """`POST /vertex`: each instance is a GenerateRequest, or a chat request (with `messages`)."""
+    """`POST /vertex`: each instance is a GenerateRequest, or a ChatRequest (with `messages`)."""
 
     instances: list[Raw]
 

@@ -81,7 +81,7 @@ def simple_tokens(tokenizer: Any, text: str, *, add_special_tokens: bool) -> lis
     """Tokens of a text with the characters that each covers: `{"id", "text", "start", "stop"}`."""
     return [
         {"id": token_id, "text": text[start:stop], "start": start, "stop": stop}
-        for token_id, start, stop in tokenizer.encode_spans(text, add_special_tokens)
+        for token_id, start, stop in tokenizer.encode_spans(text, add_special_tokens, parameter="messages")
     ]
 
 

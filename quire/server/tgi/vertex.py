@@ -17,12 +17,11 @@ from quire.server.context import ServerContext
 from quire.server.errors import encode_json
 from quire.server.merge import merge_outputs
 from quire.server.models import Prompt, ServedModel
-from quire.server.openai.params import check_common, make_sampling_params
-from quire.server.openai.prompts import check_messages, check_template_variables, render_prompt
-from quire.server.openai.schemas import ChatCompletionRequest
+from quire.server.prompts import check_messages, check_template_variables, render_prompt
 from quire.server.replies import make_response_id
 from quire.server.tgi.job import make_job
-from quire.server.tgi.schemas import GenerateRequest, InstanceKind, VertexRequest
+from quire.server.tgi.params import chat_sampling
+from quire.server.tgi.schemas import ChatRequest, GenerateRequest, InstanceKind, VertexRequest
 
 
 async def predict(context: ServerContext, request: Request) -> Response:
@@ -67,17 +66,15 @@ async def _generate_all(model: ServedModel, predictions: list[_Prediction], requ
 async def _prepare(context: ServerContext, model: ServedModel, raw: Raw, request_id: str) -> _Prediction:
     content = bytes(raw)
     if decode_body(content, InstanceKind).messages is not None:
-        return await _prepare_chat(model, decode_body(content, ChatCompletionRequest))
+        return await _prepare_chat(model, decode_body(content, ChatRequest))
     job = await make_job(
         model, decode_body(content, GenerateRequest), context.args, request_id, is_stream=False
     )
     return _Prediction(job.prompt_token_ids, job.options.sampling, job.inputs if job.options.has_prompt else "")
 
 
-async def _prepare_chat(model: ServedModel, body: ChatCompletionRequest) -> _Prediction:
-    check_common(body)
-    params: SamplingParams = make_sampling_params(body, {"max_tokens": None}, n=1)
+async def _prepare_chat(model: ServedModel, body: ChatRequest) -> _Prediction:
     prompt = await render_prompt(
         model, check_messages(body.messages), variables=check_template_variables(body.chat_template_kwargs)
     )
-    return _Prediction(prompt, params)
+    return _Prediction(prompt, chat_sampling(body))
