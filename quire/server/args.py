@@ -16,6 +16,9 @@ class ServerArgs:
 
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 is every interface.")
     port: int = option(8000, "Port to listen on; 0 picks a free one.", low=0, high=65535)
+    grpc_port: int | None = option(
+        None, "Port that also serves gRPC (quire/server/grpc/quire.proto); default: none.", low=0, high=65535
+    )
     uds: str | None = option(None, "Listen on this Unix socket instead of a port.")
     root_path: str = option("", "Path prefix that a proxy in front of the server strips.")
     uvicorn_log_level: str = option(

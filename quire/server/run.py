@@ -28,6 +28,7 @@ from quire.errors import ConfigError
 from quire.server.app import build_app
 from quire.server.args import ServerArgs
 from quire.server.context import ServerContext
+from quire.server.grpc import check_grpc, serving_grpc
 from quire.server.logs import configure_http_log
 from quire.server.status import curl_line
 
@@ -45,6 +46,7 @@ _LISTEN_HINTS = {
 def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
     """Serve until told to stop. Raises ConfigError or ModelLoadError for what keeps it from starting."""
     _check_tls(server_args)
+    check_grpc(server_args)
     listener = _listen(server_args)
     with contextlib.closing(listener):
         engine = AsyncLLMEngine.from_engine_args(engine_args, own_process=True)
@@ -56,7 +58,8 @@ async def serve(engine: Any, args: ServerArgs, listener: socket.socket) -> None:
     configure_http_log(args.uvicorn_log_level)
     app = build_app(engine, args)
     try:
-        await _Server(app, args, listener).serve(sockets=[listener])
+        async with serving_grpc(app.state.context):
+            await _Server(app, args, listener).serve(sockets=[listener])
     finally:
         await engine.shutdown()
 

@@ -7,9 +7,9 @@ from starlette.responses import Response
 
 import quire
 from quire.server.context import ServerContext
+from quire.server.encoding import max_input_tokens
 from quire.server.models import ServedModel
 from quire.server.replies import json_response
-from quire.server.tgi.job import max_input_tokens
 
 
 async def show_info(context: ServerContext, request: Request) -> Response:

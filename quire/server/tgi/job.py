@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 from quire.errors import InvalidRequestError
 from quire.outputs import CompletionOutput, RequestOutput
 from quire.server.args import ServerArgs
+from quire.server.encoding import encode_prompt, max_input_tokens
 from quire.server.generation import Generation
 from quire.server.models import ServedModel
 from quire.server.tgi.params import Options, check_lengths, read_options
 from quire.server.tgi.schemas import GenerateRequest
 from quire.server.tgi.tokens import TokenRenderer, finish_name, render_prefill
-
-_INLINE_CHARS = 16384
-"""Longer prompts are tokenized on a thread, so that other streams go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +88,8 @@ async def make_job(
             raise InvalidRequestError(
                 f"`truncate` must be at most {max_inputs}. Given: {options.truncate}", parameter="truncate"
             )
-        token_ids = await _tokenize(model, request.inputs, options.truncate)
+        token_ids = await encode_prompt(
+            model, request.inputs, parameter="inputs", keep_last=options.truncate
+        )
         check_lengths(len(token_ids), options, max_inputs, model.max_model_len)
         return Job(model, request.inputs, options, token_ids, job_id)
-
-
-def max_input_tokens(limits: ServerArgs, model: ServedModel) -> int:
-    """Longest prompt, tokens: one less than the context, so that something can follow, or what the server allows."""
-    return min(model.max_model_len - 1, limits.max_input_tokens or model.max_model_len)
-
-
-async def _tokenize(model: ServedModel, text: str, truncate: int | None) -> list[int]:
-    def encode() -> list[int]:
-        if truncate is None:
-            return model.encode(text, add_special_tokens=True, parameter="inputs")
-        token_ids: list[int] = model.tokenizer.encode(text, True, parameter="inputs")
-        return token_ids[-truncate:]
-
-    return encode() if len(text) <= _INLINE_CHARS else await asyncio.to_thread(encode)
