@@ -67,3 +67,8 @@ def hf_token() -> str | None:
     """The hub token from any of the names in use, or None."""
     token: str | None = HF_TOKEN.read() or HF_HUB_TOKEN.read() or HF_HUB_TOKEN_ALIAS.read()
     return token
+
+
+def text_of(name: str) -> str | None:
+    """The text of another program's variable, None where it is absent or empty; what it means is its reader's table."""
+    return os.environ.get(name) or None

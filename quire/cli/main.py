@@ -12,6 +12,7 @@ from quire.cli.parser import EXIT_USAGE, Parser
 # Command -> (module with add_parser and run, one line of help).
 COMMANDS = {
     "serve": ("quire.cli.serve", "start the HTTP server"),
+    "launcher": ("quire.cli.launcher", "start the HTTP server with the flags of text-generation-launcher"),
     "run": ("quire.cli.generate", "answer one prompt and exit"),
     "chat": ("quire.cli.chat", "talk to a model in the terminal"),
     "bench": ("quire.cli.bench", "measure throughput, latency or a running server"),

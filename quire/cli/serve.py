@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from quire.cli.tgi_options import apply_environment, leave_open
 from quire.config.engine_args import EngineArgs
 from quire.server.args import ServerArgs
 
@@ -20,6 +21,12 @@ def add_parser(subparsers: Any) -> None:
     add_model_argument(parser)
     ServerArgs.add_cli_args(parser)
     EngineArgs.add_cli_args(parser)
+    parser.add_argument(
+        "--tgi-env",
+        action=argparse.BooleanOptionalAction,
+        help="read Text Generation Inference's environment variables; default: only where MODEL_ID names the model",
+    )
+    leave_open(parser)
     parser.set_defaults(run=run)
 
 
@@ -42,7 +49,12 @@ def engine_args_from(args: argparse.Namespace) -> EngineArgs:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    engine_args, server_args = engine_args_from(args), ServerArgs.from_cli_args(args)
+    apply_environment(args)
+    return start(engine_args_from(args), ServerArgs.from_cli_args(args))
+
+
+def start(engine_args: EngineArgs, server_args: ServerArgs) -> int:
+    """Run the server; returns the exit status when it was told to stop."""
     from quire.server.run import run_server
 
     run_server(engine_args, server_args)
