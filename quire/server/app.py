@@ -17,6 +17,7 @@ from quire.server.auth import api_keys, check_api_key
 from quire.server.context import ServerContext
 from quire.server.errors import error_response
 from quire.server.lifecycle import ClientGoneError
+from quire.server.llamacpp.api import LLAMACPP
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models, OneModel
 from quire.server.openai.api import OPENAI
@@ -24,7 +25,7 @@ from quire.server.protocol import Api, Route
 from quire.server.replies import given_request_id
 from quire.server.status import STATUS
 
-APIS: tuple[Api, ...] = (OPENAI, STATUS)
+APIS: tuple[Api, ...] = (OPENAI, LLAMACPP, STATUS)
 """In the order of precedence; no two of them have the same method and path."""
 
 

@@ -20,9 +20,9 @@ from quire.server.merge import Batch
 from quire.server.models import ServedModel
 from quire.server.openai.logprobs import chat_logprobs, prompt_logprobs_list
 from quire.server.openai.params import check_choices, check_common, make_sampling_params, not_yet, wants_usage
-from quire.server.openai.prompts import check_messages, check_template_variables, render_prompt
 from quire.server.openai.schemas import ChatCompletionRequest
 from quire.server.openai.usage import UsageCounter
+from quire.server.prompts import check_messages, check_template_variables, render_prompt
 from quire.server.replies import fingerprint, json_response, make_response_id
 from quire.server.sse import DONE, ChunkTemplate, error_frames
 

@@ -4,13 +4,11 @@ are ignored.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Text = Annotated[str, Meta(max_length=2**25)]
+from quire.server.fields import Int64, TokenId
 
 
 class StreamOptions(Struct):
@@ -96,23 +94,3 @@ class ChatCompletionRequest(GenerationRequest, kw_only=True):
     chat_template: str | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-
-
-class TokenizeRequest(Struct, kw_only=True):
-    """`POST /tokenize`: a text, or messages that the chat template renders."""
-
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    add_special_tokens: bool | None = None
-    return_token_strs: bool | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-
-
-class DetokenizeRequest(Struct, kw_only=True):
-    """`POST /detokenize`."""
-
-    model: str | None = None
-    tokens: list[TokenId] | None = None
