@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from quire.server.anthropic.api import ANTHROPIC
 from quire.server.args import ServerArgs
 from quire.server.auth import api_keys, check_api_key
 from quire.server.context import ServerContext
@@ -25,7 +26,7 @@ from quire.server.protocol import Api, Route
 from quire.server.replies import given_request_id
 from quire.server.status import STATUS
 
-APIS: tuple[Api, ...] = (OPENAI, LLAMACPP, STATUS)
+APIS: tuple[Api, ...] = (OPENAI, ANTHROPIC, LLAMACPP, STATUS)
 """In the order of precedence; no two of them have the same method and path."""
 
 
