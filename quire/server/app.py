@@ -22,6 +22,7 @@ from quire.server.llamacpp.api import LLAMACPP
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models, OneModel
 from quire.server.openai.api import OPENAI
+from quire.server.openapi import openapi_api
 from quire.server.protocol import Api, Route
 from quire.server.replies import given_request_id
 from quire.server.status import STATUS
@@ -88,7 +89,7 @@ def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | No
     keys = api_keys(context.args)
     routes = [
         starlette.routing.Route(route.path, Endpoint(context, api, route, keys), methods=[route.method])
-        for api in APIS
+        for api in (*APIS, openapi_api(APIS))
         for route in api.routes
     ]
 
