@@ -81,3 +81,10 @@ class BodyTooLargeError(InvalidRequestError):
 
 class ShuttingDownError(QuireError):
     """The server has been told to stop: it takes no new requests, and ends running ones when their time is up."""
+
+
+def wrong_value(parameter: str, rule: str, value: object) -> InvalidRequestError:
+    """The error for a value that breaks a rule: `temperature must be <rule>, got <value>`."""
+    return InvalidRequestError(
+        f"{parameter} must be {rule}, got {describe(value)}", parameter=parameter, value=value
+    )

@@ -32,6 +32,9 @@ class ServerArgs:
     )
     ssl_keyfile: str | None = option(None, "File with the TLS key.")
     ssl_certfile: str | None = option(None, "File with the TLS certificate.")
+    strict: bool = option(
+        False, "Refuse requests with fields that the server does not know, instead of naming them in a header."
+    )
     response_role: str = option("assistant", "Role of the messages that the server generates.")
 
     def __post_init__(self) -> None:

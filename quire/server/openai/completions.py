@@ -31,7 +31,7 @@ async def create_completion(context: ServerContext, request: Request) -> Respons
     """Answer one request, whole or as a stream."""
     body = await read_body(request, CompletionRequest, context.args.max_body_bytes)
     model = await context.lease(request, body.model)
-    job = _CompletionJob(model, body, make_response_id("cmpl", request))
+    job = _CompletionJob(model, body, make_response_id("cmpl", request, body.request_id))
     if body.stream:
         return await stream(context, request, job.generation, _ChunkRenderer(job, context.now()))
     return json_response(job.whole(await collect(context, request, job.generation), context.now()))
@@ -100,7 +100,7 @@ class _CompletionJob:
             changes["prompt_logprobs"] = body.logprobs
         if self.echo_only:
             changes["max_tokens"] = 1
-        return make_sampling_params(body, defaults, **changes)
+        return make_sampling_params(body, defaults, is_stream=bool(body.stream), **changes)
 
     def whole(self, results: list[RequestOutput], created: int) -> dict[str, Any]:
         """The response body, once every choice is finished."""
