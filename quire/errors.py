@@ -55,6 +55,10 @@ class UnknownModelError(InvalidRequestError):
     """The request names a model that this server does not serve."""
 
 
+class NotFoundError(InvalidRequestError):
+    """The request names something stored that is not there."""
+
+
 class QueueFullError(QuireError):
     """Admission control refused the request: try again later."""
 

@@ -19,7 +19,13 @@ from quire.server.generation import Generation, collect, stream
 from quire.server.merge import Batch
 from quire.server.models import ServedModel
 from quire.server.openai.logprobs import chat_logprobs, prompt_logprobs_list
-from quire.server.openai.params import check_choices, check_common, make_sampling_params, wants_usage
+from quire.server.openai.params import (
+    check_choices,
+    check_common,
+    check_top_logprobs,
+    make_sampling_params,
+    wants_usage,
+)
 from quire.server.openai.prompts import check_messages, check_template_variables, render_prompt
 from quire.server.openai.schemas import ChatCompletionRequest
 from quire.server.openai.tools import parse_functions, parse_tools, refuse_calls
@@ -63,12 +69,7 @@ def _num_logprobs(body: ChatCompletionRequest, limit: int) -> int | None:
     num_top = body.top_logprobs
     if num_top and not body.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs=true", parameter="top_logprobs", value=num_top)
-    if num_top is not None and (num_top < 0 or (limit != -1 and num_top > limit)):
-        raise InvalidRequestError(
-            f"top_logprobs must be an integer in [0, {limit}], got {num_top}",
-            parameter="top_logprobs",
-            value=num_top,
-        )
+    check_top_logprobs(num_top, limit)
     return (num_top or 0) if body.logprobs else None
 
 

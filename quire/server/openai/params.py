@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quire.errors import InvalidRequestError, NotSupportedError, describe
+from quire.errors import InvalidRequestError, NotSupportedError, describe, wrong_value
 from quire.sampling_params import RequestOutputKind, SamplingParams
 from quire.server.openai.response_format import Constraint, parse_constraint
 from quire.server.openai.schemas import GenerationRequest, SamplingFields
@@ -70,7 +70,7 @@ def check_common(request: GenerationRequest) -> None:
         raise NotSupportedError(
             f"best_of is not supported other than equal to n, got {request.best_of}", parameter="best_of"
         )
-    _check_cache_salt(request.cache_salt)
+    check_cache_salt(request.cache_salt)
 
 
 def refuse_constraint(constraint: Constraint | None) -> None:
@@ -88,6 +88,12 @@ def check_choices(num_prompts: int, n: int) -> None:
         )
 
 
+def check_top_logprobs(num_top: int | None, limit: int) -> None:
+    """Raises InvalidRequestError for more likeliest tokens than the server gives; a limit of -1 is none."""
+    if num_top is not None and (num_top < 0 or (limit != -1 and num_top > limit)):
+        raise wrong_value("top_logprobs", f"an integer in [0, {limit}]", num_top)
+
+
 def not_yet(name: str, detail: str = "") -> NotSupportedError:
     """The answer for something that exists elsewhere but not here yet."""
     return NotSupportedError(f"{name} is not supported yet{detail}", parameter=name)
@@ -101,7 +107,8 @@ def wants_usage(request: GenerationRequest) -> tuple[bool, bool]:
     return True, bool(options.continuous_usage_stats)
 
 
-def _check_cache_salt(salt: str | None) -> None:
+def check_cache_salt(salt: str | None) -> None:
+    """Raises InvalidRequestError for a salt of another length than allowed."""
     if salt is not None and not 0 < len(salt) <= MAX_CACHE_SALT_CHARS:
         raise InvalidRequestError(
             f"cache_salt must be a string of 1 to {MAX_CACHE_SALT_CHARS} characters, got {describe(salt)}",

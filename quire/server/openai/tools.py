@@ -93,6 +93,20 @@ def parse_functions(functions: Sequence[Any] | None, function_call: Any = None) 
     return ToolOptions(parsed, _parse_choice(function_call, parsed, "function_call"), parallel=False)
 
 
+def parse_flat_tools(
+    tools: Sequence[Any] | None, tool_choice: Any = None, parallel_tool_calls: bool | None = None
+) -> ToolOptions:
+    """The form of `/v1/responses`: a tool is its function, with a type beside its name."""
+    found = []
+    for index, raw in enumerate(tools or []):
+        _check_type(raw, f"tools[{index}]")
+        found.append(_parse_function(raw, f"tools[{index}]"))
+    if isinstance(tool_choice, dict) and "function" not in tool_choice:
+        tool_choice = {**tool_choice, "function": {"name": tool_choice.get("name")}}
+    parsed = _distinct(found, "tools")
+    return ToolOptions(parsed, _parse_choice(tool_choice, parsed), parallel_tool_calls is not False)
+
+
 def refuse_calls(options: ToolOptions, name: str = "tools") -> None:
     """Raises NotSupportedError where the answer could be a call: the engine has no constrained decoding yet."""
     if options.may_call:
@@ -102,12 +116,16 @@ def refuse_calls(options: ToolOptions, name: str = "tools") -> None:
 
 
 def _parse_tool(raw: Any, where: str) -> ToolFunction:
+    _check_type(raw, where)
+    return _parse_function(convert_at(raw, _Tool, where).function, f"{where}.function")
+
+
+def _check_type(raw: Any, where: str) -> None:
     kind = raw.get("type") if isinstance(raw, dict) else None
     if isinstance(kind, str) and kind != "function":
         raise NotSupportedError(
             f"{where}: tools of type {describe(kind)} are not supported yet", parameter=where
         )
-    return _parse_function(convert_at(raw, _Tool, where).function, f"{where}.function")
 
 
 def _parse_function(raw: Any, where: str) -> ToolFunction:
