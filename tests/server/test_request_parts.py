@@ -9,12 +9,8 @@ import msgspec
 import pytest
 
 from quire.errors import InvalidRequestError
-from quire.server.openai.response_format import (
-    Constraint,
-    ConstraintFields,
-    ConstraintKind,
-    parse_constraint,
-)
+from quire.server.constraints import Constraint, ConstraintKind
+from quire.server.openai.response_format import ConstraintFields, parse_constraint
 from quire.server.openai.tools import ChoiceMode, ToolChoice, parse_functions, parse_tools
 from tests.server.mock_engine import MockEngine
 

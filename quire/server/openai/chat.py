@@ -26,10 +26,10 @@ from quire.server.openai.params import (
     make_sampling_params,
     wants_usage,
 )
-from quire.server.openai.prompts import check_messages, check_template_variables, render_prompt
 from quire.server.openai.schemas import ChatCompletionRequest
 from quire.server.openai.tools import parse_functions, parse_tools, refuse_calls
 from quire.server.openai.usage import UsageCounter
+from quire.server.prompts import check_messages, check_template_variables, render_prompt
 from quire.server.replies import fingerprint, json_response, make_response_id
 from quire.server.sse import DONE, ChunkTemplate, error_frames
 

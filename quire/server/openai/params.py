@@ -7,7 +7,8 @@ from typing import Any
 
 from quire.errors import InvalidRequestError, NotSupportedError, describe, wrong_value
 from quire.sampling_params import RequestOutputKind, SamplingParams
-from quire.server.openai.response_format import Constraint, parse_constraint
+from quire.server.constraints import Constraint
+from quire.server.openai.response_format import parse_constraint
 from quire.server.openai.schemas import GenerationRequest, SamplingFields
 
 MAX_CHOICES = 2048

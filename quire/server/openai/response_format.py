@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from msgspec import Struct
 
 from quire.errors import InvalidRequestError, wrong_value
 from quire.server.body import convert_at
-from quire.server.openai.json_schema import parse_json_schema
-
-MAX_CHOICES = 4096
-MAX_PATTERN_CHARS = 2**16
-
-
-class ConstraintKind(enum.Enum):
-    """What every output must match."""
-
-    JSON_OBJECT = "json_object"
-    JSON_SCHEMA = "json_schema"
-    REGEX = "regex"
-    CHOICE = "choice"
-    GRAMMAR = "grammar"
-    STRUCTURAL_TAG = "structural_tag"
-
-
-@dataclass(frozen=True, slots=True)
-class Constraint:
-    """The form that an output must have."""
-
-    kind: ConstraintKind
-    value: Any
-    """JSON_OBJECT: None; JSON_SCHEMA: the schema; REGEX, GRAMMAR: text; CHOICE: a list of texts; STRUCTURAL_TAG: the tag."""
-    source: str
-    """The parameter that asked for it."""
+from quire.server.constraints import (
+    Constraint,
+    ConstraintKind,
+    choice_constraint,
+    grammar_constraint,
+    json_object_constraint,
+    regex_constraint,
+    schema_constraint,
+    tag_constraint,
+)
 
 
 class ConstraintFields(Struct, kw_only=True):
@@ -95,14 +77,14 @@ def parse_response_format(given: dict[str, Any], where: str = "response_format")
 
 
 def _text_format(given: dict[str, Any], where: str) -> None:
-    return None
+    """Free text."""
 
 
 def _json_format(given: dict[str, Any], where: str) -> Constraint:
     """`json_object`, which becomes a schema where one stands beside it: TGI's `value`, llama.cpp's `schema`."""
     for name in ("value", "schema"):
         if given.get(name) is not None:
-            return _schema(given[name], f"{where}.{name}", where)
+            return schema_constraint(given[name], f"{where}.{name}", where)
     return Constraint(ConstraintKind.JSON_OBJECT, None, where)
 
 
@@ -114,25 +96,25 @@ def _json_schema_format(given: dict[str, Any], where: str) -> Constraint:
             continue
         if not isinstance(wrapper, dict):
             raise wrong_value(f"{where}.{name}", "an object with a schema", wrapper)
-        return _schema(wrapper.get("schema"), f"{where}.{name}.schema", where)
-    return _schema(given.get("schema"), f"{where}.schema", where)
+        return schema_constraint(wrapper.get("schema"), f"{where}.{name}.schema", where)
+    return schema_constraint(given.get("schema"), f"{where}.schema", where)
 
 
 def _required_json_format(given: dict[str, Any], where: str) -> Constraint:
-    return _schema(given.get("value"), f"{where}.value", where)
+    return schema_constraint(given.get("value"), f"{where}.value", where)
 
 
 def _regex_format(given: dict[str, Any], where: str) -> Constraint:
-    return _pattern(ConstraintKind.REGEX, given.get("value"), f"{where}.value", where)
+    return regex_constraint(given.get("value"), f"{where}.value", where)
 
 
 def _grammar_format(given: dict[str, Any], where: str) -> Constraint:
     name = "grammar" if given.get("grammar") is not None else "value"
-    return _pattern(ConstraintKind.GRAMMAR, given.get(name), f"{where}.{name}", where)
+    return grammar_constraint(given.get(name), f"{where}.{name}", where)
 
 
 def _tag_format(given: dict[str, Any], where: str) -> Constraint:
-    return Constraint(ConstraintKind.STRUCTURAL_TAG, given, where)
+    return tag_constraint(given, where, where)
 
 
 _FORMATS: dict[str, Callable[[dict[str, Any], str], Constraint | None]] = {
@@ -160,58 +142,21 @@ def _structured_outputs(given: dict[str, Any]) -> Constraint:
     return _KINDS[named[0]](getattr(fields, named[0]), f"{where}.{named[0]}", where)
 
 
-def _schema(value: Any, place: str, source: str) -> Constraint:
-    return Constraint(ConstraintKind.JSON_SCHEMA, parse_json_schema(value, place), source)
-
-
-def _pattern(kind: ConstraintKind, value: Any, place: str, source: str) -> Constraint:
-    if not isinstance(value, str) or not value or "\0" in value or len(value) > MAX_PATTERN_CHARS:
-        rule = f"a text of 1 to {MAX_PATTERN_CHARS} characters without NUL"
-        raise wrong_value(place, rule, value)
-    return Constraint(kind, value, source)
-
-
-def _regex(value: Any, place: str, source: str) -> Constraint:
-    return _pattern(ConstraintKind.REGEX, value, place, source)
-
-
-def _grammar(value: Any, place: str, source: str) -> Constraint:
-    return _pattern(ConstraintKind.GRAMMAR, value, place, source)
-
-
-def _choice(value: Any, place: str, source: str) -> Constraint:
-    if not value or len(value) > MAX_CHOICES or not all(value):
-        raise wrong_value(place, f"a list of 1 to {MAX_CHOICES} non-empty texts", value)
-    return Constraint(ConstraintKind.CHOICE, list(value), source)
-
-
-def _json_object(value: Any, place: str, source: str) -> Constraint:
-    if value is not True:
-        raise wrong_value(place, "true", value)
-    return Constraint(ConstraintKind.JSON_OBJECT, None, source)
-
-
-def _structural_tag(value: Any, place: str, source: str) -> Constraint:
-    if not isinstance(value, dict | str) or not value:
-        raise wrong_value(place, "a structural tag, or its JSON text", value)
-    return Constraint(ConstraintKind.STRUCTURAL_TAG, value, source)
-
-
 _KINDS: dict[str, Callable[[Any, str, str], Constraint]] = {
-    "json": _schema,
-    "regex": _regex,
-    "choice": _choice,
-    "grammar": _grammar,
-    "json_object": _json_object,
-    "structural_tag": _structural_tag,
+    "json": schema_constraint,
+    "regex": regex_constraint,
+    "choice": choice_constraint,
+    "grammar": grammar_constraint,
+    "json_object": json_object_constraint,
+    "structural_tag": tag_constraint,
 }
 _FIELDS: dict[str, Callable[[Any], Constraint | None]] = {
     "response_format": parse_response_format,
     "structured_outputs": _structured_outputs,
-    "guided_json": lambda value: _schema(value, "guided_json", "guided_json"),
-    "guided_regex": lambda value: _regex(value, "guided_regex", "guided_regex"),
-    "guided_choice": lambda value: _choice(value, "guided_choice", "guided_choice"),
-    "guided_grammar": lambda value: _grammar(value, "guided_grammar", "guided_grammar"),
-    "grammar": lambda value: _grammar(value, "grammar", "grammar") if value else None,
-    "json_schema": lambda value: _schema(value, "json_schema", "json_schema"),
+    "guided_json": lambda value: schema_constraint(value, "guided_json", "guided_json"),
+    "guided_regex": lambda value: regex_constraint(value, "guided_regex", "guided_regex"),
+    "guided_choice": lambda value: choice_constraint(value, "guided_choice", "guided_choice"),
+    "guided_grammar": lambda value: grammar_constraint(value, "guided_grammar", "guided_grammar"),
+    "grammar": lambda value: grammar_constraint(value, "grammar", "grammar") if value else None,
+    "json_schema": lambda value: schema_constraint(value, "json_schema", "json_schema"),
 }

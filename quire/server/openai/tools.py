@@ -1,20 +1,20 @@
-"""Tools that a request offers, the choice among them, and the calls that its messages hold: parsed and checked."""
+"""Tools that a request offers and the choice among them, parsed and checked."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from quire.errors import InvalidRequestError, NotSupportedError, describe, wrong_value
 from quire.server.body import convert_at
-from quire.server.openai.json_schema import parse_json_schema
+from quire.server.json_schema import parse_json_schema
+from quire.server.tool_calls import FunctionName
 
 MAX_TOOLS = 1024
-FunctionName = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class ToolFunction(Struct, kw_only=True):
@@ -29,17 +29,6 @@ class ToolFunction(Struct, kw_only=True):
 
 class _Tool(Struct, kw_only=True):
     function: Any
-    type: str | None = None
-
-
-class _FunctionCall(Struct, kw_only=True):
-    name: FunctionName
-    arguments: str | dict[str, Any] | None = None
-
-
-class _ToolCall(Struct, kw_only=True):
-    function: _FunctionCall
-    id: str | None = None
     type: str | None = None
 
 
@@ -173,33 +162,3 @@ def _choice_name(choice: Any, where: str) -> str | None:
             where, 'none, auto, required or {"type": "function", "function": {"name": ...}}', choice
         )
     return name
-
-
-# -- calls in messages ---------------------------------------------------------------------------------------
-
-
-def check_calls(message: dict[str, Any], where: str) -> dict[str, Any]:
-    """The message with calls and results in today's form: `function_call` as `tool_calls`, role `function` as `tool`.
-
-    Raises InvalidRequestError that names the place.
-    """
-    if message.get("function_call") is not None:
-        call = convert_at(message["function_call"], _FunctionCall, f"{where}.function_call")
-        plain = {"name": call.name, "arguments": call.arguments or "{}"}
-        rest = {key: value for key, value in message.items() if key != "function_call"}
-        return rest | {"tool_calls": [{"id": call.name, "type": "function", "function": plain}]}
-    calls = message.get("tool_calls")
-    if calls is not None:
-        _check_tool_calls(calls, f"{where}.tool_calls")
-    if message["role"] == "function":
-        return {"tool_call_id": message.get("name"), **message, "role": "tool"}
-    if message.get("tool_call_id") is not None and not isinstance(message["tool_call_id"], str):
-        raise wrong_value(f"{where}.tool_call_id", "a string", message["tool_call_id"])
-    return message
-
-
-def _check_tool_calls(calls: Any, where: str) -> None:
-    if not isinstance(calls, list):
-        raise wrong_value(where, "a list of calls", calls)
-    for index, call in enumerate(calls):
-        convert_at(call, _ToolCall, f"{where}[{index}]")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from quire.errors import InvalidRequestError, NotSupportedError, describe, wrong_value
-from quire.server.openai.content_parts import Media, parse_part, refuse_media
-from quire.server.openai.prompts import MAX_MESSAGES
+from quire.server.content_parts import Media, parse_part, refuse_media
+from quire.server.prompts import MAX_MESSAGES
 
 Item = dict[str, Any]
 """A message, a function call, a call's output or reasoning, as the API lists it."""

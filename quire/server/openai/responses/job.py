@@ -17,13 +17,13 @@ from quire.server.openai.params import (
     not_yet,
     refuse_constraint,
 )
-from quire.server.openai.prompts import check_template_variables, render_prompt
 from quire.server.openai.response_format import parse_constraint, parse_response_format
 from quire.server.openai.responses.items import Item, message_part, new_id, parse_input, to_messages
 from quire.server.openai.responses.schemas import ResponsesRequest
 from quire.server.openai.responses.store import ResponseStore
 from quire.server.openai.tools import parse_flat_tools, refuse_calls
 from quire.server.openai.usage import UsageCounter
+from quire.server.prompts import check_template_variables, render_prompt
 
 _LOGPROBS = "message.output_text.logprobs"
 _NOT_YET = ("background", "conversation", "prompt")

@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from quire.server.openai.schemas import Int64, SamplingFields, StreamOptions
+from quire.server.fields import Int64
+from quire.server.openai.schemas import SamplingFields, StreamOptions
 
 
 class TextConfig(Struct, kw_only=True):

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.errors import InvalidRequestError, describe, wrong_value
+from quire.server.content_parts import Media, parse_part, refuse_media
 from quire.server.models import ServedModel
-from quire.server.openai.content_parts import Media, parse_part, refuse_media
-from quire.server.openai.tools import check_calls
+from quire.server.tool_calls import check_calls
 from quire.tokenizer import render_chat
 
 MAX_MESSAGES = 4096
