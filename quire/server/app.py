@@ -16,6 +16,7 @@ from quire.server.args import ServerArgs
 from quire.server.auth import api_keys, check_api_key
 from quire.server.context import ServerContext
 from quire.server.errors import error_response
+from quire.server.invocations import INVOCATIONS
 from quire.server.lifecycle import ClientGoneError
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models, OneModel
@@ -25,7 +26,7 @@ from quire.server.replies import given_request_id
 from quire.server.status import STATUS
 from quire.server.unknown_fields import unknown_fields_warning
 
-APIS: tuple[Api, ...] = (OPENAI, STATUS)
+APIS: tuple[Api, ...] = (OPENAI, INVOCATIONS, STATUS)
 """In the order of precedence; no two of them have the same method and path."""
 
 

@@ -6,6 +6,7 @@ from quire.server.errors import openai_error
 from quire.server.openai.chat import create_chat_completion
 from quire.server.openai.completions import create_completion
 from quire.server.openai.models import list_models, show_model
+from quire.server.openai.pooling import classify, create_embeddings, pool, rerank, score
 from quire.server.openai.responses.routes import (
     cancel_response,
     count_input_tokens,
@@ -31,6 +32,15 @@ OPENAI = Api(
         Route("POST", "/v1/responses/{id}/cancel", cancel_response),
         Route("GET", "/v1/models", list_models),
         Route("GET", "/v1/models/{id:path}", show_model),
+        Route("GET", "/models", list_models),
+        Route("POST", "/v1/embeddings", create_embeddings),
+        Route("POST", "/pooling", pool),
+        Route("POST", "/classify", classify),
+        Route("POST", "/score", score),
+        Route("POST", "/v1/score", score),
+        Route("POST", "/rerank", rerank),
+        Route("POST", "/v1/rerank", rerank),
+        Route("POST", "/v2/rerank", rerank),
         Route("POST", "/tokenize", tokenize),
         Route("POST", "/detokenize", detokenize),
     ),
