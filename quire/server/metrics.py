@@ -55,22 +55,24 @@ _COUNTERS = (
 
 
 class _EngineCollector(Collector):
-    """Reads the engine's snapshot when somebody scrapes."""
+    """Reads the engines' snapshots when somebody scrapes."""
 
-    def __init__(self, read_stats: Callable[[], Any], labels: tuple[str, str]) -> None:
-        self._read_stats = read_stats
-        self._labels = labels
+    def __init__(self) -> None:
+        self.sources: dict[str, Callable[[], Any]] = {}
+        """Model name -> what reads its engine's stats."""
 
     def collect(self) -> Iterator[Metric]:
-        """One metric family per row of the two tables."""
-        stats = self._read_stats()
+        """One metric family per row of the two tables, one series per model."""
+        stats = [(_labels(name), read()) for name, read in self.sources.items()]
         for field, name, help_text in _GAUGES:
             gauge = GaugeMetricFamily(name, help_text, labels=_LABELS)
-            gauge.add_metric(self._labels, getattr(stats, field))
+            for labels, values in stats:
+                gauge.add_metric(labels, getattr(values, field))
             yield gauge
         for field, name, help_text in _COUNTERS:
             counter = CounterMetricFamily(name, help_text, labels=_LABELS)
-            counter.add_metric(self._labels, getattr(stats, field))
+            for labels, values in stats:
+                counter.add_metric(labels, getattr(values, field))
             yield counter
 
     def describe(self) -> list[Metric]:
@@ -78,33 +80,36 @@ class _EngineCollector(Collector):
         return []
 
 
-class ServerMetrics:
-    """The metrics of one application. `observe` wraps a request's outputs and writes down its times."""
+def _labels(model_name: str) -> tuple[str, str]:
+    return model_name, "0"
 
-    def __init__(self, model_name: str, max_model_len: int, read_stats: Callable[[], Any]) -> None:
+
+class ServerMetrics:
+    """The metric families of one application, over all its models."""
+
+    def __init__(self, max_model_len: int) -> None:
+        """`max_model_len`, tokens, bounds the histograms of lengths."""
         self._registry = CollectorRegistry()
-        self._labels = (model_name, "0")
-        self._registry.register(_EngineCollector(read_stats, self._labels))
+        self._engines = _EngineCollector()
+        self._registry.register(self._engines)
         lengths = _one_two_five(max_model_len)
-        self._ttft = self._histogram("time_to_first_token_seconds", "Time to first token.", _TTFT_BUCKETS)
-        self._itl = self._histogram(
+        self.ttft = self._histogram("time_to_first_token_seconds", "Time to first token.", _TTFT_BUCKETS)
+        self.itl = self._histogram(
             "inter_token_latency_seconds", "Time between the events of a stream.", _TOKEN_TIME_BUCKETS
         )
-        self._tpot = self._histogram(
+        self.tpot = self._histogram(
             "request_time_per_output_token_seconds",
             "Mean time per token after the first.",
             _TOKEN_TIME_BUCKETS,
         )
-        self._e2e = self._histogram(
-            "e2e_request_latency_seconds", "Time of a request.", _REQUEST_TIME_BUCKETS
-        )
-        self._queue = self._histogram(
+        self.e2e = self._histogram("e2e_request_latency_seconds", "Time of a request.", _REQUEST_TIME_BUCKETS)
+        self.queue = self._histogram(
             "request_queue_time_seconds", "Time in the queue.", _REQUEST_TIME_BUCKETS
         )
-        self._prompt = self._histogram("request_prompt_tokens", "Prompt tokens per request.", lengths)
-        self._generation = self._histogram("request_generation_tokens", "Output tokens per request.", lengths)
-        self._n = self._histogram("request_params_n", "Sequences per request.", _N_BUCKETS)
-        self._success = Counter(
+        self.prompt = self._histogram("request_prompt_tokens", "Prompt tokens per request.", lengths)
+        self.generation = self._histogram("request_generation_tokens", "Output tokens per request.", lengths)
+        self.n = self._histogram("request_params_n", "Sequences per request.", _N_BUCKETS)
+        self.success = Counter(
             "vllm:request_success",
             "Finished sequences.",
             (*_LABELS, "finished_reason"),
@@ -112,12 +117,36 @@ class ServerMetrics:
         )
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
-        family = Histogram(f"vllm:{name}", help_text, _LABELS, buckets=buckets, registry=self._registry)
-        return family.labels(*self._labels)
+        return Histogram(f"vllm:{name}", help_text, _LABELS, buckets=buckets, registry=self._registry)
 
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    def of_model(self, name: str, read_stats: Callable[[], Any]) -> ModelMetrics:
+        """The series of one model, and its engine's numbers from now on."""
+        self._engines.sources[name] = read_stats
+        return ModelMetrics(self, name)
+
+    def forget_engine(self, name: str) -> None:
+        """No more numbers from the engine of a model that was unloaded; what its requests left stays."""
+        self._engines.sources.pop(name, None)
+
+
+class ModelMetrics:
+    """The series of one model. `observe` wraps a request's outputs and writes down its times."""
+
+    def __init__(self, families: ServerMetrics, model_name: str) -> None:
+        self._labels = labels = _labels(model_name)
+        self._ttft = families.ttft.labels(*labels)
+        self._itl = families.itl.labels(*labels)
+        self._tpot = families.tpot.labels(*labels)
+        self._e2e = families.e2e.labels(*labels)
+        self._queue = families.queue.labels(*labels)
+        self._prompt = families.prompt.labels(*labels)
+        self._generation = families.generation.labels(*labels)
+        self._n = families.n.labels(*labels)
+        self._success = families.success
 
     async def observe(
         self, outputs: AsyncIterator[RequestOutput], params: SamplingParams

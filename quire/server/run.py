@@ -197,7 +197,7 @@ class _Server(uvicorn.Server):
 
 
 def _print_banner(context: ServerContext, base: str) -> None:
-    names = ", ".join(context.config.model.served_model_names)
+    names = ", ".join(context.models.names())
     _say(f"Quire {quire.__version__} serves {names} on {base} (Ctrl-C stops). Try it:")
     _say("  " + curl_line(context, base))
 

@@ -15,24 +15,24 @@ from quire.server.replies import json_response
 
 async def list_models(context: ServerContext, request: Request) -> Response:
     """All names, first the default."""
-    names = context.config.model.served_model_names
+    names = context.models.names()
     return json_response({"object": "list", "data": [_card(context, name) for name in names]})
 
 
 async def show_model(context: ServerContext, request: Request) -> Response:
     """One name; unknown ones are 404 model_not_found."""
-    return json_response(_card(context, context.resolve_model(request.path_params["id"])))
+    return json_response(_card(context, request.path_params["id"]))
 
 
 def _card(context: ServerContext, name: str) -> dict[str, Any]:
-    model = context.config.model
+    card = context.models.card(name)
     return {
-        "id": name,
+        "id": card.name,
         "object": "model",
         "created": context.created,
         "owned_by": "quire",
-        "root": model.model,
+        "root": card.path,
         "parent": None,
-        "max_model_len": context.engine.max_model_len,
+        "max_model_len": card.max_model_len,
         "permission": [],
     }

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.errors import InvalidRequestError, NotSupportedError, describe
-from quire.server.context import ServerContext
+from quire.server.models import ServedModel
 from quire.tokenizer import render_chat
 
 MAX_MESSAGES = 4096
@@ -95,7 +95,7 @@ def check_template_variables(variables: Mapping[str, Any] | None) -> dict[str, A
 
 
 async def render_prompt(
-    context: ServerContext,
+    model: ServedModel,
     messages: Sequence[dict[str, Any]],
     *,
     add_generation_prompt: bool | None = None,
@@ -107,16 +107,16 @@ async def render_prompt(
 
     def render() -> list[int]:
         text = render_chat(
-            context.tokenizer,
+            model.tokenizer,
             messages,
             add_generation_prompt=not continue_final_message
             if add_generation_prompt is None
             else add_generation_prompt,
             continue_final_message=bool(continue_final_message),
-            chat_template=context.config.model.chat_template,
+            chat_template=model.config.model.chat_template,
             **(variables or {}),
         )
-        return context.encode(text, add_special_tokens=bool(add_special_tokens), parameter="messages")
+        return model.encode(text, add_special_tokens=bool(add_special_tokens), parameter="messages")
 
     if _num_chars(messages) <= _INLINE_CHARS:
         return render()
