@@ -37,8 +37,8 @@ uint64_t saved_state(const Registers& leaf1) {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
-// Linux gives a process the tile registers only when asked (Linux, Documentation/arch/x86/xstate.rst); one thread asks for all, and
-// children inherit it. False also if a thread has a signal stack too small for the registers.
+// Linux gives a process the tile registers only when asked (Linux, Documentation/arch/x86/xstate.rst): one thread asks for
+// all, and children inherit the permission. False also if a thread has a signal stack too small for the registers.
 bool permit_tiles() {
 #if defined(__linux__)
   constexpr long kArchReqXcompPerm = 0x1023, kTileData = 18;

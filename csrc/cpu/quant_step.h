@@ -15,7 +15,8 @@ static inline F32x16 add_step(F32x16 total, I32x16 sum, F32x16 weight_scale, F32
   return fma(to_float(sum) * weight_scale, row_scale, total);
 }
 
-// int4 with zero points. The sums and zero * sum of the row's values are below 2^24, so that the differences are exact in float32.
+// int4 with zero points. The sums and zero * sum of the row's values are below 2^24, so that the differences are exact in
+// float32.
 static inline F32x16 add_step(F32x16 total, I32x16 sum, F32x16 zero, F32x16 minus_row_sum, F32x16 weight_scale,
                               F32x16 row_scale) {
   return fma(fma(zero, minus_row_sum, to_float(sum)) * weight_scale, row_scale, total);

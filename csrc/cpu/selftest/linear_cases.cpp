@@ -4,8 +4,37 @@
 #include "quantize.h"
 #include "selftest.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 namespace quire {
 namespace {
+
+// A copy of some numbers that ends where readable memory does: a kernel that reads on ends the process.
+class Guarded {
+ public:
+  template <typename T>
+  explicit Guarded(const std::vector<T>& numbers) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), num_bytes = numbers.size() * sizeof(T);
+    const size_t readable = (num_bytes + page - 1) / page * page;
+    size_ = readable + page;
+    memory_ = static_cast<char*>(mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (memory_ == MAP_FAILED || mprotect(memory_ + readable, page, PROT_NONE) != 0) std::abort();
+    data_ = memory_ + readable - num_bytes;
+    std::memcpy(data_, numbers.data(), num_bytes);
+  }
+  ~Guarded() { munmap(memory_, size_); }
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+
+  template <typename T>
+  T* as() const { return reinterpret_cast<T*>(data_); }
+
+ private:
+  char* memory_;
+  char* data_;
+  size_t size_;
+};
 
 struct LinearShape {
   WeightKind kind;
@@ -144,8 +173,11 @@ void multiply(Kernel<Args> kernel, Args args, const LinearShape& shape, const We
 }
 
 // Rounds rows as the weight wants them, and multiplies.
-Outputs multiply_at(const LinearShape& shape, const WeightView& weight, const float* x, int64_t rows, const float* bias,
+Outputs multiply_at(const LinearShape& shape, const Packed& packed, const float* x, int64_t rows, const float* bias,
                     Level level) {
+  const Guarded data(packed.data);
+  WeightView weight = packed.view;
+  weight.data = data.as<void>();
   Outputs out;
   out.width = shape.argmax ? 1 : shape.gate_up ? shape.num_rows / 2 : shape.num_rows;
   out.values.resize(static_cast<size_t>(rows * out.width));
@@ -158,13 +190,16 @@ Outputs multiply_at(const LinearShape& shape, const WeightView& weight, const fl
   } else if (shape.kind == WeightKind::bfloat16) {
     const std::vector<uint16_t> narrow = narrow_at(shape, x, rows, level);
     Bf16LinearArgs args{};
-    args.x = reinterpret_cast<const bf16*>(narrow.data());
+    const Guarded guarded(narrow);
+    args.x = guarded.as<bf16>();
     args.x_stride = divide_up(shape.num_inputs, 2) * 2;
     multiply(bf16_linear_for(level), args, shape, weight, rows, bias, out);
   } else {
     const Quantized q = quantize_at(shape, x, rows, level);
+    const Guarded values(q.values);
     QuantLinearArgs args{};
     args.x = q.view;
+    args.x.values = values.as<int8_t>();
     multiply(quant_linear_for(level), args, shape, weight, rows, bias, out);
   }
   return out;
@@ -189,7 +224,7 @@ void run_linear(const LinearShape& shape, Level level, Hash& hash) {
     hash.add(q.scales);
   }
   const auto rows_at = [&](int64_t first, int64_t rows) {
-    return multiply_at(shape, packed.view, x.data() + first * shape.num_inputs, rows, bias.data(), level);
+    return multiply_at(shape, packed, x.data() + first * shape.num_inputs, rows, bias.data(), level);
   };
   const Outputs all = rows_at(0, shape.rows);
   hash.add(not_zero(all.values));
@@ -248,13 +283,13 @@ void run_bf16_tiles(const LinearShape& shape, Level level, Hash& hash) {
   std::vector<float> bias = random.floats(shape.num_rows);
   if (shape.argmax) bias.assign(bias.size(), 0.0f);
   const Outputs all = has_tiles(level)
-      ? multiply_at(shape, packed.view, x.data(), shape.rows, bias.data(), level)
+      ? multiply_at(shape, packed, x.data(), shape.rows, bias.data(), level)
       : multiply_by_tiles(shape, packed, narrow_at(shape, x.data(), shape.rows, level), bias.data());
   hash.add(not_zero(all.values));
   hash.add(all.ids);
   if (!has_tiles(level)) return;
   for (int64_t row = 0; row < shape.rows; row += 3)
-    all.require_rows(multiply_at(shape, packed.view, x.data() + row * shape.num_inputs, 1, bias.data(), level), row, 1);
+    all.require_rows(multiply_at(shape, packed, x.data() + row * shape.num_inputs, 1, bias.data(), level), row, 1);
 }
 
 // ---------------------------------------------------------------- shapes
