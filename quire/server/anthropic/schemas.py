@@ -175,6 +175,14 @@ class CountTokensRequest(Struct, kw_only=True):
     output_config: OutputConfig | None = None
     output_format: JsonSchemaFormat | None = None
     """An earlier place of `output_config.format`."""
+    # Accepted without effect.
+    cache_control: Any = None
+    context_management: Any = None
+    container: Any = None
+    mcp_servers: Any = None
+    metadata: Any = None
+    service_tier: Any = None
+    inference_geo: Any = None
 
 
 class MessagesRequest(CountTokensRequest, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.errors import InvalidRequestError, NotSupportedError, describe
+from quire.errors import NotSupportedError, describe, wrong_value
 from quire.sampling_params import RequestOutputKind, SamplingParams
 from quire.server.llamacpp.schemas import CompletionRequest
 from quire.server.models import ServedModel
@@ -96,15 +96,15 @@ def check(body: CompletionRequest) -> None:
             raise _not_yet(name, -1, value)
     if num_to_predict(body) < -2:
         name = "n_predict" if body.n_predict is not None else "max_tokens"
-        raise _wrong(name, "an integer of at least -1", num_to_predict(body))
+        raise wrong_value(name, "an integer of at least -1", num_to_predict(body))
     if body.repeat_last_n is not None and body.repeat_last_n < -1:
-        raise _wrong("repeat_last_n", "an integer of at least -1", body.repeat_last_n)
+        raise wrong_value("repeat_last_n", "an integer of at least -1", body.repeat_last_n)
     if body.seed is not None and body.seed < -1:
-        raise _wrong("seed", "an integer of at least -1", body.seed)
+        raise wrong_value("seed", "an integer of at least -1", body.seed)
     if body.n_probs is not None and body.n_probs < 0:
-        raise _wrong("n_probs", "an integer of at least 0", body.n_probs)
+        raise wrong_value("n_probs", "an integer of at least 0", body.n_probs)
     if body.response_fields is not None and len(body.response_fields) > _MAX_RESPONSE_FIELDS:
-        raise _wrong(
+        raise wrong_value(
             "response_fields",
             f"a list of at most {_MAX_RESPONSE_FIELDS} names",
             f"{len(body.response_fields)}",
@@ -117,10 +117,6 @@ def _not_yet(name: str, neutral: object, value: object) -> NotSupportedError:
         parameter=name,
         value=value,
     )
-
-
-def _wrong(name: str, rule: str, value: object) -> InvalidRequestError:
-    return InvalidRequestError(f"{name} must be {rule}, got {describe(value)}", parameter=name, value=value)
 
 
 def _given(body: CompletionRequest) -> dict[str, Any]:
@@ -150,7 +146,7 @@ def _chosen_samplers(given: list[str] | str | None) -> list[str]:
     for name in names:
         if name not in SAMPLERS and name not in _ABSENT_SAMPLERS:
             known = ", ".join((*SAMPLERS, *_ABSENT_SAMPLERS))
-            raise _wrong("samplers", f"a list of names among {known}", name)
+            raise wrong_value("samplers", f"a list of names among {known}", name)
     return names
 
 
@@ -160,7 +156,7 @@ def _logit_bias(given: Any, model: ServedModel) -> dict[int, float]:
     bias: dict[int, float] = {}
     for key, value in pairs:
         if value is True:
-            raise _wrong("logit_bias", "a number or false for each token", value)
+            raise wrong_value("logit_bias", "a number or false for each token", value)
         number = _BANNED if value is False else max(_BANNED, min(_FORCED, value))
         for token_id in _biased_tokens(key, model):
             bias[token_id] = number

@@ -24,6 +24,8 @@ Prompt = (
 class CompletionRequest(Struct, kw_only=True):
     """`POST /completion` and `POST /completions`."""
 
+    model: Any = None
+    """Ignored, as in llama.cpp."""
     prompt: Prompt | None = None
     stream: bool | None = None
     n_predict: Int64 | None = None
