@@ -83,3 +83,9 @@ async def test_every_route_with_a_body_is_strict(strict: httpx.AsyncClient) -> N
                     continue
                 assert 400 <= response.status_code < 500, route.path
                 assert "no_such_field" in response.text, route.path
+
+
+async def test_an_unknown_field_whose_name_is_no_text(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/completions", content=b'{"prompt": "a", "\xff": 1}')
+    assert response.status_code == 400
+    assert "UTF-8" in response.json()["error"]["message"]
