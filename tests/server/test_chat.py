@@ -112,6 +112,8 @@ async def test_logprobs(client: httpx.AsyncClient) -> None:
     }
     body = await chat(client, max_tokens=1, logprobs=True)
     assert body["choices"][0]["logprobs"]["content"] == [token | {"top_logprobs": []}]
+    body = await chat(client, max_tokens=1, logprobs=True, return_tokens_as_token_ids=True)
+    assert body["choices"][0]["logprobs"]["content"][0]["token"] == "token_id:60"
 
 
 async def test_empty_tools_and_text_format_are_fine(client: httpx.AsyncClient) -> None:

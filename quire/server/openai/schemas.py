@@ -64,7 +64,6 @@ class GenerationRequest(SamplingFields, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Int64 | None = None
-    best_of: Int64 | None = None
     max_tokens: Int64 | None = None
     prompt_logprobs: Int64 | None = None
     truncate_prompt_tokens: Int64 | None = None
@@ -85,6 +84,8 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
     prompt: str | list[str | TokenId | list[TokenId]] | None = None
     logprobs: Int64 | None = None
+    best_of: Int64 | None = None
+    """How many to generate for each prompt, of which the n with the highest mean logprob are returned."""
     suffix: str | None = None
     prompt_embeds: Any = None
 
