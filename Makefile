@@ -37,7 +37,7 @@ serve: $(VENV)/.installed
 test: $(VENV)/.extra-test $(VENV)/.extra-test-no-deps
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.extra-test $(VENV)/.extra-test-no-deps
+test-all: $(VENV)/.extra-test $(VENV)/.extra-test-no-deps $(VENV)/.extra-clients
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
 test-isa: $(VENV)/.extra-test

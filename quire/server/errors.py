@@ -20,6 +20,7 @@ from quire.errors import (
     EngineDeadError,
     InvalidRequestError,
     MalformedBodyError,
+    NotFoundError,
     NotSupportedError,
     PromptTooLongError,
     QueueFullError,
@@ -47,6 +48,10 @@ class ErrorReport:
     param: str | None = None
     code: str | None = None
     retry_after_s: float | None = None
+    num_prompt_tokens: int | None = None
+    """Length of a prompt that is too long, where it is known."""
+    max_model_len: int | None = None
+    """What a prompt that is too long had to stay below, in tokens."""
 
 
 # First match wins, so subclasses stand before their base.
@@ -54,6 +59,7 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (PromptTooLongError, 400, "invalid_request_error", "context_length_exceeded"),
     (NotSupportedError, 400, "invalid_request_error", "unsupported_parameter"),
     (UnknownModelError, 404, "invalid_request_error", "model_not_found"),
+    (NotFoundError, 404, "invalid_request_error", "not_found"),
     (BodyTooLargeError, 413, "invalid_request_error", "body_too_large"),
     (MalformedBodyError, 400, "invalid_request_error", "malformed_body"),
     (InvalidRequestError, 400, "invalid_request_error", None),
@@ -80,6 +86,8 @@ def report_error(error: BaseException) -> ErrorReport:
                 param=getattr(error, "parameter", None),
                 code=code,
                 retry_after_s=_retry_after(error),
+                num_prompt_tokens=getattr(error, "num_tokens", None),
+                max_model_len=getattr(error, "max_model_len", None),
             )
     _log.error("unexpected error while serving a request", exc_info=error)
     return ErrorReport(

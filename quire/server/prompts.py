@@ -5,12 +5,16 @@ rendering.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from quire.errors import InvalidRequestError, NotSupportedError, describe
+from quire.errors import InvalidRequestError, describe, wrong_value
+from quire.server.content_parts import Media, parse_part, refuse_media
 from quire.server.models import ServedModel
+from quire.server.tool_calls import check_calls
 from quire.tokenizer import render_chat
+
+_Result = TypeVar("_Result")
 
 MAX_MESSAGES = 4096
 _TEMPLATE_VARIABLES = frozenset(
@@ -25,14 +29,14 @@ _TEMPLATE_VARIABLES = frozenset(
     )
 )
 """What `chat_template_kwargs` may set; a template variable must not become a way to run up cost."""
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _INLINE_CHARS = 16384
 """Longer conversations are rendered on a thread, so that other streams go on."""
 
 
 def check_messages(messages: Sequence[dict[str, Any]] | None) -> Sequence[dict[str, Any]]:
-    """The messages, if each is one that a text model can read; raises InvalidRequestError that names the
-    place.
+    """The messages, if each is one that a text model can read, with calls of functions in today's form.
+
+    Raises InvalidRequestError that names the place.
     """
     if not messages:
         raise InvalidRequestError("messages must be a non-empty list", parameter="messages", value=messages)
@@ -40,46 +44,26 @@ def check_messages(messages: Sequence[dict[str, Any]] | None) -> Sequence[dict[s
         raise InvalidRequestError(
             f"messages must be a list of at most {MAX_MESSAGES}, got {len(messages)}", parameter="messages"
         )
-    for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]")
-    return messages
+    return [_check_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
-def _check_message(message: Mapping[str, Any], where: str) -> None:
+def _check_message(message: dict[str, Any], where: str) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or not role:
-        raise _invalid(f"{where}.role", "a role such as system, user or assistant", role)
-    content = message.get("content")
-    if content is None:
-        if role != "assistant":
-            raise _invalid(f"{where}.content", "text or a list of text parts", content)
-    elif isinstance(content, list):
-        for index, part in enumerate(content):
-            _check_part(part, f"{where}.content[{index}]")
-    elif not isinstance(content, str):
-        raise _invalid(f"{where}.content", "text or a list of text parts", content)
+        raise wrong_value(f"{where}.role", "a role such as system, user or assistant", role)
+    _check_content(message.get("content"), role, f"{where}.content")
+    return check_calls(message, where)
 
 
-def _check_part(part: Any, where: str) -> None:
-    if isinstance(part, str):
+def _check_content(content: Any, role: str, where: str) -> None:
+    if isinstance(content, str) or (content is None and role == "assistant"):
         return
-    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        raise _invalid(where, 'a part such as {"type": "text", "text": "..."}', part)
-    key = _TEXT_PARTS.get(part["type"])
-    if key is None:
-        raise NotSupportedError(
-            f"{where}: parts of type {describe(part['type'])} are not supported yet, only text",
-            parameter=where,
-            value=part["type"],
-        )
-    if not isinstance(part.get(key), str):
-        raise _invalid(f"{where}.{key}", "text", part.get(key))
-
-
-def _invalid(parameter: str, rule: str, value: object) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"{parameter} must be {rule}, got {describe(value)}", parameter=parameter, value=value
-    )
+    if not isinstance(content, list):
+        raise wrong_value(where, "text or a list of text parts", content)
+    parts = [parse_part(part, f"{where}[{index}]") for index, part in enumerate(content)]
+    media = next((part for part in parts if isinstance(part, Media)), None)
+    if media is not None:
+        raise refuse_media(media)
 
 
 def check_template_variables(variables: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -106,21 +90,49 @@ async def render_prompt(
     """Token ids of a conversation. Raises InvalidRequestError for messages that the template refuses."""
 
     def render() -> list[int]:
-        text = render_chat(
-            model.tokenizer,
-            messages,
-            add_generation_prompt=not continue_final_message
-            if add_generation_prompt is None
-            else add_generation_prompt,
-            continue_final_message=bool(continue_final_message),
-            chat_template=model.config.model.chat_template,
-            **(variables or {}),
-        )
+        text = _render(model, messages, add_generation_prompt, continue_final_message, variables)
         return model.encode(text, add_special_tokens=bool(add_special_tokens), parameter="messages")
 
+    return await _inline_or_on_thread(messages, render)
+
+
+async def render_text(
+    model: ServedModel,
+    messages: Sequence[dict[str, Any]],
+    *,
+    continue_final_message: bool = False,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """Text of a conversation as the template writes it. Raises as `render_prompt` does."""
+    return await _inline_or_on_thread(
+        messages, lambda: _render(model, messages, None, continue_final_message, variables)
+    )
+
+
+def _render(
+    model: ServedModel,
+    messages: Sequence[dict[str, Any]],
+    add_generation_prompt: bool | None,
+    continue_final_message: bool | None,
+    variables: Mapping[str, Any] | None,
+) -> str:
+    """Unless told otherwise, an answer begins where no message is continued."""
+    return render_chat(
+        model.tokenizer,
+        messages,
+        add_generation_prompt=not continue_final_message
+        if add_generation_prompt is None
+        else add_generation_prompt,
+        continue_final_message=bool(continue_final_message),
+        chat_template=model.config.model.chat_template,
+        **(variables or {}),
+    )
+
+
+async def _inline_or_on_thread(messages: Sequence[dict[str, Any]], work: Callable[[], _Result]) -> _Result:
     if _num_chars(messages) <= _INLINE_CHARS:
-        return render()
-    return await asyncio.to_thread(render)
+        return work()
+    return await asyncio.to_thread(work)
 
 
 def _num_chars(messages: Sequence[dict[str, Any]]) -> int:

@@ -64,7 +64,7 @@ class Served:
 
 @pytest.fixture
 def engine() -> MockEngine:
-    return MockEngine()
+    return MockEngine(joins_characters=True)
 
 
 @pytest.fixture

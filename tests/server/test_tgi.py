@@ -17,6 +17,12 @@ from tests.server.mock_engine import MAX_MODEL_LEN, MockEngine
 EOS = "\x04"
 
 
+@pytest.fixture
+def engine() -> MockEngine:
+    """Fresh, and with text as a real engine gives it."""
+    return MockEngine(joins_characters=True)
+
+
 def client_of(engine: MockEngine, **args: Any) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(app=build_app(engine, ServerArgs(**args)))
     return httpx.AsyncClient(transport=transport, base_url="http://server")

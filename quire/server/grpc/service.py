@@ -9,11 +9,13 @@ from typing import Any
 
 import quire
 from quire.errors import ShuttingDownError
+from quire.outputs import RequestOutput
 from quire.sampling_params import RequestOutputKind
 from quire.server.context import ServerContext
-from quire.server.generation import Generation, collect_outputs
+from quire.server.generation import Generation
 from quire.server.grpc import messages
 from quire.server.grpc.convert import ResponseWriter, read_prompt, read_sampling
+from quire.server.merge import MergedOutputs
 from quire.server.models import ServedModel
 
 
@@ -27,18 +29,19 @@ class InferenceService:
         """GenerateRequest -> GenerateResponse."""
         async with self._context.models.lease(request.model) as model:
             generation = await self._prepare(request, model, RequestOutputKind.FINAL_ONLY)
-            (result,) = await collect_outputs(generation)
-            return _writer(request, model).write(result)
+            writer = _writer(request, model)
+            async with aclosing(_outputs(generation)) as outputs:
+                (response,) = [writer.write(output) async for output in outputs]
+            return response
 
     async def generate_stream(self, request: Any) -> AsyncGenerator[Any]:
         """GenerateRequest -> GenerateResponse, again and again."""
         async with self._context.models.lease(request.model) as model:
             generation = await self._prepare(request, model, RequestOutputKind.DELTA)
             writer = _writer(request, model)
-            async with aclosing(generation.outputs()) as batches:
-                async for batch in batches:
-                    for _, output in batch:
-                        yield writer.write(output)
+            async with aclosing(_outputs(generation)) as outputs:
+                async for output in outputs:
+                    yield writer.write(output)
 
     async def _prepare(self, request: Any, model: ServedModel, kind: RequestOutputKind) -> Generation:
         with model.metrics.validation():
@@ -67,6 +70,19 @@ class InferenceService:
             raise ShuttingDownError("The server is shutting down")
         await self._context.models.health()
         return messages.HealthResponse()
+
+
+async def _outputs(generation: Generation) -> AsyncGenerator[RequestOutput]:
+    """What comes, at the reader's pace; ending this early aborts what still runs."""
+    outputs = MergedOutputs()
+    try:
+        await generation.open(outputs)
+        while outputs.num_open:
+            await outputs.news()
+            for _, output in outputs.take():
+                yield output
+    finally:
+        outputs.close()
 
 
 def _writer(request: Any, model: ServedModel) -> ResponseWriter:

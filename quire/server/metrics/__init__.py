@@ -5,6 +5,6 @@ dashboards work. One registry per application, nothing global.
 server's names; `requests.py` sees the requests pass.
 """
 
-from quire.server.metrics.requests import ModelMetrics, ServerMetrics
+from quire.server.metrics.requests import ModelMetrics, RequestWatch, ServerMetrics
 
-__all__ = ["ModelMetrics", "ServerMetrics"]
+__all__ = ["ModelMetrics", "RequestWatch", "ServerMetrics"]

@@ -1,9 +1,9 @@
-"""`ServerMetrics`: the registry of one application. `ModelMetrics`: sees the requests to one model pass."""
+"""`ServerMetrics`: the registry of one application. `ModelMetrics`: what the requests to one model leave."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,6 +25,7 @@ class ServerMetrics:
     def __init__(self, max_model_len: int) -> None:
         """`max_model_len`, tokens, bounds the histograms of lengths."""
         self._registry = CollectorRegistry()
+        self._models: dict[str, ModelMetrics] = {}
         self._engines = EngineCollector()
         self._registry.register(self._engines)
         self.vllm = VllmFamilies(self._registry, max_model_len)
@@ -33,12 +34,17 @@ class ServerMetrics:
 
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
+        for model in self._models.values():
+            model.vllm.itl.flush()
+        self.tgi.flush()
         return generate_latest(self._registry)
 
     def of_model(self, name: str, read_stats: Callable[[], Any], block_size: int = 16) -> ModelMetrics:
         """The series of one model, and its engine's numbers from now on; `block_size` is its KV cache's, tokens."""
         self._engines.sources[name] = EngineSource(read_stats, block_size)
-        return ModelMetrics(self, name)
+        if name not in self._models:  # else it was unloaded: its series go on
+            self._models[name] = ModelMetrics(self, name)
+        return self._models[name]
 
     def forget_engine(self, name: str) -> None:
         """No more numbers from the engine of a model that was unloaded; what its requests left stays."""
@@ -46,10 +52,10 @@ class ServerMetrics:
 
 
 class ModelMetrics:
-    """What the requests to one model leave. `observe` wraps a request's outputs and writes down its times."""
+    """What the requests to one model leave."""
 
     def __init__(self, metrics: ServerMetrics, model_name: str) -> None:
-        self._vllm = VllmSeries(metrics.vllm, model_name)
+        self.vllm = VllmSeries(metrics.vllm, model_name)
         self._tgi = metrics.tgi
         self._llamacpp = metrics.llamacpp
 
@@ -65,63 +71,77 @@ class ModelMetrics:
             raise
         self._tgi.validate(time.monotonic() - start)
 
-    async def observe(
-        self, outputs: AsyncIterator[RequestOutput], params: SamplingParams
-    ) -> AsyncGenerator[RequestOutput]:
-        """Pass the outputs of one request through and record it; closing this closes them."""
+    def watch(self, params: SamplingParams) -> RequestWatch:
+        """What writes down the times of one request, which starts now."""
         self._tgi.start()
-        start = last = time.monotonic()
-        num_tokens, is_first, is_finished = 0, True, False
-        try:
-            async for output in outputs:
-                now = time.monotonic()
-                num_tokens += self._count_choices(output)
-                if not is_first:
-                    self._vllm.itl.observe(now - last)
-                elif not output.finished:
-                    self._vllm.ttft.observe(now - start)
-                if output.finished:
-                    self._finish(output, params, now - start, num_tokens, is_first)
-                last, is_first, is_finished = now, False, output.finished
-                yield output
-        except QuireError as error:
-            is_finished = True  # refused or failed, not given up
-            self._tgi.fail(error)
-            raise
-        finally:
-            await outputs.aclose()  # type: ignore[attr-defined]
-            if not is_finished:
-                self._vllm.count_sequence("abort")
+        return RequestWatch(self, params)
 
-    def _count_choices(self, output: RequestOutput) -> int:
-        """Count the sequences that end with this output; returns its number of tokens."""
-        num_tokens = 0
+    def fail(self, error: Exception) -> None:
+        """Count a request that was refused or failed."""
+        self._tgi.fail(error)
+
+    def finish(self, record: RequestRecord) -> None:
+        """Record a request that was answered."""
+        self.vllm.finish(record)
+        self._tgi.finish(record)
+        self._llamacpp.finish(record)
+
+
+class RequestWatch:
+    """Writes down the times of one request."""
+
+    __slots__ = ("_is_ended", "_is_first", "_last", "_metrics", "_num_tokens", "_params", "_start", "_vllm")
+
+    def __init__(self, metrics: ModelMetrics, params: SamplingParams) -> None:
+        self._metrics = metrics
+        self._vllm = metrics.vllm
+        self._params = params
+        self._start = self._last = time.monotonic()
+        self._num_tokens = 0
+        self._is_first = True
+        self._is_ended = False
+
+    def observe(self, output: RequestOutput) -> None:
+        """Record what one output tells."""
+        now = time.monotonic()
         for choice in output.outputs:
-            num_tokens += len(choice.token_ids)
+            self._num_tokens += len(choice.token_ids)
             if choice.finish_reason is not None:
-                self._vllm.count_sequence(choice.finish_reason)
-        return num_tokens
+                self._vllm.count_end(choice.finish_reason)
+        if not self._is_first:
+            self._vllm.itl.observe(now - self._last)
+        elif not output.finished:
+            self._vllm.ttft.observe(now - self._start)
+        if output.finished:
+            self._finish(output, now - self._start)
+        self._last, self._is_first = now, False
 
-    def _finish(
-        self, output: RequestOutput, params: SamplingParams, elapsed_s: float, num_tokens: int, is_whole: bool
-    ) -> None:
-        """Record a finished request; `is_whole`: it came as one output, which alone knows its first token's
-        time.
-        """
+    def fail(self, error: Exception) -> None:
+        """The request was refused or failed, not given up."""
+        self._is_ended = True
+        self._metrics.fail(error)
+
+    def close(self) -> None:
+        """Nobody reads any more; a request that has not ended counts as aborted. Idempotent."""
+        if not self._is_ended:
+            self._is_ended = True
+            self._vllm.count_end("abort")
+
+    def _finish(self, output: RequestOutput, elapsed_s: float) -> None:
+        """Record a finished request; if it came as one output, only that knows the first token's time."""
+        if output.error is not None:
+            self.fail(RequestFailedError(output.error))
+            return
+        self._is_ended = True
         times = output.metrics
         record = RequestRecord(
-            params=params,
+            params=self._params,
             num_prompt_tokens=len(output.prompt_token_ids),
-            num_output_tokens=num_tokens,
+            num_output_tokens=self._num_tokens,
             elapsed_s=elapsed_s,
             queued_s=None if times is None else times.queued_s,
             ttft_s=None if times is None else times.time_to_first_token_s,
         )
-        if is_whole and record.ttft_s is not None:
+        if self._is_first and record.ttft_s is not None:
             self._vllm.ttft.observe(record.ttft_s)
-        self._vllm.finish(record)
-        if output.error is not None:
-            self._tgi.fail(RequestFailedError(output.error))
-            return
-        self._tgi.finish(record)
-        self._llamacpp.finish(record)
+        self._metrics.finish(record)

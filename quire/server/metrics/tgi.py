@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from quire.errors import InvalidRequestError, QueueFullError
 from quire.server.metrics import buckets
+from quire.server.metrics.gathered import GatheredHistogram
 from quire.server.metrics.record import RequestRecord
 
 
@@ -22,11 +23,14 @@ class TgiRequests(Collector):
         self._num_requests = 0
         self._num_successes = 0
         self._failures: dict[str, int] = {}
+        self._gathered: list[GatheredHistogram] = []
         registry.register(self)
         times, lengths = (*buckets.SHORT_TIME, 160.0, 640.0, 2560.0), buckets.one_two_five(max_model_len)
 
-        def histogram(name: str, help_text: str, borders: tuple[float, ...]) -> Histogram:
-            return Histogram(f"tgi_request_{name}", help_text, buckets=borders, registry=registry)
+        def histogram(name: str, help_text: str, borders: tuple[float, ...]) -> GatheredHistogram:
+            family = Histogram(f"tgi_request_{name}", help_text, buckets=borders, registry=registry)
+            self._gathered.append(GatheredHistogram(family, borders))
+            return self._gathered[-1]
 
         self._duration = histogram("duration", "Time of a request, s.", times)
         self._validation = histogram("validation_duration", "Time to check a request, s.", times)
@@ -36,6 +40,11 @@ class TgiRequests(Collector):
         self._generated = histogram("generated_tokens", "Output tokens per request.", lengths)
         self._inputs = histogram("input_length", "Prompt tokens per request.", lengths)
         self._max_new = histogram("max_new_tokens", "Output tokens that a request allows.", lengths)
+
+    def flush(self) -> None:
+        """Bring the histograms up to date."""
+        for histogram in self._gathered:
+            histogram.flush()
 
     def start(self) -> None:
         """A request came to the engine, or was refused before."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from quire.outputs import FinishReason
 from quire.server.metrics import buckets
+from quire.server.metrics.gathered import GatheredHistogram
 from quire.server.metrics.record import RequestRecord
 
 LABELS = ("model_name", "engine")
@@ -48,20 +52,20 @@ class VllmSeries:
     """The series of one model."""
 
     def __init__(self, families: VllmFamilies, model_name: str) -> None:
-        self._labels = labels = labels_of(model_name)
-        self._families = families
+        labels = labels_of(model_name)
         self.ttft = families.ttft.labels(*labels)
-        self.itl = families.itl.labels(*labels)
+        self.itl = GatheredHistogram(families.itl.labels(*labels), buckets.TOKEN_TIME)
         self._tpot = families.tpot.labels(*labels)
         self._e2e = families.e2e.labels(*labels)
         self._queue = families.queue.labels(*labels)
         self._prompt = families.prompt.labels(*labels)
         self._generation = families.generation.labels(*labels)
         self._n = families.n.labels(*labels)
+        self._ends = {reason: families.success.labels(*labels, reason) for reason in get_args(FinishReason)}
 
-    def count_sequence(self, reason: str) -> None:
-        """A sequence ended."""
-        self._families.success.labels(*self._labels, reason).inc()
+    def count_end(self, reason: FinishReason) -> None:
+        """Count a finished sequence."""
+        self._ends[reason].inc()
 
     def finish(self, record: RequestRecord) -> None:
         """Record a finished request."""

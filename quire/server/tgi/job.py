@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from quire.errors import InvalidRequestError
+from quire.errors import InvalidRequestError, describe
 from quire.outputs import CompletionOutput, RequestOutput
 from quire.server.args import ServerArgs
 from quire.server.encoding import encode_prompt, max_input_tokens
@@ -81,7 +81,9 @@ async def make_job(
     """Check a request and tokenize its prompt. Raises InvalidRequestError; refusals are counted by the metrics."""
     with model.metrics.validation():
         if not request.inputs:
-            raise InvalidRequestError("`inputs` cannot be empty", parameter="inputs", value=request.inputs)
+            raise InvalidRequestError(
+                f"`inputs` must be text and not empty. Given: {describe(request.inputs)}", parameter="inputs"
+            )
         options = read_options(request.parameters, limits, is_stream=is_stream)
         max_inputs = max_input_tokens(limits, model)
         if options.truncate is not None and options.truncate > max_inputs:

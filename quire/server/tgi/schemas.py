@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Raw, Struct
+from msgspec import Raw, Struct
 
-Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+from quire.server.fields import Int64
 
 
 class Parameters(Struct, kw_only=True):
@@ -37,7 +37,7 @@ class Parameters(Struct, kw_only=True):
 class GenerateRequest(Struct, kw_only=True):
     """`POST /generate`, `/generate_stream` and `/`; only the last reads `stream`."""
 
-    inputs: str
+    inputs: str | None = None
     parameters: Parameters | None = None
     stream: bool | None = None
 
@@ -61,7 +61,7 @@ class ChatRequest(Struct, kw_only=True):
 class VertexRequest(Struct, kw_only=True):
     """`POST /vertex`: each instance is a GenerateRequest, or a ChatRequest (with `messages`)."""
 
-    instances: list[Raw]
+    instances: list[Raw] | None = None
 
 
 class InstanceKind(Struct, kw_only=True):

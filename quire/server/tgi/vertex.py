@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from msgspec import Raw
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from quire.sampling_params import SamplingParams
 from quire.server.body import decode_body, read_body
 from quire.server.context import ServerContext
 from quire.server.errors import encode_json
-from quire.server.merge import merge_outputs
+from quire.server.merge import MergedOutputs
 from quire.server.models import Prompt, ServedModel
 from quire.server.prompts import check_messages, check_template_variables, render_prompt
 from quire.server.replies import make_response_id
@@ -28,15 +28,16 @@ async def predict(context: ServerContext, request: Request) -> Response:
     """The texts, one per instance, in their order. All are checked before any is generated."""
     body = await read_body(request, VertexRequest, context.args.max_body_bytes)
     limit = context.args.max_client_batch_size
-    if not 1 <= len(body.instances) <= limit:
+    instances = body.instances or []
+    if not 1 <= len(instances) <= limit:
         raise InvalidRequestError(
-            f"`instances` must hold 1 to {limit} requests (--max-client-batch-size). Given: {len(body.instances)}",
+            f"`instances` must hold 1 to {limit} requests (--max-client-batch-size). Given: {len(instances)}",
             parameter="instances",
         )
     model = await context.lease(request)
     request_id = make_response_id("tgi", request)
-    predictions = [await _prepare(context, model, instance, request_id) for instance in body.instances]
-    texts = await context.lifecycle.run(request, _generate_all(model, predictions, request_id))
+    predictions = [await _prepare(context, model, instance, request_id) for instance in instances]
+    texts = await _generate_all(context, request, model, predictions, request_id)
     return Response(encode_json({"predictions": texts}), media_type="application/json")
 
 
@@ -54,12 +55,18 @@ class _Prediction:
         return self.prefix + best.text
 
 
-async def _generate_all(model: ServedModel, predictions: list[_Prediction], request_id: str) -> list[str]:
-    streams = [model.generate(each.prompt, each.params, request_id) for each in predictions]
+async def _generate_all(
+    context: ServerContext, request: Request, model: ServedModel, predictions: list[_Prediction], request_id: str
+) -> list[str]:
+    outputs = MergedOutputs()
     results: dict[int, RequestOutput] = {}
-    async with aclosing(merge_outputs(streams)) as batches:
-        async for batch in batches:
-            results.update(batch)
+    try:
+        await outputs.open([partial(model.open, each.prompt, each.params, request_id) for each in predictions])
+        while outputs.num_open:
+            await context.lifecycle.wait(request, outputs.news())
+            results.update(outputs.take())
+    finally:
+        outputs.close()
     return [each.text(results[index]) for index, each in enumerate(predictions)]
 
 
