@@ -1,11 +1,11 @@
 """What the front end costs outside the engine: `python -m benchmarks.frontend`.
 
-The server is the real one (`quire serve`) over a core that computes nothing, in its own process, so tokens are there at once and the
-front end is what limits. A load generator in a third process drives it: 256 streams of chat and of completions, then short
-requests without streaming. A core that is faster than the front end lets tokens gather, and an event then brings several; in the
-workloads `paced` and `ttft` the core takes 20 ms a step, so that every token is an event of its own. `ttft` is open loop: requests
-arrive at random, and the same arrivals at a bare core in this process say what part of the time to the first token is not the front
-end's.
+The server is the real one (`quire serve`) over a core that computes nothing, in its own process, so tokens are there at once and
+the front end is what limits. A load generator in a third process drives it: 256 streams of chat and of completions, then short
+requests without streaming. A core that is faster than the front end lets tokens gather, and an event then brings several; in
+the workloads `paced` and `ttft` the core takes 20 ms a step, so that every token is an event of its own. `ttft` is open loop:
+requests arrive at random, and the same arrivals at a bare core in this process say what part of the time to the first token is
+not the front end's.
 
 Rates need cores for three processes. CPU time of the front end per token or request does not, and is what to compare on a busy
 machine: `core` in front of a rate is what a front-end process would reach with a core of its own. Targets: 50,000 streamed

@@ -201,7 +201,7 @@ class _ChunkRenderer:
 
     def _render_plain(self, batch: Batch) -> bytes:
         """The same where only text changes."""
-        frames = []
+        frames: list[bytes] = []
         for _, output in batch:
             self._job.usage.add(0, output)
             for choice in output.outputs:
