@@ -59,7 +59,8 @@ CPU_ISA = EnvVar(
     "QUIRE_CPU_ISA",
     str,
     None,
-    "Force a lower CPU instruction level: generic, avx2, avx512, avx512_vnni, avx512_bf16; generic, neon on Arm.",
+    "Force a lower CPU instruction level: generic, avx2, avx512, avx512_vnni, avx512_bf16, avx512_amx; "
+    "generic, neon on Arm.",
 )
 NUM_THREADS = EnvVar(
     "QUIRE_NUM_THREADS", _count, None, "Threads of one worker; default: the CPUs it may use."
