@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 import quire
+from quire.outputs import CompletionOutput, FinishReason, Logprob, RequestOutput
 from quire.server.app import build_app
 from quire.server.args import ServerArgs
+from quire.server.tgi.generate import EventRenderer
+from quire.server.tgi.job import Job
+from quire.server.tgi.params import read_options
+from quire.server.tgi.schemas import Parameters
 from tests.server.mock_engine import MAX_MODEL_LEN, MockEngine
 
 EOS = "\x04"
@@ -421,3 +427,24 @@ async def test_vertex(client: httpx.AsyncClient, engine: MockEngine) -> None:
     engine.fail_after = 1
     answer = await client.post("/vertex", json={"instances": instances})
     check_error(answer, 424, "generation", "the worker broke")
+
+
+async def test_several_tokens_at_once_are_several_events(engine: MockEngine) -> None:
+    """A client that reads slowly gets what gathered meanwhile, token by token all the same."""
+    tokenizer = engine.tokenizer
+    options = read_options(Parameters(details=True, top_n_tokens=1), ServerArgs(), is_stream=True)
+    model: Any = SimpleNamespace(tokenizer=tokenizer)
+    renderer = EventRenderer(Job(model, "hi", options, [104, 105], "id"))
+
+    def output(text: str, finish_reason: FinishReason | None = None) -> RequestOutput:
+        ids = list(text.encode())
+        positions = [{i: Logprob(-0.5, 1, tokenizer.decode_token(i))} for i in ids]
+        choice = CompletionOutput(0, text, ids, logprobs=positions, finish_reason=finish_reason)
+        return RequestOutput("id", None, [104, 105], [choice], finish_reason is not None)
+
+    first = parse_events(renderer.render([(0, output("aé"))]).decode())
+    assert [(event["index"], event["token"]["text"]) for event in first] == [(1, "a"), (2, ""), (3, "é")]
+    assert [len(event["top_tokens"]) for event in first] == [1, 1, 1]
+    (last,) = parse_events(renderer.render([(0, output("", "length"))]).decode())  # an end without a token
+    assert (last["token"]["special"], last["token"]["text"], last["generated_text"]) == (True, "", "aé")
+    assert last["details"]["generated_tokens"] == 3

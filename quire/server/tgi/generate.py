@@ -69,7 +69,8 @@ class EventRenderer:
         self._job = job
         self._tokens = TokenRenderer(job.model.tokenizer, job.prompt_token_ids)
         self._texts: list[str] = []
-        self._num_tokens = 0
+        self._num_generated = 0
+        self._num_events = 0
 
     def render(self, batch: Batch) -> bytes:
         """See `Renderer.render`."""
@@ -87,8 +88,9 @@ class EventRenderer:
         self._texts.append(choice.text)
         whole_text = None if choice.finish_reason is None else "".join(self._texts)
         tokens = self._tokens.render(choice, whole_text)
+        self._num_generated += len(tokens)
         if whole_text is not None and not tokens:
-            tokens = [_no_token()]
+            tokens = [self._tokens.no_token(whole_text)]
         events = [self._event(token) for token in tokens]
         if self._job.options.num_top:
             for event, top in zip(events, self._tokens.top_tokens(choice, self._job.options.num_top)):
@@ -98,24 +100,19 @@ class EventRenderer:
         return b"".join(map(_event, events))
 
     def _event(self, token: dict[str, Any]) -> dict[str, Any]:
-        self._num_tokens += 1
-        return {"index": self._num_tokens, "token": token, "generated_text": None, "details": None}
+        self._num_events += 1
+        return {"index": self._num_events, "token": token, "generated_text": None, "details": None}
 
     def _ending(self, choice: CompletionOutput, whole_text: str) -> dict[str, Any]:
         job = self._job
         details = {
             "finish_reason": finish_name(choice),
-            "generated_tokens": self._num_tokens,
+            "generated_tokens": self._num_generated,
             "seed": job.seed_of(choice),
             "input_length": len(job.prompt_token_ids),
         }
         prompt = job.inputs if job.options.has_prompt else ""
         return {"generated_text": prompt + whole_text, "details": details if job.options.has_details else None}
-
-
-def _no_token() -> dict[str, Any]:
-    """Clients read a token from every event, also when a sequence ends without a new one; a special one is not shown."""
-    return {"id": 0, "text": "", "logprob": 0.0, "special": True}
 
 
 def _event(content: dict[str, Any]) -> bytes:

@@ -46,6 +46,14 @@ class TokenRenderer:
             "special": is_special,
         }
 
+    def no_token(self, generated_text: str) -> dict[str, Any]:
+        """For an end that comes without a token, since clients read one from every event: what no token showed yet.
+
+        A special token is not shown by them.
+        """
+        rest = generated_text[self._num_chars :]
+        return {"id": 0, "text": rest, "logprob": 0.0, "special": not rest}
+
     def top_tokens(self, choice: CompletionOutput, num_top: int) -> list[list[dict[str, Any]]]:
         """The likeliest tokens of each new position, best first, each with its text on its own."""
         return [self._top(position, num_top) for position in choice.logprobs or []]
