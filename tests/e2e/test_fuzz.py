@@ -19,7 +19,7 @@ from tests.server.bad_bodies import REFUSED_STATUS, BadBody, bad_bodies, post_ro
 from tests.server.error_shapes import assert_shape
 
 REQUEST_TIMEOUT_S = 60
-NUM_WARM_UP, NUM_MEASURED = 500, 2000
+NUM_WARM_UP, NUM_MEASURED = 1000, 2000
 MAX_GROWTH = 0.05
 _APIS = {route.path: api for api, route in post_routes()}
 
