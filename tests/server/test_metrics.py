@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from quire.engine.stats import EngineStats
+from quire.errors import QueueFullError
 from quire.server.app import build_app
 from quire.server.args import ServerArgs
 from tests.server.mock_engine import MockEngine
@@ -104,6 +105,13 @@ async def test_failures_by_their_kind(engine: MockEngine) -> None:
         engine.fail_after = 1
         for path in ("/generate", "/generate_stream"):
             await client.post(path, json={"inputs": "ab"})
+
+        async def refuse(*_: object, **__: object) -> None:
+            raise QueueFullError("64 requests are waiting")
+
+        engine.open = refuse  # type: ignore[assignment, method-assign]
+        assert (await client.post("/generate", json={"inputs": "ab"})).status_code == 429
         values = await scrape(client)
     assert values[("tgi_request_failure", frozenset({("err", "generation")}))] == 2
+    assert values[("tgi_request_failure", frozenset({("err", "overloaded")}))] == 1
     assert values[("tgi_request_success", frozenset())] == 0
