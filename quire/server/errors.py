@@ -19,6 +19,7 @@ from quire.errors import (
     BodyTooLargeError,
     EngineDeadError,
     InvalidRequestError,
+    NotFoundError,
     NotSupportedError,
     PromptTooLongError,
     QueueFullError,
@@ -46,6 +47,10 @@ class ErrorReport:
     param: str | None = None
     code: str | None = None
     retry_after_s: float | None = None
+    num_prompt_tokens: int | None = None
+    """Length of a prompt that is too long, where it is known."""
+    max_model_len: int | None = None
+    """What a prompt that is too long had to stay below, in tokens."""
 
 
 # First match wins, so subclasses stand before their base.
@@ -53,6 +58,7 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (PromptTooLongError, 400, "invalid_request_error", "context_length_exceeded"),
     (NotSupportedError, 400, "invalid_request_error", "unsupported_parameter"),
     (UnknownModelError, 404, "invalid_request_error", "model_not_found"),
+    (NotFoundError, 404, "invalid_request_error", "not_found"),
     (BodyTooLargeError, 413, "invalid_request_error", "body_too_large"),
     (InvalidRequestError, 400, "invalid_request_error", None),
     (WrongApiKeyError, 401, "invalid_request_error", "invalid_api_key"),
@@ -78,6 +84,8 @@ def report_error(error: BaseException) -> ErrorReport:
                 param=getattr(error, "parameter", None),
                 code=code,
                 retry_after_s=_retry_after(error),
+                num_prompt_tokens=getattr(error, "num_tokens", None),
+                max_model_len=getattr(error, "max_model_len", None),
             )
     _log.error("unexpected error while serving a request", exc_info=error)
     return ErrorReport(

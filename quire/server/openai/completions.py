@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quire.errors import InvalidRequestError, describe
+from quire.errors import InvalidRequestError, wrong_value
 from quire.outputs import CompletionOutput, RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.server.body import read_body
@@ -15,7 +15,8 @@ from quire.server.context import ServerContext
 from quire.server.errors import ErrorReport
 from quire.server.generation import Generation, collect, stream
 from quire.server.merge import Batch
-from quire.server.models import Prompt, ServedModel
+from quire.server.models import ServedModel
+from quire.server.openai.inputs import split_prompts
 from quire.server.openai.logprobs import CompletionLogprobs, join_logprobs, prompt_logprobs_list
 from quire.server.openai.params import check_choices, check_common, make_sampling_params, not_yet, wants_usage
 from quire.server.openai.schemas import CompletionRequest
@@ -23,7 +24,6 @@ from quire.server.openai.usage import UsageCounter
 from quire.server.replies import fingerprint, json_response, make_response_id
 from quire.server.sse import DONE, ChunkTemplate, error_frames
 
-MAX_PROMPTS = 1024
 _DEFAULT_MAX_TOKENS = 16
 
 
@@ -31,33 +31,10 @@ async def create_completion(context: ServerContext, request: Request) -> Respons
     """Answer one request, whole or as a stream."""
     body = await read_body(request, CompletionRequest, context.args.max_body_bytes)
     model = await context.lease(request, body.model)
-    job = _CompletionJob(model, body, make_response_id("cmpl", request))
+    job = _CompletionJob(model, body, make_response_id("cmpl", request, body.request_id))
     if body.stream:
         return await stream(context, request, job.generation, _ChunkRenderer(job, context.now()))
     return json_response(job.whole(await collect(context, request, job.generation), context.now()))
-
-
-def split_prompts(prompt: Any) -> list[Prompt]:
-    """The four forms of `prompt` as a list of texts and token id lists. Raises InvalidRequestError."""
-    if prompt is None or prompt == "" or prompt == []:
-        raise InvalidRequestError(f"prompt must not be empty, got {describe(prompt)}", parameter="prompt")
-    if isinstance(prompt, str):
-        return [prompt]
-    if all(isinstance(item, int) for item in prompt):
-        return [prompt]
-    if any(isinstance(item, int) for item in prompt):
-        raise InvalidRequestError(
-            "prompt must be text, a list of texts, token ids, or a list of such lists, not a mixture",
-            parameter="prompt",
-        )
-    if len(prompt) > MAX_PROMPTS:
-        raise InvalidRequestError(
-            f"prompt must be a list of at most {MAX_PROMPTS} prompts, got {len(prompt)}", parameter="prompt"
-        )
-    for index, item in enumerate(prompt):
-        if not item:
-            raise InvalidRequestError(f"prompt[{index}] must not be empty", parameter="prompt")
-    return list(prompt)
 
 
 def _check(body: CompletionRequest) -> None:
@@ -66,6 +43,30 @@ def _check(body: CompletionRequest) -> None:
         raise not_yet("suffix")
     if body.prompt_embeds is not None:
         raise not_yet("prompt_embeds")
+    _check_best_of(body)
+
+
+def _check_best_of(body: CompletionRequest) -> None:
+    n = 1 if body.n is None else body.n
+    if body.best_of is None or body.best_of == n:
+        return
+    if body.best_of < n:
+        raise wrong_value("best_of", f"an integer of at least n ({n})", body.best_of)
+    if body.stream:
+        raise InvalidRequestError(
+            "best_of cannot be streamed: which choices are the best is known at the end", parameter="best_of"
+        )
+
+
+def _best(choices: list[CompletionOutput], n: int) -> list[CompletionOutput]:
+    """The n choices with the highest mean log-probability of a token, best first."""
+    if len(choices) == n:
+        return choices
+
+    def mean_logprob(choice: CompletionOutput) -> float:
+        return (choice.cumulative_logprob or 0.0) / max(1, len(choice.token_ids))
+
+    return sorted(choices, key=mean_logprob, reverse=True)[:n]
 
 
 class _CompletionJob:
@@ -76,10 +77,12 @@ class _CompletionJob:
         self.id = response_id
         self.body = body
         self.model = model
-        self.prompts = split_prompts(body.prompt)
+        self.prompts = split_prompts(body.prompt, "prompt")
         self.echo_only = bool(body.echo) and body.max_tokens == 0
         """Whether the prompt is all of the text."""
         self.params = self._make_params()
+        self.n = self.params.n if body.n is None else body.n
+        """Choices of each prompt; best_of may generate more."""
         check_choices(len(self.prompts), self.params.n)
         self.usage = UsageCounter(count_output=not self.echo_only)
         self.generation = Generation(
@@ -100,14 +103,20 @@ class _CompletionJob:
             changes["prompt_logprobs"] = body.logprobs
         if self.echo_only:
             changes["max_tokens"] = 1
-        return make_sampling_params(body, defaults, **changes)
+        if body.best_of is not None and body.best_of != (1 if body.n is None else body.n):
+            changes |= {"n": body.best_of, "logprobs": body.logprobs or 0}
+        return make_sampling_params(body, defaults, is_stream=bool(body.stream), **changes)
 
     def whole(self, results: list[RequestOutput], created: int) -> dict[str, Any]:
         """The response body, once every choice is finished."""
         choices = []
         for index, result in enumerate(results):
             self.usage.add(index, result)
-            choices += [self._whole_choice(index, result, choice) for choice in result.outputs]
+            best = _best(result.outputs, self.n)
+            choices += [
+                self._whole_choice(index * self.n + number, index, result, choice)
+                for number, choice in enumerate(best)
+            ]
         return {
             "id": self.id,
             "object": "text_completion",
@@ -119,12 +128,12 @@ class _CompletionJob:
         }
 
     def _whole_choice(
-        self, prompt_index: int, output: RequestOutput, choice: CompletionOutput
+        self, index: int, prompt_index: int, output: RequestOutput, choice: CompletionOutput
     ) -> dict[str, Any]:
         shape = _ChoiceShape(self, prompt_index, output)
         text, logprobs = shape.render(choice)
         rendered = {
-            "index": prompt_index * self.params.n + choice.index,
+            "index": index,
             "text": text,
             "logprobs": logprobs,
             "finish_reason": self.finish_reason(choice),
@@ -212,7 +221,7 @@ class _ChunkRenderer:
         job, is_first = self._job, shape.is_new
         text, logprobs = shape.render(choice)
         rendered = {
-            "index": shape.prompt_index * job.params.n + choice.index,
+            "index": shape.prompt_index * job.n + choice.index,
             "text": text,
             "logprobs": logprobs,
             "finish_reason": job.finish_reason(choice),
@@ -220,7 +229,7 @@ class _ChunkRenderer:
         if choice.finish_reason is not None:
             rendered["stop_reason"] = choice.stop_reason
         if job.body.return_token_ids:
-            rendered["token_ids"] = choice.token_ids
+            rendered["token_ids"] = [] if job.echo_only else choice.token_ids
             if is_first:
                 rendered["prompt_token_ids"] = output.prompt_token_ids
         return rendered
@@ -234,7 +243,7 @@ class _ChoiceShape:
         self.is_new = True
         self._job = job
         self._output = output
-        self._logprobs = CompletionLogprobs()
+        self._logprobs = CompletionLogprobs(as_ids=bool(job.body.return_tokens_as_token_ids))
 
     def render(self, choice: CompletionOutput) -> tuple[str, dict[str, list[Any]] | None]:
         """(text, logprobs) of one piece; the first one begins with the prompt if that is echoed."""
