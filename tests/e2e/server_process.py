@@ -73,6 +73,11 @@ class ServerProcess:
         self._process.stderr.close()  # type: ignore[union-attr]
         return status
 
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        return self._process.pid
+
     def engine_pid(self) -> int:
         """Process id of the engine, the server's only child."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()

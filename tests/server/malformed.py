@@ -232,4 +232,6 @@ def _all() -> Iterator[BadRequest]:
             )
 
 
+NO_JSON = {name: body for name, body in _BODIES.items() if body[1] == "JSON" and body[0]}
+"""Bodies that no route can read."""
 ALL = list({request.name + str(len(request.content)): request for request in _all()}.values())

@@ -112,23 +112,3 @@ class ChatCompletionRequest(GenerationRequest, kw_only=True):
     audio: Any = None
     prediction: Any = None
     verbosity: Any = None
-
-
-class TokenizeRequest(Struct, kw_only=True):
-    """`POST /tokenize`: a text, or messages that the chat template renders."""
-
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    add_special_tokens: bool | None = None
-    return_token_strs: bool | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-
-
-class DetokenizeRequest(Struct, kw_only=True):
-    """`POST /detokenize`."""
-
-    model: str | None = None
-    tokens: list[TokenId] | None = None
