@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-COMPLETIONS, CHAT, TOKENIZE, DETOKENIZE = (
+COMPLETIONS, CHAT, RESPONSES, TOKENIZE, DETOKENIZE = (
     "/v1/completions",
     "/v1/chat/completions",
+    "/v1/responses",
     "/tokenize",
     "/detokenize",
 )
@@ -219,9 +220,9 @@ def _all() -> Iterator[BadRequest]:
     )
     yield from _with_values(TOKENIZE, {}, _WRONG_TOKENIZE)
     yield from _with_values(DETOKENIZE, {"tokens": [1]}, _WRONG_DETOKENIZE)
-    for path in (COMPLETIONS, CHAT, TOKENIZE, DETOKENIZE):
+    for path in (COMPLETIONS, CHAT, RESPONSES, TOKENIZE, DETOKENIZE):
         for name, (content, names) in _BODIES.items():
-            if name != "out of range" or path in (COMPLETIONS, CHAT):
+            if name != "out of range" or path in (COMPLETIONS, CHAT, RESPONSES):
                 needs_text = path in (CHAT, DETOKENIZE) and "prompt" in content.decode(errors="replace")
                 if not needs_text or names != "UTF-8":
                     yield BadRequest(f"{path} {name}", path, content, names)
