@@ -27,6 +27,7 @@ from quire.engine.async_engine import AsyncLLMEngine
 from quire.errors import ConfigError
 from quire.server.app import build_app
 from quire.server.args import ServerArgs
+from quire.server.connection import PushProtocol
 from quire.server.context import ServerContext
 from quire.server.logs import configure_http_log
 from quire.server.status import curl_line
@@ -132,7 +133,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=PushProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -197,7 +198,7 @@ class _Server(uvicorn.Server):
 
 
 def _print_banner(context: ServerContext, base: str) -> None:
-    names = ", ".join(context.config.model.served_model_names)
+    names = ", ".join(context.models.names())
     _say(f"Quire {quire.__version__} serves {names} on {base} (Ctrl-C stops). Try it:")
     _say("  " + curl_line(context, base))
 

@@ -61,6 +61,15 @@ class Tokenizer(ABC):
         """`encode` of many texts, in parallel where the implementation can."""
 
     @abstractmethod
+    def encode_spans(
+        self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"
+    ) -> list[tuple[int, int, int]]:
+        """`encode` with each id's place: (token id, start, stop), characters of the text; what was added has 0, 0.
+
+        Raises InvalidRequestError also where the implementation does not know the places.
+        """
+
+    @abstractmethod
     def decode(
         self,
         token_ids: Sequence[int],
@@ -202,6 +211,14 @@ class FastTokenizer(Tokenizer):
         except TypeError:
             check_texts([text], parameter)
             raise
+
+    def encode_spans(
+        self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"
+    ) -> list[tuple[int, int, int]]:
+        """See `Tokenizer.encode_spans`."""
+        check_texts([text], parameter)
+        encoding = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        return [(token_id, start, stop) for token_id, (start, stop) in zip(encoding.ids, encoding.offsets)]
 
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = True, *, parameter: str = "prompt"
