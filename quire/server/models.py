@@ -131,6 +131,18 @@ class ModelCard:
     """Folder or hub id."""
     max_model_len: int | None
     """Tokens; None for a model that was never loaded."""
+    folder: str
+    """Where its files are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """How a loaded model stays in memory."""
+
+    num_bytes: int | None
+    """Weights and KV cache; None where nobody counts."""
+    expires_at: float | None
+    """Seconds since the epoch when it is unloaded unless somebody uses it; None: never."""
 
 
 class Models(Protocol):
@@ -155,6 +167,21 @@ class Models(Protocol):
         """The models in memory now, each once, under its first name."""
         ...
 
+    def residency(self, name: str) -> Residency:
+        """How one of the loaded models stays; raises UnknownModelError for one that is not loaded."""
+        ...
+
+    def keep(self, name: str, seconds: float) -> None:
+        """From now on a loaded model stays this long after its last use; `math.inf`: until its place is needed.
+
+        Models that are never unloaded ignore it.
+        """
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Let go of a model once nobody uses it. Raises UnknownModelError; one that is not loaded is fine."""
+        ...
+
     async def health(self) -> None:
         """Raises EngineDeadError when a model that should be served cannot."""
         ...
@@ -173,8 +200,10 @@ class OneModel:
 
     def card(self, name: str) -> ModelCard:
         """See `Models.card`."""
-        path = self._engine.config.model.model
-        return ModelCard(resolve_name(name, self.names()), path, self._engine.max_model_len)
+        model = self._engine.config.model
+        return ModelCard(
+            resolve_name(name, self.names()), model.model, self._engine.max_model_len, model.path
+        )
 
     @asynccontextmanager
     async def lease(self, name: str | None) -> AsyncIterator[ServedModel]:
@@ -184,6 +213,18 @@ class OneModel:
     def loaded(self) -> Sequence[ServedModel]:
         """See `Models.loaded`."""
         return [ServedModel(self._engine, self.names()[0], self._metrics)]
+
+    def residency(self, name: str) -> Residency:
+        """See `Models.residency`."""
+        resolve_name(name, self.names())
+        return Residency(num_bytes=None, expires_at=None)
+
+    def keep(self, name: str, seconds: float) -> None:
+        """See `Models.keep`."""
+
+    async def unload(self, name: str) -> None:
+        """See `Models.unload`."""
+        resolve_name(name, self.names())
 
     async def health(self) -> None:
         """See `Models.health`."""
