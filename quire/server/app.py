@@ -19,12 +19,13 @@ from quire.server.errors import error_response
 from quire.server.lifecycle import ClientGoneError
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models, OneModel
+from quire.server.ollama.api import OLLAMA
 from quire.server.openai.api import OPENAI
 from quire.server.protocol import Api, Route
 from quire.server.replies import given_request_id
 from quire.server.status import STATUS
 
-APIS: tuple[Api, ...] = (OPENAI, STATUS)
+APIS: tuple[Api, ...] = (OPENAI, OLLAMA, STATUS)
 """In the order of precedence; no two of them have the same method and path."""
 
 

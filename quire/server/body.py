@@ -19,12 +19,15 @@ _log = get_logger(__name__)
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 
 
-async def read_body(request: Request, schema: type[_Body], max_bytes: int) -> _Body:
+async def read_body(
+    request: Request, schema: type[_Body], max_bytes: int, *, any_content_type: bool = False
+) -> _Body:
     """The request's JSON body as `schema`; null counts as not given, unknown fields are ignored.
 
     Raises BodyTooLargeError or InvalidRequestError.
     """
-    _check_content_type(request)
+    if not any_content_type:
+        _check_content_type(request)
     body = await _read_bytes(request, max_bytes)
     parsed = decode_body(body, schema)
     if _log.isEnabledFor(logging.DEBUG):

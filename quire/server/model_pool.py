@@ -138,12 +138,13 @@ class ModelPool:
         slot = await self._open_slot(checkpoint)
         slot.num_leases += 1
         slot.last_used = self._clock()
+        loading = slot.loading
+        assert loading is not None
         try:
-            assert slot.loading is not None
-            await asyncio.shield(slot.loading)  # who gives up must not stop it for the others
+            await asyncio.shield(loading)  # who gives up must not stop it for the others
         except asyncio.CancelledError:
             self._release(slot)
-            if slot.loading.cancelled():
+            if loading.cancelled():
                 raise ShuttingDownError("The server shut down before the model was loaded") from None
             raise
         except BaseException:

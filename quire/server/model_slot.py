@@ -6,7 +6,7 @@ import asyncio
 import enum
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from quire.server.metrics import ModelMetrics
 from quire.server.models import Engine
@@ -37,8 +37,8 @@ class ModelLoader(Protocol):
         """Read the model's configuration; may block. Raises a QuireError for a model that cannot be loaded."""
         ...
 
-    async def load(self, plan: LoadPlan) -> LoadedEngine:
-        """Load it without blocking the event loop. Raises a QuireError."""
+    async def load(self, plan: Any) -> LoadedEngine:
+        """Load what `plan` returned, without blocking the event loop. Raises a QuireError."""
         ...
 
 

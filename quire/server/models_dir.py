@@ -12,6 +12,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,12 @@ def full_name(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] else name + _LATEST
 
 
+def repository_of(name: str) -> tuple[str, str | None]:
+    """(hub id, revision) that a name stands for: its tag is a branch, tag or commit of the repository."""
+    repo, _, tag = plain_name(name).partition(":")
+    return repo, tag or None
+
+
 def check_name(name: str, parameter: str = "model") -> str:
     """The plain name. Raises InvalidRequestError for what cannot name a model here."""
     plain = plain_name(name)
@@ -69,6 +76,7 @@ class ModelsDir:
         """`extra`: a model from elsewhere that comes first in the list; it cannot be deleted here."""
         self.root = root
         self._extra = extra
+        self._claimed: set[Path] = set()
 
     def names(self) -> list[str]:
         """Every model's name, the extra one first, then by alphabet."""
@@ -130,6 +138,22 @@ class ModelsDir:
     def hidden_folder(self) -> Path:
         """A path for a folder in the making, on the same disk, that the catalog does not show."""
         return self.root / f".quire-{uuid.uuid4().hex}"
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[tuple[Path, Path]]:
+        """(where a model that is being fetched will be, where its files gather), for one fetch at a time.
+
+        The second folder has the same path at every try, so that a fetch goes on where it stopped. Raises
+        InvalidRequestError while another one is under way.
+        """
+        target = self.folder_for(name)
+        if target in self._claimed:
+            raise InvalidRequestError(f"model {describe(name)} is being pulled already", parameter="model", value=name)
+        self._claimed.add(target)
+        try:
+            yield target, self.root / (".pull-" + plain_name(name).replace("/", "--"))
+        finally:
+            self._claimed.discard(target)
 
     def put(self, draft: Path, target: Path) -> None:
         """Make a finished folder a model of the catalog."""
