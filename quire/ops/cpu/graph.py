@@ -238,6 +238,11 @@ def _record(max_tokens: int) -> Iterator[Recording]:
 class _ViewsOnly(TorchDispatchMode):
     """Lets through what makes views of recorded tensors and refuses what would compute on them."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch's wrapper for that imports torch._dynamo, half of an engine's time to start."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         touches = any(isinstance(a, Tensor) and a.device == _META for a in args)
