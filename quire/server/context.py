@@ -25,9 +25,15 @@ class ServerContext:
     created: int = field(default_factory=lambda: int(time.time()))
 
     async def lease(self, request: Request, name: str | None = None) -> ServedModel:
-        """The model that a request names, kept loaded until its response is sent. Raises UnknownModelError."""
+        """The model that a request names, kept loaded until its response is sent. Raises UnknownModelError.
+
+        Its body must have been read: a client that goes away while the model is loaded is noticed.
+        """
         leases: AsyncExitStack = request.state.leases
-        return await leases.enter_async_context(self.models.lease(name))
+        entering = leases.enter_async_context(self.models.lease(name))
+        if self.models.is_loaded(name):
+            return await entering
+        return await self.lifecycle.run(request, entering)
 
     @staticmethod
     def now() -> int:

@@ -92,6 +92,11 @@ class ModelPool:
             if slot.engine is not None and slot.metrics is not None
         ]
 
+    def is_loaded(self, name: str | None) -> bool:
+        """See `Models.is_loaded`."""
+        slot = self._slots.get(plain_name(name or ""))
+        return slot is not None and slot.state is State.READY
+
     def residency(self, name: str) -> Residency:
         """See `Models.residency`."""
         slot = self._slots.get(plain_name(name))

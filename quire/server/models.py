@@ -167,6 +167,10 @@ class Models(Protocol):
         """The models in memory now, each once, under its first name."""
         ...
 
+    def is_loaded(self, name: str | None) -> bool:
+        """Whether a lease of that name is had at once, or refused at once."""
+        ...
+
     def residency(self, name: str) -> Residency:
         """How one of the loaded models stays; raises UnknownModelError for one that is not loaded."""
         ...
@@ -213,6 +217,10 @@ class OneModel:
     def loaded(self) -> Sequence[ServedModel]:
         """See `Models.loaded`."""
         return [ServedModel(self._engine, self.names()[0], self._metrics)]
+
+    def is_loaded(self, name: str | None) -> bool:
+        """See `Models.is_loaded`."""
+        return True
 
     def residency(self, name: str) -> Residency:
         """See `Models.residency`."""
