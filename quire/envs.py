@@ -51,6 +51,16 @@ def _list(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds <= 60.0:
+        raise ValueError("must be a number of seconds in [0, 60]")
+    return seconds
+
+
 LOG_LEVEL = EnvVar(
     "QUIRE_LOG_LEVEL", _log_level, "INFO", "Level of Quire's own log: DEBUG, INFO, WARNING, ERROR."
 )
@@ -58,7 +68,8 @@ CPU_ISA = EnvVar(
     "QUIRE_CPU_ISA",
     str,
     None,
-    "Force a lower CPU instruction level: generic, avx2, avx512, avx512_vnni, avx512_bf16; generic, neon on Arm.",
+    "Force a lower CPU instruction level: generic, avx2, avx512, avx512_vnni, avx512_bf16, avx512_amx; "
+    "generic, neon on Arm.",
 )
 NUM_THREADS = EnvVar(
     "QUIRE_NUM_THREADS", _count, None, "Threads of one worker; default: the CPUs it may use."
@@ -82,6 +93,9 @@ OLLAMA_ORIGINS = EnvVar(
     "OLLAMA_ORIGINS", _list, None, "Origins of web pages that may call the server, with commas, as --allowed-origins."
 )
 API_KEY = EnvVar("QUIRE_API_KEY", str, None, "Key that the server asks for, as --api-key.")
+SIMULATED_STEP_S = EnvVar(
+    "QUIRE_SIMULATED_STEP_S", _seconds, 0.0, "How long a step of the simulated executor takes, seconds."
+)
 HF_TOKEN = EnvVar("HF_TOKEN", str, None, "Hugging Face access token.")
 HF_HUB_TOKEN = EnvVar("HUGGING_FACE_HUB_TOKEN", str, None, "Older name of HF_TOKEN.")
 HF_HUB_TOKEN_ALIAS = EnvVar("HUGGINGFACE_HUB_TOKEN", str, None, "Another older name of HF_TOKEN.")

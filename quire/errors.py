@@ -55,6 +55,10 @@ class UnknownModelError(InvalidRequestError):
     """The request names a model that this server does not serve."""
 
 
+class NotFoundError(InvalidRequestError):
+    """The request names something stored that is not there."""
+
+
 class QueueFullError(QuireError):
     """Admission control refused the request: try again later."""
 
@@ -85,3 +89,10 @@ class BodyTooLargeError(InvalidRequestError):
 
 class ShuttingDownError(QuireError):
     """The server has been told to stop: it takes no new requests, and ends running ones when their time is up."""
+
+
+def wrong_value(parameter: str, rule: str, value: object) -> InvalidRequestError:
+    """The error for a value that breaks a rule: `temperature must be <rule>, got <value>`."""
+    return InvalidRequestError(
+        f"{parameter} must be {rule}, got {describe(value)}", parameter=parameter, value=value
+    )

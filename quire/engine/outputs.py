@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from quire.core.request import RequestUpdate
 from quire.engine.inputs import PreparedRequest
@@ -113,6 +113,7 @@ class RequestState:
     def __init__(self, request: PreparedRequest, tokenizer: Tokenizer | None) -> None:
         params = request.params
         self.request = request
+        self.request_id = request.request_id
         self.child_ids = [child.request_id for child in request.children]
         self.sequences = [
             SequenceOutput(index, request.prompt_token_ids, params, tokenizer) for index in range(params.n)
@@ -195,11 +196,19 @@ class RequestState:
 
 
 @dataclass(slots=True)
+class Applied:
+    """What updates lead to: requests with something to show, and sequences that the core is to abort."""
+
+    states: list[RequestState]
+    aborts: list[str]
+
+
+@dataclass(slots=True)
 class ProcessedStep:
     """What one step gives: outputs to hand out, and sequences that the core is to abort."""
 
-    outputs: list[RequestOutput] = field(default_factory=list)
-    aborts: list[str] = field(default_factory=list)
+    outputs: list[RequestOutput]
+    aborts: list[str]
 
 
 class OutputProcessor:
@@ -226,7 +235,7 @@ class OutputProcessor:
         """Ids of the requests that have not ended."""
         return list(self._requests)
 
-    def add(self, request: PreparedRequest) -> None:
+    def add(self, request: PreparedRequest) -> RequestState:
         """Expect updates for a request; raises InvalidRequestError if its id is in use."""
         ids = [child.request_id for child in request.children]
         if request.request_id in self._requests or any(child_id in self._owners for child_id in ids):
@@ -239,40 +248,37 @@ class OutputProcessor:
         self._requests[request.request_id] = state
         for index, child_id in enumerate(ids):
             self._owners[child_id] = (state, index)
+        return state
 
-    def process(self, updates: Iterable[RequestUpdate]) -> ProcessedStep:
-        """Apply one step's updates. Updates of requests that ended or were aborted are ignored."""
-        step = ProcessedStep()
+    def apply(self, updates: Iterable[RequestUpdate]) -> Applied:
+        """Take in updates, of one step or of several. Those of requests that ended or were aborted are ignored."""
         touched: dict[str, RequestState] = {}
+        aborts: list[str] = []
         for update in updates:
             owner = self._owners.get(update.request_id)
             if owner is None:
                 continue
             state, index = owner
             if state.apply(index, update):
-                step.aborts.append(update.request_id)
+                aborts.append(update.request_id)
             if state.sequences[index].finish_reason is not None:
                 del self._owners[update.request_id]
+                if state.num_live == 0:
+                    del self._requests[state.request_id]
             if state.has_output:
-                touched[state.request.request_id] = state
-        for state in touched.values():
-            self._show(state, step.outputs)
-        return step
+                touched[state.request_id] = state
+        return Applied(list(touched.values()), aborts)
 
-    def abort(self, request_id: str) -> tuple[RequestOutput | None, list[str]]:
-        """End a request: its last output (None if unknown) and the sequences that the core is to abort."""
-        state = self._requests.get(request_id)
+    def process(self, updates: Iterable[RequestUpdate]) -> ProcessedStep:
+        """Take in updates and show at once what they bring."""
+        applied = self.apply(updates)
+        return ProcessedStep([state.output() for state in applied.states], applied.aborts)
+
+    def abort(self, request_id: str) -> tuple[RequestState | None, list[str]]:
+        """End a request: its state (None if unknown), and the sequences that the core is to abort."""
+        state = self._requests.pop(request_id, None)
         if state is None:
             return None, []
-        live = [child_id for child_id in state.child_ids if child_id in self._owners]
+        live = [child_id for child_id in state.child_ids if self._owners.pop(child_id, None) is not None]
         state.abort()
-        for child_id in live:
-            del self._owners[child_id]
-        outputs: list[RequestOutput] = []
-        self._show(state, outputs)
-        return outputs[0], live
-
-    def _show(self, state: RequestState, outputs: list[RequestOutput]) -> None:
-        outputs.append(state.output())
-        if state.finished:
-            del self._requests[state.request.request_id]
+        return state, live

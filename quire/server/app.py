@@ -18,6 +18,7 @@ from quire.server.args import ServerArgs
 from quire.server.auth import api_keys, check_api_key
 from quire.server.context import ServerContext
 from quire.server.errors import error_response
+from quire.server.invocations import INVOCATIONS
 from quire.server.lifecycle import ClientGoneError
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models, OneModel
@@ -26,13 +27,14 @@ from quire.server.openai.api import OPENAI
 from quire.server.protocol import Api, Route
 from quire.server.replies import given_request_id
 from quire.server.status import STATUS
+from quire.server.unknown_fields import unknown_fields_warning
 
-APIS: tuple[Api, ...] = (OPENAI, OLLAMA, STATUS)
+APIS: tuple[Api, ...] = (OPENAI, OLLAMA, INVOCATIONS, STATUS)
 """In the order of precedence; no two of them have the same method and path."""
 
 
 class Endpoint:
-    """One route as an ASGI application: API key, admission, error mapping, the request id in the response."""
+    """One route as an ASGI application: API key, admission, error mapping, headers that every response gets."""
 
     def __init__(self, context: ServerContext, api: Api, route: Route, keys: tuple[bytes, ...]) -> None:
         self._context = context
@@ -60,6 +62,9 @@ async def _respond(response: Response, request: Request, send: Send) -> None:
     request_id = given_request_id(request)
     if request_id is not None:
         response.headers["x-request-id"] = request_id
+    warning = unknown_fields_warning(request)
+    if warning is not None:
+        response.headers["warning"] = warning
     await response(request.scope, request.receive, send)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -12,6 +14,8 @@ from quire.server.args import ServerArgs
 from quire.server.lifecycle import Lifecycle
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Models, ServedModel
+
+_State = TypeVar("_State")
 
 
 @dataclass
@@ -23,6 +27,7 @@ class ServerContext:
     metrics: ServerMetrics
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     created: int = field(default_factory=lambda: int(time.time()))
+    _owned: dict[type, Any] = field(default_factory=dict)
 
     async def lease(self, request: Request, name: str | None = None) -> ServedModel:
         """The model that a request names, kept loaded until its response is sent. Raises UnknownModelError.
@@ -34,6 +39,13 @@ class ServerContext:
         if self.models.is_loaded(name):
             return await entering
         return await self.lifecycle.run(request, entering)
+
+    def own(self, kind: type[_State], make: Callable[[], _State]) -> _State:
+        """What a protocol keeps between requests: the one object of this class, made when first asked for."""
+        if kind not in self._owned:
+            self._owned[kind] = make()
+        state: _State = self._owned[kind]
+        return state
 
     @staticmethod
     def now() -> int:

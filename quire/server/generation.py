@@ -4,20 +4,21 @@ streamed through the protocol's `Renderer`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 from starlette.requests import Request
 
+from quire.engine.output_stream import OnNews, OutputStream
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.server.context import ServerContext
-from quire.server.errors import ErrorReport
-from quire.server.merge import Batch, merge_outputs
+from quire.server.merge import MergedOutputs
 from quire.server.models import Prompt, ServedModel
-from quire.server.streaming import EVENT_STREAM, StreamResponse
+from quire.server.streaming import EVENT_STREAM, GenerationResponse, Renderer
+
+__all__ = ["Generation", "Renderer", "collect", "stream"]
 
 
 @dataclass(slots=True)
@@ -33,47 +34,32 @@ class Generation:
     cache_salt: str | None = None
     add_special_tokens: bool = True
 
-    def outputs(self) -> AsyncGenerator[Batch]:
-        """What each step brings, as (index of the prompt, output) pairs; closing it aborts what still runs."""
-        return merge_outputs([self._generate(prompt) for prompt in self.prompts])
+    async def open(self, outputs: MergedOutputs) -> None:
+        """Start it. Raises what is wrong with the request."""
+        await outputs.open([partial(self._open, prompt) for prompt in self.prompts])
 
-    def _generate(self, prompt: Prompt) -> AsyncGenerator[RequestOutput]:
-        return self.model.generate(
+    async def _open(self, prompt: Prompt, on_news: OnNews) -> OutputStream:
+        return await self.model.open(
             prompt,
             self.params,
             self.request_id,
+            on_news,
             priority=self.priority,
             cache_salt=self.cache_salt,
             add_special_tokens=self.add_special_tokens,
         )
 
 
-class Renderer(Protocol):
-    """Turns the outputs of one response into the bytes of its stream. Called in order, never after `end` or `fail`."""
-
-    def render(self, batch: Batch) -> bytes:
-        """Whole frames for what one step brought; empty if it shows nothing."""
-        ...
-
-    def end(self) -> bytes:
-        """What comes after the last output."""
-        ...
-
-    def fail(self, report: ErrorReport) -> bytes:
-        """The last frames of a stream that breaks."""
-        ...
-
-
 async def collect(context: ServerContext, request: Request, generation: Generation) -> list[RequestOutput]:
     """The finished output of each prompt; aborted, and ClientGoneError raised, when the client goes away."""
-    return await context.lifecycle.run(request, _collect(generation))
-
-
-async def _collect(generation: Generation) -> list[RequestOutput]:
-    results: dict[int, RequestOutput] = {}
-    async with aclosing(generation.outputs()) as batches:
-        async for batch in batches:
-            results.update(batch)
+    outputs, results = MergedOutputs(), {}
+    try:
+        await generation.open(outputs)
+        while outputs.num_open:
+            await context.lifecycle.wait(request, outputs.news())
+            results.update(outputs.take())
+    finally:
+        outputs.close()
     return [results[index] for index in range(len(generation.prompts))]
 
 
@@ -83,19 +69,10 @@ async def stream(
     generation: Generation,
     renderer: Renderer,
     media_type: str = EVENT_STREAM,
-) -> StreamResponse:
+) -> GenerationResponse:
     """A response that streams the outputs, once the first has come; what is wrong before that is raised here."""
-    response = StreamResponse(
-        request, _frames(generation, renderer), renderer.fail, context.lifecycle, media_type
-    )
+    outputs = MergedOutputs()
+    await generation.open(outputs)
+    response = GenerationResponse(request, outputs, renderer, context.lifecycle, media_type)
     await response.start()
     return response
-
-
-async def _frames(generation: Generation, renderer: Renderer) -> AsyncGenerator[bytes]:
-    async with aclosing(generation.outputs()) as batches:
-        async for batch in batches:
-            frames = renderer.render(batch)
-            if frames:
-                yield frames
-    yield renderer.end()

@@ -7,14 +7,13 @@ Series in the exposition start with `vllm:`; one registry per application, nothi
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from quire.errors import QuireError
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
 
@@ -134,73 +133,83 @@ class ServerMetrics:
 
 
 class ModelMetrics:
-    """The series of one model. `observe` wraps a request's outputs and writes down its times."""
+    """The series of one model."""
 
     def __init__(self, families: ServerMetrics, model_name: str) -> None:
-        self._labels = labels = _labels(model_name)
-        self._ttft = families.ttft.labels(*labels)
-        self._itl = families.itl.labels(*labels)
-        self._tpot = families.tpot.labels(*labels)
-        self._e2e = families.e2e.labels(*labels)
-        self._queue = families.queue.labels(*labels)
-        self._prompt = families.prompt.labels(*labels)
-        self._generation = families.generation.labels(*labels)
-        self._n = families.n.labels(*labels)
+        labels = _labels(model_name)
+        self.ttft = families.ttft.labels(*labels)
+        self.itl = families.itl.labels(*labels)
+        self.tpot = families.tpot.labels(*labels)
+        self.e2e = families.e2e.labels(*labels)
+        self.queue = families.queue.labels(*labels)
+        self.prompt = families.prompt.labels(*labels)
+        self.generation = families.generation.labels(*labels)
+        self.n = families.n.labels(*labels)
         self._success = families.success
+        self._labels = labels
 
-    async def observe(
-        self, outputs: AsyncIterator[RequestOutput], params: SamplingParams
-    ) -> AsyncGenerator[RequestOutput]:
-        """Pass the outputs of one request through and record it; closing this closes them."""
-        start = last = time.monotonic()
-        num_tokens, is_first, is_finished = 0, True, False
-        try:
-            async for output in outputs:
-                now = time.monotonic()
-                num_tokens += self._count_choices(output)
-                if not is_first:
-                    self._itl.observe(now - last)
-                elif not output.finished:
-                    self._ttft.observe(now - start)
-                if output.finished:
-                    self._finish(output, params, now - start, num_tokens, is_first)
-                last, is_first, is_finished = now, False, output.finished
-                yield output
-        except QuireError:
-            is_finished = True  # refused or failed, not given up
-            raise
-        finally:
-            await outputs.aclose()  # type: ignore[attr-defined]
-            if not is_finished:
-                self._success.labels(*self._labels, "abort").inc()
+    def count_end(self, reason: str) -> None:
+        """Count a finished sequence."""
+        self._success.labels(*self._labels, reason).inc()
 
-    def _count_choices(self, output: RequestOutput) -> int:
-        """Count the sequences that end with this output; returns its number of tokens."""
-        num_tokens = 0
+    def watch(self, params: SamplingParams) -> RequestWatch:
+        """What writes down the times of one request, which starts now."""
+        return RequestWatch(self, params)
+
+
+class RequestWatch:
+    """Writes down the times of one request."""
+
+    __slots__ = ("_is_ended", "_is_first", "_last", "_metrics", "_num_tokens", "_params", "_start")
+
+    def __init__(self, metrics: ModelMetrics, params: SamplingParams) -> None:
+        self._metrics = metrics
+        self._params = params
+        self._start = self._last = time.monotonic()
+        self._num_tokens = 0
+        self._is_first = True
+        self._is_ended = False
+
+    def observe(self, output: RequestOutput) -> None:
+        """Record what one output tells."""
+        now = time.monotonic()
         for choice in output.outputs:
-            num_tokens += len(choice.token_ids)
+            self._num_tokens += len(choice.token_ids)
             if choice.finish_reason is not None:
-                self._success.labels(*self._labels, choice.finish_reason).inc()
-        return num_tokens
+                self._metrics.count_end(choice.finish_reason)
+        if not self._is_first:
+            self._metrics.itl.observe(now - self._last)
+        elif not output.finished:
+            self._metrics.ttft.observe(now - self._start)
+        if output.finished:
+            self._finish(output, now - self._start)
+        self._last, self._is_first = now, False
 
-    def _finish(
-        self, output: RequestOutput, params: SamplingParams, elapsed: float, num_tokens: int, is_whole: bool
-    ) -> None:
-        """Record a finished request; `is_whole`: it came as one output, which alone knows its first token's
-        time.
-        """
-        times = output.metrics
+    def fail(self) -> None:
+        """The request was refused or failed, not given up."""
+        self._is_ended = True
+
+    def close(self) -> None:
+        """Nobody reads any more; a request that has not ended counts as aborted. Idempotent."""
+        if not self._is_ended:
+            self._is_ended = True
+            self._metrics.count_end("abort")
+
+    def _finish(self, output: RequestOutput, elapsed: float) -> None:
+        """Record a finished request; if it came as one output, only that knows the first token's time."""
+        self._is_ended = True
+        metrics, times, n = self._metrics, output.metrics, self._params.n
         ttft = None if times is None else times.time_to_first_token_s
-        if is_whole and ttft is not None:
-            self._ttft.observe(ttft)
+        if self._is_first and ttft is not None:
+            metrics.ttft.observe(ttft)
         if times is not None and times.queued_s is not None:
-            self._queue.observe(times.queued_s)
-        if ttft is not None and num_tokens > params.n:
-            self._tpot.observe(max(0.0, elapsed - ttft) * params.n / (num_tokens - params.n))
-        self._e2e.observe(elapsed)
-        self._prompt.observe(len(output.prompt_token_ids))
-        self._generation.observe(num_tokens)
-        self._n.observe(params.n)
+            metrics.queue.observe(times.queued_s)
+        if ttft is not None and self._num_tokens > n:
+            metrics.tpot.observe(max(0.0, elapsed - ttft) * n / (self._num_tokens - n))
+        metrics.e2e.observe(elapsed)
+        metrics.prompt.observe(len(output.prompt_token_ids))
+        metrics.generation.observe(self._num_tokens)
+        metrics.n.observe(n)
 
 
 def _one_two_five(limit: int) -> tuple[float, ...]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from quire.config import EngineConfig
-from quire.errors import InvalidRequestError, PromptTooLongError, UnknownModelError, describe
+from quire.engine.output_stream import OnNews, OutputStream
+from quire.errors import InvalidRequestError, PromptTooLongError, QuireError, UnknownModelError, describe
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
-from quire.server.metrics import ModelMetrics
+from quire.server.metrics import ModelMetrics, RequestWatch
 
 Prompt = str | list[int]
 """Text, or token ids that are used as they are."""
@@ -31,17 +32,18 @@ class Engine(Protocol):
     max_model_len: int
     """What the model and the KV cache allow."""
 
-    def generate(
+    async def open(
         self,
         prompt: Prompt,
         sampling_params: SamplingParams,
         request_id: str,
+        on_news: OnNews,
         *,
         priority: int = 0,
         cache_salt: str | None = None,
         add_special_tokens: bool = True,
-    ) -> AsyncIterator[RequestOutput]:
-        """Outputs of one request; closing the iterator aborts it."""
+    ) -> OutputStream:
+        """Start one request; see `AsyncLLMEngine.open`."""
         ...
 
     def stats(self) -> Any:
@@ -98,28 +100,55 @@ class ServedModel:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens, parameter=parameter)
         return ids
 
-    async def generate(
+    async def open(
         self,
         prompt: Prompt,
         params: SamplingParams,
         request_id: str,
+        on_news: OnNews,
         *,
         priority: int = 0,
         cache_salt: str | None = None,
         add_special_tokens: bool = True,
-    ) -> AsyncGenerator[RequestOutput]:
-        """The engine's outputs, observed by the metrics on their way."""
+    ) -> OutputStream:
+        """Start one request; what it gives is written down by the metrics on its way."""
         unique_id = f"{request_id}-{next(_request_numbers)}"  # clients may repeat an X-Request-Id
-        outputs = self.engine.generate(
+        watch = self.metrics.watch(params)
+        stream = await self.engine.open(
             prompt,
             params,
             unique_id,
+            on_news,
             priority=priority,
             cache_salt=cache_salt,
             add_special_tokens=add_special_tokens,
         )
-        async for output in self.metrics.observe(outputs, params):
-            yield output
+        return _WatchedStream(stream, watch)
+
+
+class _WatchedStream:
+    """An `OutputStream` whose outputs the metrics see."""
+
+    __slots__ = ("_stream", "_watch")
+
+    def __init__(self, stream: OutputStream, watch: RequestWatch) -> None:
+        self._stream = stream
+        self._watch = watch
+
+    def take(self) -> RequestOutput:
+        """See `OutputStream.take`."""
+        try:
+            output = self._stream.take()
+        except QuireError:
+            self._watch.fail()
+            raise
+        self._watch.observe(output)
+        return output
+
+    def close(self) -> None:
+        """See `OutputStream.close`."""
+        self._stream.close()
+        self._watch.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from quire.engine.async_engine import AsyncLLMEngine
 from quire.errors import ConfigError
 from quire.server.app import build_app, build_app_over
 from quire.server.args import ServerArgs
+from quire.server.connection import PushProtocol
 from quire.server.context import ServerContext
 from quire.server.logs import configure_http_log
 from quire.server.many_models import make_pool
@@ -148,7 +149,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=PushProtocol,
                 ws="none",
                 lifespan="on",
                 log_config=None,

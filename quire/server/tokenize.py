@@ -9,8 +9,8 @@ from quire.errors import InvalidRequestError
 from quire.server.body import read_body
 from quire.server.context import ServerContext
 from quire.server.models import ServedModel
-from quire.server.openai.prompts import check_messages, check_template_variables, render_prompt
 from quire.server.openai.schemas import DetokenizeRequest, TokenizeRequest
+from quire.server.prompts import check_messages, check_template_variables, render_prompt
 from quire.server.replies import json_response
 
 MAX_TOKENS = 2**20

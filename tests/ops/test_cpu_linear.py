@@ -52,6 +52,13 @@ def multiply_at(level: int, x, weight, bias):
     return module._multiply(x, weight, bias, width, level)
 
 
+def levels_alike(format: WeightFormat) -> list[int]:
+    """The levels that give the bits of the one in use: AMX adds bfloat16 products in an order of its own."""
+    own_order = [name for name in extension.levels() if (format.name, name) == ("bfloat16", "avx512_amx")]
+    alike = own_order if cpu.level() in own_order else [name for name in extension.levels() if name not in own_order]
+    return [extension.LEVEL_NAMES.index(name) for name in alike]
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     format=st.sampled_from(FORMATS),
@@ -72,7 +79,7 @@ def test_a_row_is_the_same_alone_in_any_slice_on_two_threads_and_at_every_level(
     end = data.draw(st.integers(begin + 1, rows))
     assert torch.equal(call(x[begin:end], weight, bias), expected[begin:end])
     assert torch.equal(call(x[begin], weight, bias), expected[begin])
-    for level in range(len(extension.levels())):
+    for level in levels_alike(format):
         assert torch.equal(multiply_at(level, x, weight, bias), expected)
     extension.set_num_threads(2)
     try:

@@ -10,6 +10,7 @@ from quire.errors import InvalidRequestError, NotSupportedError, UnknownModelErr
 from quire.server.body import read_body
 from quire.server.context import ServerContext
 from quire.server.durations import parse_duration
+from quire.server.json_schema import parse_json_schema
 from quire.server.models import ModelCard, ServedModel
 from quire.server.ollama.schemas import AnswerRequest, ModelRequest
 
@@ -92,7 +93,9 @@ def check_answer_request(body: AnswerRequest, name: str) -> None:
 def _check_format(value: object) -> None:
     if value is None or value == "":
         return
-    if value != "json" and not isinstance(value, dict):
+    if isinstance(value, dict):
+        parse_json_schema(value, "format")
+    elif value != "json":
         raise InvalidRequestError(
             f'invalid format: {describe(value)}; expected "json" or a JSON schema', parameter="format", value=value
         )

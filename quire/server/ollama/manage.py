@@ -148,6 +148,7 @@ def _find(catalog: ModelsDir, name: str) -> None:
 
 async def push(context: ServerContext, request: Request) -> Response:
     """Models are not uploaded."""
+    await read_request(context, request, PullRequest)
     raise NotSupportedError("push is not supported: upload the model's folder with `hf upload`")
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from quire.errors import InvalidRequestError, describe
+from quire.errors import InvalidRequestError, wrong_value
 from quire.server.models import ServedModel
 from quire.server.ollama.checks import lacks
 from quire.server.ollama.schemas import ChatRequest, GenerateRequest
@@ -62,14 +62,10 @@ def check_messages(messages: Sequence[Message]) -> Sequence[Message]:
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         if not isinstance(message.get("role"), str) or not message["role"]:
-            raise _invalid(f"{where}.role", "a role such as system, user or assistant", message.get("role"))
+            raise wrong_value(f"{where}.role", "a role such as system, user or assistant", message.get("role"))
         if not isinstance(message.get("content") or "", str):
-            raise _invalid(f"{where}.content", "a string", message["content"])
+            raise wrong_value(f"{where}.content", "a string", message["content"])
     return messages
-
-
-def _invalid(parameter: str, rule: str, value: object) -> InvalidRequestError:
-    return InvalidRequestError(f"{parameter} must be {rule}, got {describe(value)}", parameter=parameter, value=value)
 
 
 async def chat_prompt(model: ServedModel, body: ChatRequest, name: str, window: Window) -> list[int]:

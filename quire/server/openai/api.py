@@ -6,6 +6,15 @@ from quire.server.errors import openai_error
 from quire.server.openai.chat import create_chat_completion
 from quire.server.openai.completions import create_completion
 from quire.server.openai.models import list_models, show_model
+from quire.server.openai.pooling import classify, create_embeddings, pool, rerank, score
+from quire.server.openai.responses.routes import (
+    cancel_response,
+    count_input_tokens,
+    create_response,
+    delete_response,
+    list_input_items,
+    show_response,
+)
 from quire.server.protocol import Api, Route
 from quire.server.tokenize import detokenize, tokenize
 
@@ -15,8 +24,23 @@ OPENAI = Api(
         Route("POST", "/v1/completions", create_completion),
         Route("POST", "/v1/chat/completions", create_chat_completion),
         Route("POST", "/chat/completions", create_chat_completion),
+        Route("POST", "/v1/responses", create_response),
+        Route("POST", "/v1/responses/input_tokens", count_input_tokens),
+        Route("GET", "/v1/responses/{id}", show_response),
+        Route("DELETE", "/v1/responses/{id}", delete_response),
+        Route("GET", "/v1/responses/{id}/input_items", list_input_items),
+        Route("POST", "/v1/responses/{id}/cancel", cancel_response),
         Route("GET", "/v1/models", list_models),
         Route("GET", "/v1/models/{id:path}", show_model),
+        Route("GET", "/models", list_models),
+        Route("POST", "/v1/embeddings", create_embeddings),
+        Route("POST", "/pooling", pool),
+        Route("POST", "/classify", classify),
+        Route("POST", "/score", score),
+        Route("POST", "/v1/score", score),
+        Route("POST", "/rerank", rerank),
+        Route("POST", "/v1/rerank", rerank),
+        Route("POST", "/v2/rerank", rerank),
         Route("POST", "/tokenize", tokenize),
         Route("POST", "/detokenize", detokenize),
     ),

@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quire.errors import InvalidRequestError, describe
+from quire.errors import InvalidRequestError
 from quire.outputs import CompletionOutput, RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.server.body import read_body
@@ -19,10 +19,17 @@ from quire.server.generation import Generation, collect, stream
 from quire.server.merge import Batch
 from quire.server.models import ServedModel
 from quire.server.openai.logprobs import chat_logprobs, prompt_logprobs_list
-from quire.server.openai.params import check_choices, check_common, make_sampling_params, not_yet, wants_usage
-from quire.server.openai.prompts import check_messages, check_template_variables, render_prompt
+from quire.server.openai.params import (
+    check_choices,
+    check_common,
+    check_top_logprobs,
+    make_sampling_params,
+    wants_usage,
+)
 from quire.server.openai.schemas import ChatCompletionRequest
+from quire.server.openai.tools import parse_functions, parse_tools, refuse_calls
 from quire.server.openai.usage import UsageCounter
+from quire.server.prompts import check_messages, check_template_variables, render_prompt
 from quire.server.replies import fingerprint, json_response, make_response_id
 from quire.server.sse import DONE, ChunkTemplate, error_frames
 
@@ -31,7 +38,9 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
     """Answer one request, whole or as a stream."""
     body = await read_body(request, ChatCompletionRequest, context.args.max_body_bytes)
     model = await context.lease(request, body.model)
-    job = _ChatJob(model, body, make_response_id("chatcmpl", request), context.args.response_role)
+    job = _ChatJob(
+        model, body, make_response_id("chatcmpl", request, body.request_id), context.args.response_role
+    )
     generation = await job.generation()
     if body.stream:
         return await stream(context, request, generation, _ChunkRenderer(job, context.now()))
@@ -41,15 +50,8 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
 
 def _check(body: ChatCompletionRequest) -> None:
     check_common(body)
-    for name in ("tools", "functions"):
-        if getattr(body, name):
-            raise not_yet(name)
-    if body.tool_choice not in (None, "none", "auto"):
-        raise not_yet("tool_choice", " other than none and auto")
-    if body.response_format is not None and body.response_format.type != "text":
-        raise not_yet(
-            "response_format", f' other than {{"type": "text"}}, got {describe(body.response_format.type)}'
-        )
+    refuse_calls(parse_tools(body.tools, body.tool_choice, body.parallel_tool_calls))
+    refuse_calls(parse_functions(body.functions, body.function_call), "functions")
     if body.chat_template is not None:
         raise InvalidRequestError(
             "chat_template cannot be set by a request, only by the server's --chat-template",
@@ -67,12 +69,7 @@ def _num_logprobs(body: ChatCompletionRequest, limit: int) -> int | None:
     num_top = body.top_logprobs
     if num_top and not body.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs=true", parameter="top_logprobs", value=num_top)
-    if num_top is not None and (num_top < 0 or (limit != -1 and num_top > limit)):
-        raise InvalidRequestError(
-            f"top_logprobs must be an integer in [0, {limit}], got {num_top}",
-            parameter="top_logprobs",
-            value=num_top,
-        )
+    check_top_logprobs(num_top, limit)
     return (num_top or 0) if body.logprobs else None
 
 
@@ -100,7 +97,7 @@ class _ChatJob:
         if body.max_completion_tokens is not None:
             changes["max_tokens"] = body.max_completion_tokens
         defaults = {"max_tokens": None, **self.model.config.model.default_sampling_params}
-        return make_sampling_params(body, defaults, **changes)
+        return make_sampling_params(body, defaults, is_stream=bool(body.stream), **changes)
 
     async def generation(self) -> Generation:
         """What the engine is asked, with the messages rendered."""
@@ -159,6 +156,7 @@ class _ChatJob:
         return last["content"] if is_continued and isinstance(last.get("content"), str) else ""
 
     def logprobs(self, choice: CompletionOutput) -> dict[str, Any] | None:
+        """OpenAI's logprobs object for the tokens of one piece; None unless asked for."""
         if self.num_top is None:
             return None
         return chat_logprobs(

@@ -7,7 +7,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quire.errors import InvalidRequestError, describe
 from quire.outputs import CompletionOutput, RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.server.body import read_body
@@ -15,7 +14,8 @@ from quire.server.context import ServerContext
 from quire.server.errors import ErrorReport
 from quire.server.generation import Generation, collect, stream
 from quire.server.merge import Batch
-from quire.server.models import Prompt, ServedModel
+from quire.server.models import ServedModel
+from quire.server.openai.inputs import split_prompts
 from quire.server.openai.logprobs import CompletionLogprobs, join_logprobs, prompt_logprobs_list
 from quire.server.openai.params import check_choices, check_common, make_sampling_params, not_yet, wants_usage
 from quire.server.openai.schemas import CompletionRequest
@@ -23,7 +23,6 @@ from quire.server.openai.usage import UsageCounter
 from quire.server.replies import fingerprint, json_response, make_response_id
 from quire.server.sse import DONE, ChunkTemplate, error_frames
 
-MAX_PROMPTS = 1024
 _DEFAULT_MAX_TOKENS = 16
 
 
@@ -31,33 +30,10 @@ async def create_completion(context: ServerContext, request: Request) -> Respons
     """Answer one request, whole or as a stream."""
     body = await read_body(request, CompletionRequest, context.args.max_body_bytes)
     model = await context.lease(request, body.model)
-    job = _CompletionJob(model, body, make_response_id("cmpl", request))
+    job = _CompletionJob(model, body, make_response_id("cmpl", request, body.request_id))
     if body.stream:
         return await stream(context, request, job.generation, _ChunkRenderer(job, context.now()))
     return json_response(job.whole(await collect(context, request, job.generation), context.now()))
-
-
-def split_prompts(prompt: Any) -> list[Prompt]:
-    """The four forms of `prompt` as a list of texts and token id lists. Raises InvalidRequestError."""
-    if prompt is None or prompt == "" or prompt == []:
-        raise InvalidRequestError(f"prompt must not be empty, got {describe(prompt)}", parameter="prompt")
-    if isinstance(prompt, str):
-        return [prompt]
-    if all(isinstance(item, int) for item in prompt):
-        return [prompt]
-    if any(isinstance(item, int) for item in prompt):
-        raise InvalidRequestError(
-            "prompt must be text, a list of texts, token ids, or a list of such lists, not a mixture",
-            parameter="prompt",
-        )
-    if len(prompt) > MAX_PROMPTS:
-        raise InvalidRequestError(
-            f"prompt must be a list of at most {MAX_PROMPTS} prompts, got {len(prompt)}", parameter="prompt"
-        )
-    for index, item in enumerate(prompt):
-        if not item:
-            raise InvalidRequestError(f"prompt[{index}] must not be empty", parameter="prompt")
-    return list(prompt)
 
 
 def _check(body: CompletionRequest) -> None:
@@ -76,7 +52,7 @@ class _CompletionJob:
         self.id = response_id
         self.body = body
         self.model = model
-        self.prompts = split_prompts(body.prompt)
+        self.prompts = split_prompts(body.prompt, "prompt")
         self.echo_only = bool(body.echo) and body.max_tokens == 0
         """Whether the prompt is all of the text."""
         self.params = self._make_params()
@@ -100,7 +76,7 @@ class _CompletionJob:
             changes["prompt_logprobs"] = body.logprobs
         if self.echo_only:
             changes["max_tokens"] = 1
-        return make_sampling_params(body, defaults, **changes)
+        return make_sampling_params(body, defaults, is_stream=bool(body.stream), **changes)
 
     def whole(self, results: list[RequestOutput], created: int) -> dict[str, Any]:
         """The response body, once every choice is finished."""

@@ -1,38 +1,68 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`: the served names; clients read the context length from
-`max_model_len`.
+"""`GET /v1/models` and `GET /v1/models/{id}`: one body that the clients of OpenAI, vLLM, llama.cpp, Ollama and Anthropic
+can all read.
 """
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from quire.server.context import ServerContext
+from quire.server.models import ServedModel
 from quire.server.replies import json_response
 
 
 async def list_models(context: ServerContext, request: Request) -> Response:
-    """All names, first the default."""
-    names = context.models.names()
-    return json_response({"object": "list", "data": [_card(context, name) for name in names]})
+    """All names, first the default, on one page."""
+    names = list(context.models.names())
+    cards = [_card(context, name) for name in names]
+    page = {
+        "has_more": False,
+        "first_id": names[0] if names else None,
+        "last_id": names[-1] if names else None,
+    }
+    return json_response({"object": "list", "data": cards, **page})
 
 
 async def show_model(context: ServerContext, request: Request) -> Response:
-    """One name; unknown ones are 404 model_not_found."""
+    """One name, slashes and all; unknown ones are 404 model_not_found."""
     return json_response(_card(context, request.path_params["id"]))
 
 
 def _card(context: ServerContext, name: str) -> dict[str, Any]:
     card = context.models.card(name)
+    created_at = datetime.fromtimestamp(context.created, UTC).isoformat().replace("+00:00", "Z")
     return {
         "id": card.name,
         "object": "model",
         "created": context.created,
         "owned_by": "quire",
+        # vLLM's, where clients find the context length
         "root": card.path,
         "parent": None,
         "max_model_len": card.max_model_len,
         "permission": [],
+        # Anthropic's
+        "type": "model",
+        "display_name": card.name,
+        "created_at": created_at,
+        "lifecycle": "active",
+        "max_input_tokens": card.max_model_len,
+        "max_tokens": card.max_model_len,
+        # llama.cpp's
+        "meta": _meta(context, card.path),
     }
+
+
+def _meta(context: ServerContext, path: str) -> dict[str, Any] | None:
+    """What llama.cpp tells of a loaded model; null for one that is not loaded."""
+    model = next((model for model in context.models.loaded() if model.config.model.model == path), None)
+    return None if model is None else _shape(model)
+
+
+def _shape(model: ServedModel) -> dict[str, Any]:
+    hf = model.config.model.hf
+    return {"n_ctx_train": hf.max_position_embeddings, "n_vocab": hf.vocab_size, "n_embd": hf.hidden_size}

@@ -8,8 +8,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from quire.errors import InvalidRequestError, NotSupportedError, describe
+from quire.errors import InvalidRequestError, describe, wrong_value
+from quire.server.content_parts import Media, parse_part, refuse_media
 from quire.server.models import ServedModel
+from quire.server.tool_calls import check_calls
 from quire.tokenizer import render_chat
 
 MAX_MESSAGES = 4096
@@ -25,14 +27,14 @@ _TEMPLATE_VARIABLES = frozenset(
     )
 )
 """What `chat_template_kwargs` may set; a template variable must not become a way to run up cost."""
-_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _INLINE_CHARS = 16384
 """Longer conversations are rendered on a thread, so that other streams go on."""
 
 
 def check_messages(messages: Sequence[dict[str, Any]] | None) -> Sequence[dict[str, Any]]:
-    """The messages, if each is one that a text model can read; raises InvalidRequestError that names the
-    place.
+    """The messages, if each is one that a text model can read, with calls of functions in today's form.
+
+    Raises InvalidRequestError that names the place.
     """
     if not messages:
         raise InvalidRequestError("messages must be a non-empty list", parameter="messages", value=messages)
@@ -40,46 +42,26 @@ def check_messages(messages: Sequence[dict[str, Any]] | None) -> Sequence[dict[s
         raise InvalidRequestError(
             f"messages must be a list of at most {MAX_MESSAGES}, got {len(messages)}", parameter="messages"
         )
-    for index, message in enumerate(messages):
-        _check_message(message, f"messages[{index}]")
-    return messages
+    return [_check_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
-def _check_message(message: Mapping[str, Any], where: str) -> None:
+def _check_message(message: dict[str, Any], where: str) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or not role:
-        raise _invalid(f"{where}.role", "a role such as system, user or assistant", role)
-    content = message.get("content")
-    if content is None:
-        if role != "assistant":
-            raise _invalid(f"{where}.content", "text or a list of text parts", content)
-    elif isinstance(content, list):
-        for index, part in enumerate(content):
-            _check_part(part, f"{where}.content[{index}]")
-    elif not isinstance(content, str):
-        raise _invalid(f"{where}.content", "text or a list of text parts", content)
+        raise wrong_value(f"{where}.role", "a role such as system, user or assistant", role)
+    _check_content(message.get("content"), role, f"{where}.content")
+    return check_calls(message, where)
 
 
-def _check_part(part: Any, where: str) -> None:
-    if isinstance(part, str):
+def _check_content(content: Any, role: str, where: str) -> None:
+    if isinstance(content, str) or (content is None and role == "assistant"):
         return
-    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-        raise _invalid(where, 'a part such as {"type": "text", "text": "..."}', part)
-    key = _TEXT_PARTS.get(part["type"])
-    if key is None:
-        raise NotSupportedError(
-            f"{where}: parts of type {describe(part['type'])} are not supported yet, only text",
-            parameter=where,
-            value=part["type"],
-        )
-    if not isinstance(part.get(key), str):
-        raise _invalid(f"{where}.{key}", "text", part.get(key))
-
-
-def _invalid(parameter: str, rule: str, value: object) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"{parameter} must be {rule}, got {describe(value)}", parameter=parameter, value=value
-    )
+    if not isinstance(content, list):
+        raise wrong_value(where, "text or a list of text parts", content)
+    parts = [parse_part(part, f"{where}[{index}]") for index, part in enumerate(content)]
+    media = next((part for part in parts if isinstance(part, Media)), None)
+    if media is not None:
+        raise refuse_media(media)
 
 
 def check_template_variables(variables: Mapping[str, Any] | None) -> dict[str, Any]:
