@@ -176,10 +176,9 @@ def test_three_models_in_two_places(client: ollama.Client, root: Path) -> None:
         seen.add(frozenset(loaded(client)))
         return answer.response
 
+    pairs = [(name, prompt) for prompt in prompts for name in names]
     with ThreadPoolExecutor(3) as threads:
-        for prompt in prompts:
-            pairs = [(name, prompt) for name in names] * 2
-            assert list(threads.map(ask, pairs)) == [expected[pair] for pair in pairs]
+        assert list(threads.map(ask, pairs)) == [expected[pair] for pair in pairs]
     assert max(map(len, seen)) <= 2
     assert set().union(*seen) >= {"tiny-llama:latest", "tiny:v3", "team/mistral:latest"}
 
