@@ -71,6 +71,9 @@ def _list_files(what: Pull) -> list[RemoteFile]:
     info = api.model_info(what.repo, revision=what.revision, files_metadata=True)
     found = {file.rfilename: file for file in info.siblings or ()}
     names = wanted_files(list(found))
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise HubError(f"{what.repo} has a file that does not belong in a folder: {name!r}")
     if "config.json" not in names:
         raise HubError(f"{what.repo} has no config.json: it is not a checkpoint that can be served")
     return [_as_remote_file(found[name]) for name in sorted(names)]

@@ -8,8 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 import starlette.routing
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -17,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from quire.server.args import ServerArgs
 from quire.server.auth import api_keys, check_api_key
 from quire.server.context import ServerContext
+from quire.server.cross_origin import cross_origin
 from quire.server.errors import error_response
 from quire.server.invocations import INVOCATIONS
 from quire.server.lifecycle import ClientGoneError
@@ -81,17 +80,6 @@ async def _routing_error(request: Request, error: Exception) -> Response:
     return error_response(HTTPException(error.status_code, detail, error.headers), api.shape_error)
 
 
-def _cross_origin(args: ServerArgs) -> list[Middleware]:
-    """Headers that let pages of other origins call the server; none unless origins were named."""
-    if not args.allowed_origins:
-        return []
-    return [
-        Middleware(
-            CORSMiddleware, allow_origins=args.allowed_origins, allow_methods=["*"], allow_headers=["*"]
-        )
-    ]
-
-
 def build_app(engine: Engine, args: ServerArgs | None = None) -> Starlette:
     """The application over one engine, which is the caller's to shut down."""
     name = engine.config.model.served_model_names[0]
@@ -118,7 +106,7 @@ def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | No
         routes=routes,
         lifespan=lifespan,
         exception_handlers={HTTPException: _routing_error},
-        middleware=_cross_origin(context.args),
+        middleware=cross_origin(context.args),
     )
     app.router.redirect_slashes = False
     app.state.context = context

@@ -10,7 +10,14 @@ from typing import Any, Protocol
 
 from quire.config import EngineConfig
 from quire.engine.output_stream import OnNews, OutputStream
-from quire.errors import InvalidRequestError, PromptTooLongError, QuireError, UnknownModelError, describe
+from quire.errors import (
+    InvalidRequestError,
+    NotSupportedError,
+    PromptTooLongError,
+    QuireError,
+    UnknownModelError,
+    describe,
+)
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.server.metrics import ModelMetrics, RequestWatch
@@ -212,7 +219,10 @@ class Models(Protocol):
         ...
 
     async def unload(self, name: str) -> None:
-        """Let go of a model once nobody uses it. Raises UnknownModelError; one that is not loaded is fine."""
+        """Let go of a model once nobody uses it; one that is not loaded is fine.
+
+        Raises UnknownModelError, or NotSupportedError where models are never unloaded.
+        """
         ...
 
     async def health(self) -> None:
@@ -261,7 +271,10 @@ class OneModel:
 
     async def unload(self, name: str) -> None:
         """See `Models.unload`."""
-        resolve_name(name, self.names())
+        shown = resolve_name(name, self.names())
+        raise NotSupportedError(
+            f"{describe(shown)} is the only model of this server and stays loaded (see --models-dir)", parameter="model"
+        )
 
     async def health(self) -> None:
         """See `Models.health`."""

@@ -190,6 +190,13 @@ async def test_wrong_options(client: httpx.AsyncClient, options: dict[str, Any],
         assert status == 400 and text.startswith(message)
 
 
+async def test_unknown_options_are_named(client: httpx.AsyncClient) -> None:
+    body = {"model": "mock", "prompt": "hi", "stream": False, "options": {"unheard_of": 1}, "other": 2}
+    response = await client.post("/api/generate", json=body)
+    assert response.status_code == 200
+    assert response.headers["warning"] == '299 - "unknown field: other", 299 - "unknown field: options.unheard_of"'
+
+
 # -- long prompts --------------------------------------------------------------------------------------------
 
 
@@ -227,13 +234,16 @@ async def test_the_oldest_messages_go_first(client: httpx.AsyncClient, engine: M
 # -- loading -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("keep_alive", "reason"), [(None, "load"), ("5m", "load"), (0, "unload"), ("0s", "unload")])
-async def test_empty_requests_load_and_unload(client: httpx.AsyncClient, keep_alive: Any, reason: str) -> None:
-    body = await answer(client, "generate", keep_alive=keep_alive)
-    assert (body["response"], body["done"], body["done_reason"]) == ("", True, reason)
-    body = await answer(client, "chat", messages=[], keep_alive=keep_alive)
-    assert body["message"] == {"role": "assistant", "content": ""}
-    assert (body["done"], body["done_reason"]) == (True, reason)
+async def test_empty_requests_load(client: httpx.AsyncClient) -> None:
+    for keep_alive in (None, "5m", -1):
+        body = await answer(client, "generate", keep_alive=keep_alive)
+        assert (body["response"], body["done"], body["done_reason"]) == ("", True, "load")
+        body = await answer(client, "chat", messages=[], keep_alive=keep_alive)
+        assert body["message"] == {"role": "assistant", "content": ""}
+        assert (body["done"], body["done_reason"]) == (True, "load")
+    for keep_alive in (0, "0s"):
+        status, text = await error(client, "generate", keep_alive=keep_alive)
+        assert status == 400 and "'mock' is the only model of this server and stays loaded" in text
 
 
 # -- errors --------------------------------------------------------------------------------------------------
@@ -314,6 +324,39 @@ async def test_logprobs(client: httpx.AsyncClient) -> None:
     assert body["logprobs"] == [token | {"top_logprobs": [token, second]}]
     first, _ = await lines(client, "chat", messages=HI, logprobs=True, options={"num_predict": 1})
     assert first["logprobs"] == [token]
+
+
+async def test_no_body_is_an_error_of_the_server(client: httpx.AsyncClient) -> None:
+    """Values of every kind in every field of every route."""
+    fields = ("model", "prompt", "messages", "options", "keep_alive", "format", "think", "context", "images", "input",
+              "source", "destination", "from", "raw", "stream", "top_logprobs")  # fmt: skip
+    values = (None, True, -1, 1e300, 2**70, "", "x", [], [[]], [None], {}, {"a": {}}, "\u0000", "../..")
+    for route in ("generate", "chat", "embed", "embeddings", "show", "pull", "copy", "create", "push", "blobs/x"):
+        for field in fields:
+            for value in values:
+                response = await client.post(f"/api/{route}", json={"model": "mock", field: value})
+                assert response.status_code < 500, (route, field, value, response.text)
+                if response.status_code != 200:
+                    assert list(response.json()) == ["error"]
+
+
+async def test_pages_of_other_origins() -> None:
+    from quire.server.app import build_app
+    from quire.server.args import ServerArgs
+
+    async def allowed(origin: str, *origins: str) -> str | None:
+        app = build_app(MockEngine(), ServerArgs(allowed_origins=list(origins)))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://server") as client:
+            headers = {"origin": origin, "access-control-request-method": "POST"}
+            response = await client.options("/api/chat", headers=headers)
+            return response.headers.get("access-control-allow-origin")
+
+    assert await allowed("http://a") is None
+    assert await allowed("http://a", "http://a") == "http://a"
+    assert await allowed("http://b", "http://a") is None
+    assert await allowed("http://b", "*") == "*"
+    assert await allowed("http://localhost:5", "http://a", "http://localhost:*") == "http://localhost:5"
+    assert await allowed("http://localhost.evil.org", "http://localhost:*") is None
 
 
 # -- the rest ------------------------------------------------------------------------------------------------

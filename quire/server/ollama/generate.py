@@ -29,12 +29,13 @@ from quire.server.ollama.checks import (
     num_logprobs,
     read_request,
 )
-from quire.server.ollama.options import check_options, context_limit, make_params, num_keep
+from quire.server.ollama.options import check_options, context_limit, make_params, num_keep, unknown_options
 from quire.server.ollama.prompts import chat_prompt, check_messages, generate_prompt
 from quire.server.ollama.schemas import AnswerRequest, ChatRequest, GenerateRequest
 from quire.server.ollama.truncation import Window
 from quire.server.replies import json_response, make_response_id
 from quire.server.streaming import NDJSON
+from quire.server.unknown_fields import note_unknown_fields
 
 MakePrompt = Callable[[ServedModel, Window], Awaitable[list[int]]]
 
@@ -87,6 +88,7 @@ class _Job:
         check_answer_request(body, name)
         self._context, self._request, self._body, self._name = context, request, body, name
         self._text_field, self._watch = text_field, watch
+        note_unknown_fields(request, unknown_options(body.options))
         self._options = check_options(body.options)
         self._keep_alive = keep_alive_of(body.keep_alive)
         self._params({})  # what is wrong with the options is said before a model is loaded for them

@@ -32,8 +32,14 @@ _DEFAULT_NUM_KEEP = 4
 _MAX_INT = 2**63 - 1
 
 
+def unknown_options(options: Mapping[str, Any] | None) -> list[str]:
+    """Options that Ollama does not know, by their place in the request."""
+    known = {*_INTEGERS, *_FLOATS, *_BOOLEANS, "stop"}
+    return [f"options.{name}" for name in options or () if name not in known]
+
+
 def check_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The options that are known, each in its type; null means not given. Unknown ones are named in the log.
+    """The options that mean something here, each in its type; null means not given.
 
     Raises InvalidRequestError in Ollama's words for a value of the wrong type.
     """
@@ -50,8 +56,6 @@ def check_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
                 raise _wrong_type(name, "boolean", value)
         elif name == "stop":
             checked[name] = _strings(name, value)
-        else:
-            warn_once(_log, f"option {describe(name)} is not known and was ignored")
     return checked
 
 
