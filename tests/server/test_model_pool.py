@@ -278,12 +278,13 @@ async def test_who_gives_up_does_not_stop_the_load_for_others(make_pool: MakePoo
 
 
 async def test_a_load_that_nobody_waits_for_gives_its_place_up(make_pool: MakePool, loader: FakeLoader) -> None:
-    pool = make_pool(memory_bytes=15)
+    pool = make_pool(memory_bytes=15, wait_s=60.0)
     async with pool.lease("a"):
         request = await in_background(use(pool, "b"))
         request.cancel()
         await settle()
-        assert await use(pool, "a") == "a"
+        async with asyncio.timeout(5):
+            assert await use(pool, "a") == "a"
     assert loader.log == ["a"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from quire.server.app import build_app_over
@@ -256,6 +257,7 @@ async def test_who_goes_away_ends_the_pull(client: httpx.AsyncClient, pool: Mode
     assert response.status_code == 400 and "is being pulled already" in response.json()["error"]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+    assert not [child for child in psutil.Process().children() if "quire.loader.pull" in child.cmdline()]
     hub.hold.set()
     assert f"{REPO}:latest" not in await names(client)
     assert (await pull(client, REPO))[-1] == {"status": "success"}
