@@ -13,6 +13,7 @@ from quire.cli.parser import EXIT_USAGE, Parser
 COMMANDS = {
     "serve": ("quire.cli.serve", "start the HTTP server"),
     "run": ("quire.cli.generate", "answer one prompt and exit"),
+    "run-batch": ("quire.cli.run_batch", "answer the requests of a batch file"),
     "chat": ("quire.cli.chat", "talk to a model in the terminal"),
     "pull": ("quire.cli.library.pull", "download a model from the Hugging Face hub"),
     "list": ("quire.cli.library.list", "list the models of the running server"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from quire.outputs import RequestOutput
 from quire.engine.outputs import RequestState
+from quire.outputs import RequestOutput
 
 OnNews = Callable[[], None]
 """Called on the event loop when there is something to take. It must not raise, and may take or close at once."""

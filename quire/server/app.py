@@ -10,8 +10,10 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+from quire.server.anthropic.api import ANTHROPIC
 from quire.server.args import ServerArgs
 from quire.server.auth import api_keys, check_api_key
 from quire.server.context import ServerContext
@@ -19,16 +21,18 @@ from quire.server.cross_origin import cross_origin
 from quire.server.errors import error_response
 from quire.server.invocations import INVOCATIONS
 from quire.server.lifecycle import ClientGoneError
+from quire.server.llamacpp.api import LLAMACPP
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models, OneModel
 from quire.server.ollama.api import OLLAMA
 from quire.server.openai.api import OPENAI
+from quire.server.openapi import openapi_api
 from quire.server.protocol import Api, Route
 from quire.server.replies import given_request_id
 from quire.server.status import STATUS
 from quire.server.unknown_fields import unknown_fields_warning
 
-APIS: tuple[Api, ...] = (OPENAI, OLLAMA, INVOCATIONS, STATUS)
+APIS: tuple[Api, ...] = (OPENAI, OLLAMA, INVOCATIONS, ANTHROPIC, LLAMACPP, STATUS)
 """In the order of precedence; no two of them have the same method and path."""
 
 
@@ -55,6 +59,26 @@ class Endpoint:
             return
         except Exception as error:
             await _respond(error_response(error, self._shape_error), request, send)
+
+
+class _PlainPaths(starlette.routing.BaseRoute):
+    """All routes without parameters as one: a request finds its own by one look-up, however many there are."""
+
+    def __init__(self, endpoints: dict[tuple[str, str], Endpoint]) -> None:
+        """`endpoints` has (method, path) keys."""
+        self._endpoints = endpoints
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Starlette's question."""
+        endpoint = self._find(scope) if scope["type"] == "http" else None
+        return (Match.NONE, {}) if endpoint is None else (Match.FULL, {"endpoint": endpoint})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that matched."""
+        await scope["endpoint"](scope, receive, send)
+
+    def _find(self, scope: Scope) -> Endpoint | None:
+        return self._endpoints.get((scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))))
 
 
 async def _respond(response: Response, request: Request, send: Send) -> None:
@@ -91,10 +115,15 @@ def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | No
     """The application over models; its `state.context` holds what the routes share."""
     context = ServerContext(models, args or ServerArgs(), metrics)
     keys = api_keys(context.args)
-    routes = [
-        starlette.routing.Route(route.path, Endpoint(context, api, route, keys), methods=[route.method])
-        for api in APIS
+    endpoints = {
+        (route.method, route.path): Endpoint(context, api, route, keys)
+        for api in (*APIS, openapi_api(APIS))
         for route in api.routes
+    }
+    # All of them: patterns, HEAD, and the answer to a wrong method need Starlette's own.
+    routes: list[starlette.routing.BaseRoute] = [
+        starlette.routing.Route(path, endpoint, methods=[method])
+        for (method, path), endpoint in endpoints.items()
     ]
 
     @asynccontextmanager
@@ -103,7 +132,7 @@ def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | No
         context.lifecycle.stop()
 
     app = Starlette(
-        routes=routes,
+        routes=[_PlainPaths(endpoints), *routes],
         lifespan=lifespan,
         exception_handlers={HTTPException: _routing_error},
         middleware=cross_origin(context.args),

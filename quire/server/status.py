@@ -76,6 +76,7 @@ STATUS = Api(
         for path, handler in (
             ("/", show_root),
             ("/health", show_health),
+            ("/v1/health", show_health),
             ("/ping", show_health),
             ("/version", show_version),
             ("/load", show_load),
