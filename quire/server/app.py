@@ -18,12 +18,14 @@ from quire.server.anthropic.api import ANTHROPIC
 from quire.server.args import ServerArgs
 from quire.server.auth import api_keys, check_api_key
 from quire.server.context import ServerContext
+from quire.server.cross_origin import cross_origin
 from quire.server.errors import error_response
 from quire.server.invocations import INVOCATIONS
 from quire.server.lifecycle import ClientGoneError
 from quire.server.llamacpp.api import LLAMACPP
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models, OneModel
+from quire.server.ollama.api import OLLAMA
 from quire.server.openai.api import OPENAI
 from quire.server.openapi import openapi_api
 from quire.server.protocol import Api, Route
@@ -31,7 +33,7 @@ from quire.server.replies import given_request_id
 from quire.server.status import STATUS
 from quire.server.unknown_fields import unknown_fields_warning
 
-APIS: tuple[Api, ...] = (OPENAI, INVOCATIONS, ANTHROPIC, LLAMACPP, STATUS)
+APIS: tuple[Api, ...] = (OPENAI, OLLAMA, INVOCATIONS, ANTHROPIC, LLAMACPP, STATUS)
 """In the order of precedence; no two of them have the same method and path."""
 
 NUM_NEAR_PATHS = 3
@@ -142,6 +144,7 @@ def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | No
         routes=[_PlainPaths(endpoints), *routes],
         lifespan=lifespan,
         exception_handlers={HTTPException: _routing_error},
+        middleware=cross_origin(context.args),
     )
     app.router.redirect_slashes = False
     app.state.context = context
