@@ -1,13 +1,15 @@
 """What the front end costs outside the engine: `python -m benchmarks.frontend`.
 
-The server is the real one (`quire serve`) over a core that computes nothing, in its own process, so every token is there at once and
+The server is the real one (`quire serve`) over a core that computes nothing, in its own process, so tokens are there at once and
 the front end is what limits. A load generator in a third process drives it: 256 streams of chat and of completions, then short
-requests without streaming. `ttft` is open loop instead: requests arrive at random while the core takes 20 ms a step; the same
-arrivals at a bare core in this process say what part of the time to the first token is not the front end's.
+requests without streaming. A core that is faster than the front end lets tokens gather, and an event then brings several; in
+the workloads `paced` and `ttft` the core takes 20 ms a step, so that every token is an event of its own. `ttft` is open loop:
+requests arrive at random, and the same arrivals at a bare core in this process say what part of the time to the first token is
+not the front end's.
 
 Rates need cores for three processes. CPU time of the front end per token or request does not, and is what to compare on a busy
-machine; `core` in front of a rate is what one front-end process would reach with a core of its own. Targets: 50,000 streamed tokens
-per second and front end, 3,000 short requests per second, 3 ms added to the first token at 32 streams.
+machine: `core` in front of a rate is what a front-end process would reach with a core of its own. Targets: 50,000 streamed
+tokens per second and front end, 3,000 short requests per second, 3 ms added to the first token at 32 streams.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from benchmarks.frontend.processes import Server, generate_load
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 STEP_S = 0.02
 NUM_TTFT_TOKENS = 64
-WORKLOADS = ("chat", "completions", "short-chat", "short-completions", "ttft")
+WORKLOADS = ("chat", "completions", "short-chat", "short-completions", "paced", "ttft")
+PACED = ("paced", "ttft")
 
 
 def make_bodies(kind: str, count: int, max_tokens: int, *, stream: bool) -> list[dict[str, Any]]:
@@ -152,22 +155,22 @@ def main() -> None:
     args = parse_args()
     command = [*args.server, "--distributed-executor-backend", "simulated", "--max-num-seqs", "256", *args.options]
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in args.workloads}
+    paced = [name for name in rows if name in PACED]
     with Server(command) as server:
-        if any(name != "ttft" for name in rows):
-            measure_streams(server, "chat", argparse.Namespace(num_streams=64, num_tokens=64))
+        measure_streams(server, "chat", argparse.Namespace(num_streams=64, num_tokens=64))
         for _ in range(args.rounds):
-            for name in rows:
-                if name == "ttft":
-                    continue
+            for name in rows.keys() - paced:
                 kind = name.removeprefix("short-")
                 measure_one = measure_short if name.startswith("short-") else measure_streams
                 rows[name].append(measure_one(server, kind, args))
-    for name in rows.keys() - {"ttft"}:
-        show(name, rows[name])
-    if "ttft" in rows:
+    if paced:
         with Server(command, {"QUIRE_SIMULATED_STEP_S": str(STEP_S)}) as server:
-            rows["ttft"].append(measure_ttft(server, args))
-        show("ttft", rows["ttft"])
+            if "paced" in rows:
+                rows["paced"].append(measure_streams(server, "chat", args))
+            if "ttft" in rows:
+                rows["ttft"].append(measure_ttft(server, args))
+    for name in rows:
+        show(name, rows[name])
     print(json.dumps({"benchmark": "frontend", **vars(args), "rows": rows}))
 
 

@@ -163,17 +163,22 @@ class Load:
         self.outcome.num_requests += 1
         self.outcome.num_tokens += connection.num_tokens()
         self.outcome.latencies.append(now - connection.sent_at)
-        if self.job.rate is not None:
+        if self.job.rate is None and self.num_sent < self.job.num_requests:
+            self._send(connection)
+        else:
             del self.connections[connection.socket.fileno()]
             connection.socket.close()
-        elif self.num_sent < self.job.num_requests:
-            self._send(connection)
 
 
 def _render(job: Job, body: dict[str, Any]) -> bytes:
     content = json.dumps(body).encode()
-    head = f"POST {job.path} HTTP/1.1\r\nhost: {job.host}\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n\r\n"
-    return head.encode() + content
+    lines = [
+        f"POST {job.path} HTTP/1.1",
+        f"host: {job.host}",
+        "content-type: application/json",
+        f"content-length: {len(content)}",
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
 
 
 def main() -> None:

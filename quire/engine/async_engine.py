@@ -93,8 +93,15 @@ class AsyncLLMEngine:
         point.
         """
         arrived = asyncio.Event()
-        options = {"priority": priority, "cache_salt": cache_salt, "add_special_tokens": add_special_tokens}
-        stream = await self.open(prompt, sampling_params, request_id, arrived.set, **options)
+        stream = await self.open(
+            prompt,
+            sampling_params,
+            request_id,
+            arrived.set,
+            priority=priority,
+            cache_salt=cache_salt,
+            add_special_tokens=add_special_tokens,
+        )
         try:
             while True:
                 await arrived.wait()

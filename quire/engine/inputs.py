@@ -6,6 +6,7 @@ Everything a user can get wrong about one request is found here, before the core
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 from collections.abc import Mapping, Sequence
@@ -207,7 +208,8 @@ class InputProcessor:
         """A copy with everything resolved: room for output, end-of-sequence ids, token ids of bad words."""
         room = self._max_model_len - num_prompt_tokens
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
-        return params.clone(
+        return _changed(
+            params,
             max_tokens=max_tokens,
             min_tokens=min(params.min_tokens, max_tokens),
             eos_token_ids=[] if params.ignore_eos else self.eos_token_ids,
@@ -242,8 +244,8 @@ class InputProcessor:
         """
         seed = draw_seed(self._config.seed, next(self._counter)) if params.seed is None else params.seed
         first_id = request_id if params.n == 1 else f"{request_id}{_CHILD_SEPARATOR}0"
-        core_params = params.clone(n=1, stop=[], bad_words=[], stream=False)
-        later_params = core_params.clone(prompt_logprobs=None) if params.n > 1 else core_params
+        core_params = _changed(params, n=1, stop=[], bad_words=[], stream=False)
+        later_params = _changed(core_params, prompt_logprobs=None) if params.n > 1 else core_params
         return [
             AddRequest(
                 request_id=first_id if index == 0 else f"{request_id}{_CHILD_SEPARATOR}{index}",
@@ -256,6 +258,14 @@ class InputProcessor:
             )
             for index in range(params.n)
         ]
+
+
+def _changed(params: SamplingParams, **changes: Any) -> SamplingParams:
+    """A copy of checked parameters with fields that need no check."""
+    changed = copy.copy(params)
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    return changed
 
 
 def _bad_prompt(prompt: object) -> InvalidRequestError:

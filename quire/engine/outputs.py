@@ -38,26 +38,21 @@ class SequenceOutput:
     def apply(self, update: RequestUpdate) -> bool:
         """Take in an update; returns whether a stop string ended what the core still runs."""
         self.has_news = True
-        self._token_ids += update.new_token_ids
+        token_ids = update.new_token_ids
+        self._token_ids += token_ids
         if self._logprobs is not None and update.logprobs:
             self._logprobs.extend(update.logprobs)
-        self.finish_reason, self.stop_reason = update.finish_reason, update.stop_reason
-        stop = self._detokenize(update)
+        if update.finish_reason is not None:
+            self.finish_reason, self.stop_reason = update.finish_reason, update.stop_reason
+            if update.finish_reason == "stop" and not self._params.include_stop_str_in_output:
+                token_ids = token_ids[:-1]  # a stop token has no text of its own
+        if self._detokenizer is None:
+            return False
+        stop = self._detokenizer.update(token_ids)
         if stop is None:
             return False
         self._cut_at(stop)
         return update.finish_reason is None
-
-    def _detokenize(self, update: RequestUpdate) -> str | None:
-        """Decode the new tokens; returns the stop string that they
-        complete. A stop token has no text of its own.
-        """
-        if self._detokenizer is None:
-            return None
-        token_ids = update.new_token_ids
-        if update.finish_reason == "stop" and not self._params.include_stop_str_in_output:
-            token_ids = token_ids[:-1]
-        return self._detokenizer.update(token_ids)
 
     def _cut_at(self, stop: str) -> None:
         """Finish at the token that completed the stop string; what came after it never was."""
@@ -77,17 +72,16 @@ class SequenceOutput:
         start = self._num_reported if delta else 0
         self._num_reported = len(self._token_ids)
         self.has_news = False
-        text = ""
-        if self._detokenizer is not None:
-            text = self._detokenizer.next_text(self.finish_reason is not None, delta)
+        detokenizer, logprobs = self._detokenizer, self._logprobs
+        text = "" if detokenizer is None else detokenizer.next_text(self.finish_reason is not None, delta)
         return CompletionOutput(
-            index=self.index,
-            text=text,
-            token_ids=self._token_ids[start:],
-            cumulative_logprob=None if self._logprobs is None else self._logprobs.cumulative,
-            logprobs=None if self._logprobs is None else self._logprobs.positions[start:],
-            finish_reason=self.finish_reason,
-            stop_reason=self.stop_reason,
+            self.index,
+            text,
+            self._token_ids[start:],
+            None if logprobs is None else logprobs.cumulative,
+            None if logprobs is None else logprobs.positions[start:],
+            self.finish_reason,
+            self.stop_reason,
         )
 
 
@@ -128,6 +122,7 @@ class RequestState:
         self._start = time.monotonic()
         self._has_started = False
         """Whether the times of the first token are known."""
+        self._is_delta = params.output_kind == RequestOutputKind.DELTA
         self._waits_for_end = params.output_kind == RequestOutputKind.FINAL_ONLY
 
     @property
@@ -179,19 +174,18 @@ class RequestState:
 
     def output(self) -> RequestOutput:
         """What to show now, in the kind that the request asked for."""
-        delta = self.request.params.output_kind == RequestOutputKind.DELTA
-        shown = [sequence for sequence in self.sequences if sequence.has_news or not delta]
+        delta = self._is_delta
         prompt_logprobs = None if self._prompt_logprobs is None else [None, *self._prompt_logprobs.positions]
         return RequestOutput(
-            request_id=self.request.request_id,
-            prompt=self.request.prompt,
-            prompt_token_ids=self.request.prompt_token_ids,
-            outputs=[sequence.snapshot(delta) for sequence in shown],
-            finished=self.finished,
-            prompt_logprobs=prompt_logprobs,
-            metrics=self._metrics,
-            num_cached_tokens=self._num_cached_tokens,
-            error=self.error,
+            self.request_id,
+            self.request.prompt,
+            self.request.prompt_token_ids,
+            [each.snapshot(delta) for each in self.sequences if each.has_news or not delta],
+            self.num_live == 0,
+            prompt_logprobs,
+            self._metrics,
+            self._num_cached_tokens,
+            self.error,
         )
 
 

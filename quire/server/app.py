@@ -10,6 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from quire.server.anthropic.api import ANTHROPIC
@@ -58,6 +59,26 @@ class Endpoint:
             await _respond(error_response(error, self._shape_error), request, send)
 
 
+class _PlainPaths(starlette.routing.BaseRoute):
+    """All routes without parameters as one: a request finds its own by one look-up, however many there are."""
+
+    def __init__(self, endpoints: dict[tuple[str, str], Endpoint]) -> None:
+        """`endpoints` has (method, path) keys."""
+        self._endpoints = endpoints
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Starlette's question."""
+        endpoint = self._find(scope) if scope["type"] == "http" else None
+        return (Match.NONE, {}) if endpoint is None else (Match.FULL, {"endpoint": endpoint})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that matched."""
+        await scope["endpoint"](scope, receive, send)
+
+    def _find(self, scope: Scope) -> Endpoint | None:
+        return self._endpoints.get((scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))))
+
+
 async def _respond(response: Response, request: Request, send: Send) -> None:
     request_id = given_request_id(request)
     if request_id is not None:
@@ -92,10 +113,15 @@ def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | No
     """The application over models; its `state.context` holds what the routes share."""
     context = ServerContext(models, args or ServerArgs(), metrics)
     keys = api_keys(context.args)
-    routes = [
-        starlette.routing.Route(route.path, Endpoint(context, api, route, keys), methods=[route.method])
+    endpoints = {
+        (route.method, route.path): Endpoint(context, api, route, keys)
         for api in (*APIS, openapi_api(APIS))
         for route in api.routes
+    }
+    # All of them: patterns, HEAD, and the answer to a wrong method need Starlette's own.
+    routes: list[starlette.routing.BaseRoute] = [
+        starlette.routing.Route(path, endpoint, methods=[method])
+        for (method, path), endpoint in endpoints.items()
     ]
 
     @asynccontextmanager
@@ -103,7 +129,11 @@ def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | No
         yield
         context.lifecycle.stop()
 
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _routing_error})
+    app = Starlette(
+        routes=[_PlainPaths(endpoints), *routes],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _routing_error},
+    )
     app.router.redirect_slashes = False
     app.state.context = context
     return app

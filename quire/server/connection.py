@@ -1,8 +1,8 @@
 """The client's connection as `quire serve` hands it to a response: what to write now, whether the client keeps up, when it is
 gone.
 
-An extension of ASGI, in `scope["extensions"]`, by the protocol class below. Under another server it is absent, and responses do the
-same by `send` and `receive`. Heads and ends of responses go by `send` in any case, so all that is written here is parts of a body.
+An extension of ASGI, in `scope["extensions"]`, by the protocol class below. Under another server it is absent, and responses do
+the same by `send` and `receive`. Heads and ends of responses go by `send` in any case: what is written here is parts of a body.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class PushProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.cycle is not before:
             connection = Connection(self, self.cycle)
-            self.scope["extensions"] = {_EXTENSION: connection}
+            self.scope["extensions"] = {_EXTENSION: connection}  # type: ignore[dict-item]
             self._forget_complete()
             self._requests.append(connection)
 

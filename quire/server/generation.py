@@ -52,7 +52,8 @@ class Generation:
 
 async def collect(context: ServerContext, request: Request, generation: Generation) -> list[RequestOutput]:
     """The finished output of each prompt; aborted, and ClientGoneError raised, when the client goes away."""
-    outputs, results = MergedOutputs(), {}
+    outputs = MergedOutputs()
+    results: dict[int, RequestOutput] = {}
     try:
         await generation.open(outputs)
         while outputs.num_open:

@@ -7,14 +7,17 @@ Series in the exposition start with `vllm:`; one registry per application, nothi
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+import prometheus_client
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from quire.outputs import RequestOutput
+from quire.outputs import FinishReason, RequestOutput
 from quire.sampling_params import SamplingParams
 
 _LABELS = ("model_name", "engine")
@@ -89,6 +92,7 @@ class ServerMetrics:
     def __init__(self, max_model_len: int) -> None:
         """`max_model_len`, tokens, bounds the histograms of lengths."""
         self._registry = CollectorRegistry()
+        self._models: list[ModelMetrics] = []
         self._engines = _EngineCollector()
         self._registry.register(self._engines)
         lengths = _one_two_five(max_model_len)
@@ -108,7 +112,7 @@ class ServerMetrics:
         self.prompt = self._histogram("request_prompt_tokens", "Prompt tokens per request.", lengths)
         self.generation = self._histogram("request_generation_tokens", "Output tokens per request.", lengths)
         self.n = self._histogram("request_params_n", "Sequences per request.", _N_BUCKETS)
-        self.success = Counter(
+        self.success = prometheus_client.Counter(
             "vllm:request_success",
             "Finished sequences.",
             (*_LABELS, "finished_reason"),
@@ -120,16 +124,44 @@ class ServerMetrics:
 
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
+        for model in self._models:
+            model.itl.flush()
         return generate_latest(self._registry)
 
     def of_model(self, name: str, read_stats: Callable[[], Any]) -> ModelMetrics:
         """The series of one model, and its engine's numbers from now on."""
         self._engines.sources[name] = read_stats
-        return ModelMetrics(self, name)
+        self._models.append(ModelMetrics(self, name))
+        return self._models[-1]
 
     def forget_engine(self, name: str) -> None:
         """No more numbers from the engine of a model that was unloaded; what its requests left stays."""
         self._engines.sources.pop(name, None)
+
+
+class _GatheredHistogram:
+    """A histogram that is told of every token: gathers values in a list, and counts them when somebody looks."""
+
+    _MAX_GATHERED = 10_000
+
+    def __init__(self, histogram: Histogram, buckets: tuple[float, ...]) -> None:
+        self._histogram = histogram
+        self._buckets = buckets
+        self._values: list[float] = []
+
+    def observe(self, value: float) -> None:
+        """Add one value."""
+        self._values.append(value)
+        if len(self._values) >= self._MAX_GATHERED:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring the histogram up to date: one addition per bucket instead of one per value."""
+        values, self._values = self._values, []
+        for index, count in Counter(bisect_left(self._buckets, value) for value in values).items():
+            self._histogram._buckets[index].inc(count)
+        if values:
+            self._histogram._sum.inc(sum(values))
 
 
 class ModelMetrics:
@@ -138,19 +170,18 @@ class ModelMetrics:
     def __init__(self, families: ServerMetrics, model_name: str) -> None:
         labels = _labels(model_name)
         self.ttft = families.ttft.labels(*labels)
-        self.itl = families.itl.labels(*labels)
+        self.itl = _GatheredHistogram(families.itl.labels(*labels), _TOKEN_TIME_BUCKETS)
         self.tpot = families.tpot.labels(*labels)
         self.e2e = families.e2e.labels(*labels)
         self.queue = families.queue.labels(*labels)
         self.prompt = families.prompt.labels(*labels)
         self.generation = families.generation.labels(*labels)
         self.n = families.n.labels(*labels)
-        self._success = families.success
-        self._labels = labels
+        self._ends = {reason: families.success.labels(*labels, reason) for reason in get_args(FinishReason)}
 
-    def count_end(self, reason: str) -> None:
+    def count_end(self, reason: FinishReason) -> None:
         """Count a finished sequence."""
-        self._success.labels(*self._labels, reason).inc()
+        self._ends[reason].inc()
 
     def watch(self, params: SamplingParams) -> RequestWatch:
         """What writes down the times of one request, which starts now."""

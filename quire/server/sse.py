@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from quire.server.errors import ErrorReport, encode_json, openai_error
 
 DONE = b"data: [DONE]\n\n"
+
+
+_MARK = "\ue000"
+"""A character that no template holds: names and ids are the server's own, and JSON does not escape it."""
+
+
+class TextFrame:
+    """Frames that differ in one text only: encoded once, then the text is put in its place."""
+
+    def __init__(self, make_frame: Callable[[str], bytes]) -> None:
+        """`make_frame` makes the frame of a text in full, with everything that `render` shall repeat."""
+        before, found, after = make_frame(_MARK).rpartition(encode_json(_MARK))
+        assert found
+        self._before, self._after = before, after
+
+    def render(self, text: str) -> bytes:
+        """The frame of this text."""
+        return self._before + encode_json(text) + self._after
 
 
 class ChunkTemplate:

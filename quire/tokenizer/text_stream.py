@@ -59,10 +59,7 @@ class PieceStream:
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Text that these tokens settle; may be empty."""
-        if len(token_ids) == 1:
-            text = self._push_piece(self._pieces[token_ids[0]])
-        else:
-            text = self._push_pieces([self._pieces[token_id] for token_id in token_ids])
+        text = self._push_pieces([self._pieces[token_id] for token_id in token_ids])
         return self._strip(text) if self._num_strip else text
 
     def _push_pieces(self, pieces: list[Piece]) -> str:

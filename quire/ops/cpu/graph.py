@@ -113,7 +113,7 @@ class Compiled:
         nodes = fuse(recording.nodes, keep=self._end)
         self._starts, num_bytes = plan_memory(nodes, recording, self._end)
         self._nodes = nodes  # their closures keep weights and tables alive, to which instructions hold bare addresses
-        self._arena = allocate((num_bytes,), torch.uint8)
+        self._arena = allocate((num_bytes,), torch.uint8, huge_pages=True)
         self.instructions = [node.build(self.address) for node in nodes if node.name != INPUT]
         self.max_rows = recording.max_tokens
         self._program = extension.Program(self.instructions)
@@ -316,6 +316,11 @@ def _record(max_tokens: int) -> Iterator[Recording]:
 
 class _ViewsOnly(TorchDispatchMode):
     """Lets through what makes views of recorded tensors and refuses what would compute on them."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch's hook. Its answer "yes" wraps the method below in torch._dynamo: 800 modules, 75 MB and a second of start-up."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -31,7 +31,7 @@ from quire.server.openai.tools import parse_functions, parse_tools, refuse_calls
 from quire.server.openai.usage import UsageCounter
 from quire.server.prompts import check_messages, check_template_variables, render_prompt
 from quire.server.replies import fingerprint, json_response, make_response_id
-from quire.server.sse import DONE, ChunkTemplate, error_frames
+from quire.server.sse import DONE, ChunkTemplate, TextFrame, error_frames
 
 
 async def create_chat_completion(context: ServerContext, request: Request) -> Response:
@@ -182,9 +182,14 @@ class _ChunkRenderer:
         )
         self._usage_last, self._usage_always = wants_usage(job.body)
         self._is_first = True
+        self._text_frames: dict[int, TextFrame] = {}
+        self._is_plain = not self._usage_always and job.num_top is None and not job.body.return_token_ids
+        """Whether text is all that a choice shows before its end."""
 
     def render(self, batch: Batch) -> bytes:
         """See `Renderer.render`."""
+        if self._is_plain and not self._is_first:
+            return self._render_plain(batch)
         choices = []
         for _, output in batch:
             self._job.usage.add(0, output)
@@ -195,6 +200,26 @@ class _ChunkRenderer:
                 choices += self._stream_choices(choice)
         usage = self._job.usage.as_dict() if self._usage_always else None
         return b"".join(self._template.frame(choice, usage) for choice in choices)
+
+    def _render_plain(self, batch: Batch) -> bytes:
+        """The same where only text changes."""
+        frames: list[bytes] = []
+        for _, output in batch:
+            self._job.usage.add(0, output)
+            for choice in output.outputs:
+                if choice.finish_reason is not None:
+                    frames += map(self._template.frame, self._stream_choices(choice))
+                elif choice.text:
+                    frames.append(self._text_frame(choice.index).render(choice.text))
+        return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def _text_frame(self, index: int) -> TextFrame:
+        frame = self._text_frames.get(index)
+        if frame is None:
+            frame = self._text_frames[index] = TextFrame(
+                lambda text: self._template.frame(_chunk_choice(index, {"content": text}, None, None))
+            )
+        return frame
 
     def end(self) -> bytes:
         """See `Renderer.end`."""

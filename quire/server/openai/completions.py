@@ -22,7 +22,7 @@ from quire.server.openai.params import check_choices, check_common, make_samplin
 from quire.server.openai.schemas import CompletionRequest
 from quire.server.openai.usage import UsageCounter
 from quire.server.replies import fingerprint, json_response, make_response_id
-from quire.server.sse import DONE, ChunkTemplate, error_frames
+from quire.server.sse import DONE, ChunkTemplate, TextFrame, error_frames
 
 _DEFAULT_MAX_TOKENS = 16
 
@@ -189,6 +189,9 @@ class _ChunkRenderer:
         )
         self._usage_last, self._usage_always = wants_usage(job.body)
         self._shapes: dict[tuple[int, int], _ChoiceShape] = {}
+        self._text_frames: dict[tuple[int, int], TextFrame] = {}
+        self._is_plain = not (self._usage_always or job.echo_only or job.wants_logprobs or job.body.return_token_ids)
+        """Whether text is all that a choice shows between its first piece and its end."""
 
     def render(self, batch: Batch) -> bytes:
         """See `Renderer.render`."""
@@ -196,8 +199,13 @@ class _ChunkRenderer:
         for prompt_index, output in batch:
             self._job.usage.add(prompt_index, output)
             usage = self._job.usage.as_dict() if self._usage_always else None
-            frames += [self._template.frame(c, usage) for c in self._choices(prompt_index, output)]
-        return b"".join(frames)
+            for choice in output.outputs:
+                frame = self._text_frames.get((prompt_index, choice.index))
+                if frame is not None and choice.finish_reason is None:
+                    frames.append(frame.render(choice.text))
+                else:
+                    frames.append(self._template.frame(self._choice(prompt_index, output, choice), usage))
+        return frames[0] if len(frames) == 1 else b"".join(frames)
 
     def end(self) -> bytes:
         """See `Renderer.end`."""
@@ -208,26 +216,23 @@ class _ChunkRenderer:
         """See `Renderer.fail`."""
         return error_frames(report)
 
-    def _choices(self, prompt_index: int, output: RequestOutput) -> list[dict[str, Any]]:
-        choices = []
-        for choice in output.outputs:
-            key = (prompt_index, choice.index)
-            if key not in self._shapes:
-                self._shapes[key] = _ChoiceShape(self._job, prompt_index, output)
-            choices.append(self._choice(self._shapes[key], output, choice))
-        return choices
-
-    def _choice(self, shape: _ChoiceShape, output: RequestOutput, choice: CompletionOutput) -> dict[str, Any]:
-        job, is_first = self._job, shape.is_new
+    def _choice(self, prompt_index: int, output: RequestOutput, choice: CompletionOutput) -> dict[str, Any]:
+        job, key = self._job, (prompt_index, choice.index)
+        shape = self._shapes.get(key)
+        is_first = shape is None
+        if shape is None:
+            shape = self._shapes[key] = _ChoiceShape(job, prompt_index, output)
         text, logprobs = shape.render(choice)
         rendered = {
-            "index": shape.prompt_index * job.n + choice.index,
+            "index": prompt_index * job.n + choice.index,
             "text": text,
             "logprobs": logprobs,
             "finish_reason": job.finish_reason(choice),
         }
         if choice.finish_reason is not None:
             rendered["stop_reason"] = choice.stop_reason
+        elif self._is_plain:
+            self._text_frames[key] = TextFrame(lambda text: self._template.frame(rendered | {"text": text}))
         if job.body.return_token_ids:
             rendered["token_ids"] = [] if job.echo_only else choice.token_ids
             if is_first:
