@@ -212,7 +212,9 @@ def _all() -> Iterator[BadRequest]:
     completion, chat = {"prompt": "hi", "max_tokens": 1}, {"messages": MESSAGES, "max_tokens": 1}
     yield from _with_values(COMPLETIONS, completion, _WRONG_VALUES | _WRONG_COMPLETIONS)
     yield from _with_values(
-        COMPLETIONS, completion | {"stream": True}, _WRONG_COMPLETIONS | {"n": [0], "prompt_logprobs": [1], "best_of": [2]}
+        COMPLETIONS,
+        completion | {"stream": True},
+        _WRONG_COMPLETIONS | {"n": [0], "prompt_logprobs": [1], "best_of": [2]},
     )
     yield from _with_values(
         CHAT, chat, {k: v for k, v in _WRONG_VALUES.items() if k not in ("echo",)} | _WRONG_CHAT
