@@ -233,6 +233,12 @@ def _all() -> Iterator[BadRequest]:
             )
 
 
-NO_JSON = {name: body for name, body in _BODIES.items() if body[1] == "JSON" and body[0]}
-"""Bodies that no route can read."""
+_LONG = b"[" + b",".join([b"-1"] * 500_000) + b"]"
+_KEYS = (b"prompt", b"messages", b"input", b"inputs", b"content", b"tokens", b"query", b"instances", b"model")
+WRONG_ANYWHERE = {
+    name: content
+    for name, (content, names) in _BODIES.items()
+    if names in ("JSON", "object", "nested") and content
+} | {"500,000 entries": b"{" + b",".join(b'"' + key + b'":' + _LONG for key in _KEYS) + b"}"}
+"""Bodies that no route takes."""
 ALL = list({request.name + str(len(request.content)): request for request in _all()}.values())
