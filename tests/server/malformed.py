@@ -213,7 +213,9 @@ def _all() -> Iterator[BadRequest]:
     completion, chat = {"prompt": "hi", "max_tokens": 1}, {"messages": MESSAGES, "max_tokens": 1}
     yield from _with_values(COMPLETIONS, completion, _WRONG_VALUES | _WRONG_COMPLETIONS)
     yield from _with_values(
-        COMPLETIONS, completion | {"stream": True}, _WRONG_COMPLETIONS | {"n": [0], "prompt_logprobs": [1], "best_of": [2]}
+        COMPLETIONS,
+        completion | {"stream": True},
+        _WRONG_COMPLETIONS | {"n": [0], "prompt_logprobs": [1], "best_of": [2]},
     )
     yield from _with_values(
         CHAT, chat, {k: v for k, v in _WRONG_VALUES.items() if k not in ("echo",)} | _WRONG_CHAT
@@ -232,6 +234,12 @@ def _all() -> Iterator[BadRequest]:
             )
 
 
-NO_JSON = {name: body for name, body in _BODIES.items() if body[1] == "JSON" and body[0]}
-"""Bodies that no route can read."""
+_LONG = b"[" + b",".join([b"-1"] * 500_000) + b"]"
+_KEYS = (b"prompt", b"messages", b"input", b"inputs", b"content", b"tokens", b"query", b"instances", b"model")
+WRONG_ANYWHERE = {
+    name: content
+    for name, (content, names) in _BODIES.items()
+    if names in ("JSON", "object", "nested") and content
+} | {"500,000 entries": b"{" + b",".join(b'"' + key + b'":' + _LONG for key in _KEYS) + b"}"}
+"""Bodies that no route takes."""
 ALL = list({request.name + str(len(request.content)): request for request in _all()}.values())
