@@ -66,6 +66,12 @@ NUM_THREADS = EnvVar(
     "QUIRE_NUM_THREADS", _count, None, "Threads of one worker; default: the CPUs it may use."
 )
 IPC_DIR = EnvVar("QUIRE_IPC_DIR", str, None, "Folder for private sockets; default: a new 0700 folder.")
+PROMETHEUS_MULTIPROC_DIR = EnvVar(
+    "PROMETHEUS_MULTIPROC_DIR",
+    str,
+    None,
+    "Folder where several front ends share their metrics; prometheus_client's own, set by the server.",
+)
 API_KEY = EnvVar("QUIRE_API_KEY", str, None, "Key that the server asks for, as --api-key.")
 SIMULATED_STEP_S = EnvVar(
     "QUIRE_SIMULATED_STEP_S", _seconds, 0.0, "How long a step of the simulated executor takes, seconds."
