@@ -44,7 +44,23 @@ class InvalidRequestError(QuireError, ValueError):
 
 
 class PromptTooLongError(InvalidRequestError):
-    """The prompt does not fit the model's context, or could never fit the KV cache."""
+    """The prompt does not fit the model's context, or could never fit the KV cache.
+
+    `num_tokens` is the prompt's length where it is known, `max_model_len` what prompt and output may have together.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        parameter: str | None = None,
+        value: object = None,
+        num_tokens: int | None = None,
+        max_model_len: int | None = None,
+    ) -> None:
+        super().__init__(message, parameter=parameter, value=value)
+        self.num_tokens = num_tokens
+        self.max_model_len = max_model_len
 
 
 class NotSupportedError(InvalidRequestError):

@@ -13,6 +13,7 @@ from quire.cli.parser import EXIT_USAGE, Parser
 COMMANDS = {
     "serve": ("quire.cli.serve", "start the HTTP server"),
     "run": ("quire.cli.generate", "answer one prompt and exit"),
+    "run-batch": ("quire.cli.run_batch", "answer the requests of a batch file"),
     "chat": ("quire.cli.chat", "talk to a model in the terminal"),
     "bench": ("quire.cli.bench", "measure throughput, latency or a running server"),
     "models": ("quire.cli.models", "list the model architectures that Quire runs"),

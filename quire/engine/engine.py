@@ -97,7 +97,8 @@ class LLMEngine:
         """One step of the core; the outputs of every request that it changed. Raises EngineDeadError."""
         processed = self._outputs.process(self.core.step())
         self.core.abort(processed.aborts)
-        self._stats_logger.observe(self.core.stats())
+        if self._stats_logger.enabled:
+            self._stats_logger.observe(self.core.stats())
         return processed.outputs
 
     # -- the rest --------------------------------------------------------------------------------------------

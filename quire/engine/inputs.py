@@ -159,14 +159,16 @@ class InputProcessor:
                 "prompt must hold at least one token", parameter="prompt", value=token_ids
             )
         if len(token_ids) >= self._max_model_len:
-            raise self._too_long(f"{len(token_ids)} tokens")
+            raise self._too_long(f"{len(token_ids)} tokens", len(token_ids))
         self._check_ids("prompt_token_ids", token_ids)
 
-    def _too_long(self, amount: str) -> PromptTooLongError:
+    def _too_long(self, amount: str, num_tokens: int | None = None) -> PromptTooLongError:
         return PromptTooLongError(
             f"This model's maximum context length is {self._max_model_len} tokens. However, your prompt "
             f"contains {amount}. Please shorten the prompt, leaving room for at least one token of output.",
             parameter="prompt",
+            num_tokens=num_tokens,
+            max_model_len=self._max_model_len,
         )
 
     def _check_ids(self, parameter: str, token_ids: Sequence[int]) -> None:

@@ -13,21 +13,24 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+from quire.server.anthropic.api import ANTHROPIC
 from quire.server.args import ServerArgs
 from quire.server.auth import api_keys, check_api_key
 from quire.server.context import ServerContext
 from quire.server.errors import error_response
 from quire.server.invocations import INVOCATIONS
 from quire.server.lifecycle import ClientGoneError
+from quire.server.llamacpp.api import LLAMACPP
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models, OneModel
 from quire.server.openai.api import OPENAI
+from quire.server.openapi import openapi_api
 from quire.server.protocol import Api, Route
 from quire.server.replies import given_request_id
 from quire.server.status import STATUS
 from quire.server.unknown_fields import unknown_fields_warning
 
-APIS: tuple[Api, ...] = (OPENAI, INVOCATIONS, STATUS)
+APIS: tuple[Api, ...] = (OPENAI, INVOCATIONS, ANTHROPIC, LLAMACPP, STATUS)
 """In the order of precedence; no two of them have the same method and path."""
 
 
@@ -111,7 +114,9 @@ def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | No
     context = ServerContext(models, args or ServerArgs(), metrics)
     keys = api_keys(context.args)
     endpoints = {
-        (route.method, route.path): Endpoint(context, api, route, keys) for api in APIS for route in api.routes
+        (route.method, route.path): Endpoint(context, api, route, keys)
+        for api in (*APIS, openapi_api(APIS))
+        for route in api.routes
     }
     # All of them: patterns, HEAD, and the answer to a wrong method need Starlette's own.
     routes: list[starlette.routing.BaseRoute] = [

@@ -36,7 +36,8 @@ class ServerArgs:
     ssl_keyfile: str | None = option(None, "File with the TLS key.")
     ssl_certfile: str | None = option(None, "File with the TLS certificate.")
     strict: bool = option(
-        False, "Refuse requests with fields that the server does not know, instead of naming them in a header."
+        False,
+        "Refuse requests with fields that the server does not know, instead of naming them in a header.",
     )
     max_stored_responses: int = option(
         1024, "Responses of /v1/responses kept in memory, so that conversations can go on from them.", low=0

@@ -15,6 +15,9 @@ from quire.server.unknown_fields import note_unknown_fields
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
+_Result = TypeVar("_Result")
+
+_any_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 _strict_decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 
@@ -53,6 +56,11 @@ def decode_body(body: bytes, schema: type[_Body]) -> _Body:
     decoder = _decoders.get(schema)
     if decoder is None:
         decoder = _decoders[schema] = msgspec.json.Decoder(schema)
+    return _decode(body, decoder)
+
+
+def _decode(body: bytes, decoder: msgspec.json.Decoder[_Result]) -> _Result:
+    """What the body holds; everything that can be wrong with it becomes InvalidRequestError."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -86,7 +94,7 @@ def _strict_decoder(schema: type[_Body]) -> msgspec.json.Decoder[_Body]:
 
 
 def _keys(body: bytes) -> Set[str]:
-    return msgspec.json.decode(body, type=dict[str, msgspec.Raw]).keys()
+    return _decode(body, _any_object).keys()
 
 
 async def _checked_bytes(request: Request, max_bytes: int) -> bytes:

@@ -47,6 +47,10 @@ class ErrorReport:
     param: str | None = None
     code: str | None = None
     retry_after_s: float | None = None
+    num_prompt_tokens: int | None = None
+    """Length of a prompt that is too long, where it is known."""
+    max_model_len: int | None = None
+    """What a prompt that is too long had to stay below, in tokens."""
 
 
 # First match wins, so subclasses stand before their base.
@@ -80,6 +84,8 @@ def report_error(error: BaseException) -> ErrorReport:
                 param=getattr(error, "parameter", None),
                 code=code,
                 retry_after_s=_retry_after(error),
+                num_prompt_tokens=getattr(error, "num_tokens", None),
+                max_model_len=getattr(error, "max_model_len", None),
             )
     _log.error("unexpected error while serving a request", exc_info=error)
     return ErrorReport(

@@ -96,6 +96,7 @@ class ServedModel:
                 f"This model's maximum context length is {self.max_model_len} tokens. "
                 f"However, your prompt contains {len(text)} characters, more than that many tokens can hold.",
                 parameter=parameter,
+                max_model_len=self.max_model_len,
             )
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens, parameter=parameter)
         return ids

@@ -5,14 +5,16 @@ rendering.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from quire.errors import InvalidRequestError, describe, wrong_value
 from quire.server.content_parts import Media, parse_part, refuse_media
 from quire.server.models import ServedModel
 from quire.server.tool_calls import check_calls
 from quire.tokenizer import render_chat
+
+_Result = TypeVar("_Result")
 
 MAX_MESSAGES = 4096
 _TEMPLATE_VARIABLES = frozenset(
@@ -88,21 +90,49 @@ async def render_prompt(
     """Token ids of a conversation. Raises InvalidRequestError for messages that the template refuses."""
 
     def render() -> list[int]:
-        text = render_chat(
-            model.tokenizer,
-            messages,
-            add_generation_prompt=not continue_final_message
-            if add_generation_prompt is None
-            else add_generation_prompt,
-            continue_final_message=bool(continue_final_message),
-            chat_template=model.config.model.chat_template,
-            **(variables or {}),
-        )
+        text = _render(model, messages, add_generation_prompt, continue_final_message, variables)
         return model.encode(text, add_special_tokens=bool(add_special_tokens), parameter="messages")
 
+    return await _inline_or_on_thread(messages, render)
+
+
+async def render_text(
+    model: ServedModel,
+    messages: Sequence[dict[str, Any]],
+    *,
+    continue_final_message: bool = False,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """Text of a conversation as the template writes it. Raises as `render_prompt` does."""
+    return await _inline_or_on_thread(
+        messages, lambda: _render(model, messages, None, continue_final_message, variables)
+    )
+
+
+def _render(
+    model: ServedModel,
+    messages: Sequence[dict[str, Any]],
+    add_generation_prompt: bool | None,
+    continue_final_message: bool | None,
+    variables: Mapping[str, Any] | None,
+) -> str:
+    """Unless told otherwise, an answer begins where no message is continued."""
+    return render_chat(
+        model.tokenizer,
+        messages,
+        add_generation_prompt=not continue_final_message
+        if add_generation_prompt is None
+        else add_generation_prompt,
+        continue_final_message=bool(continue_final_message),
+        chat_template=model.config.model.chat_template,
+        **(variables or {}),
+    )
+
+
+async def _inline_or_on_thread(messages: Sequence[dict[str, Any]], work: Callable[[], _Result]) -> _Result:
     if _num_chars(messages) <= _INLINE_CHARS:
-        return render()
-    return await asyncio.to_thread(render)
+        return work()
+    return await asyncio.to_thread(work)
 
 
 def _num_chars(messages: Sequence[dict[str, Any]]) -> int:

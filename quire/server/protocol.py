@@ -29,6 +29,8 @@ class Route:
     handler: Handler
     is_open: bool = False
     """Answers without an API key: for probes and scrapers, never for what a user asks or gets."""
+    body: Any = None
+    """Type of the JSON body, for `/openapi.json`; None: none is read, or it has no one type."""
 
 
 @dataclass(frozen=True, slots=True)

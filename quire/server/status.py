@@ -66,6 +66,7 @@ STATUS = Api(
         for path, handler in (
             ("/", show_root),
             ("/health", show_health),
+            ("/v1/health", show_health),
             ("/ping", show_health),
             ("/version", show_version),
             ("/load", show_load),

@@ -163,8 +163,9 @@ def test_errors(client: openai.OpenAI) -> None:
     assert too_long.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="stories", messages=[])
-    with pytest.raises(openai.NotFoundError):
+    with pytest.raises(openai.BadRequestError, match="not supported yet") as embedding:
         client.embeddings.create(model="stories", input="x")
+    assert embedding.value.code == "unsupported_parameter"
 
 
 @pytest.mark.parametrize("stream", [True, False])

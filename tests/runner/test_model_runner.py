@@ -13,7 +13,7 @@ from quire.batch import NewRequest, ScheduledBatch, ScheduledRequest
 from quire.config.types import SchedulerConfig
 from quire.errors import ConfigError, NotSupportedError
 from quire.executor.local import LocalExecutor
-from quire.runner.forward import make_forward
+from quire.runner.forward import prepare_model
 from quire.runner.kv_cache import bytes_per_block, plan_kv_cache
 from quire.runner.worker import Worker, resolve_device
 from quire.sampling_params import SamplingParams
@@ -109,7 +109,8 @@ def test_a_nan_fails_its_own_request_only(folder):
     rows[poisoned] = float("nan")
     embedding.weight = ops.pack_weight(rows, embedding.weight.format)
     runner = worker.runner
-    runner._forward = make_forward(worker.model, runner._kv_cache, 128, torch.device("cpu"))
+    hidden_size = executor._worker.config.model.hf.hidden_size
+    runner._model = prepare_model(worker.model, runner._kv_cache, hidden_size, 128, 128, CPU)
     again = {name: Job(name, prompt, GREEDY) for name, prompt in prompts.items()}
     Driver(executor).run(list(again.values()))
     assert "NaN" in again["bad"].error

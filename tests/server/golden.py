@@ -38,7 +38,10 @@ CHAT: dict[str, dict[str, Any]] = {
         "continue_final_message": True,
         "echo": True,
     },
-    "controls": {"messages": [{"role": "user", "content": '"\\\n\t\r\x00\x1f\x7f/<>&\u2028'}], "max_tokens": 40},
+    "controls": {
+        "messages": [{"role": "user", "content": '"\\\n\t\r\x00\x1f\x7f/<>&\u2028'}],
+        "max_tokens": 40,
+    },
     "unicode": {"messages": [{"role": "user", "content": "é中😀"}], "max_tokens": 25},
     "second_name": {"model": "alias/two"},
 }
@@ -71,7 +74,10 @@ def cases() -> dict[str, tuple[str, dict[str, Any]]]:
     }
     failing = {
         f"{name}/fails": (path, body)
-        for name, (path, body) in {"chat": chat["chat/n"], "completions": completions["completions/prompts"]}.items()
+        for name, (path, body) in {
+            "chat": chat["chat/n"],
+            "completions": completions["completions/prompts"],
+        }.items()
     }
     return chat | completions | failing
 

@@ -58,7 +58,7 @@ _WRONG_VALUES: dict[str, list[Any]] = {
     "stream": ["x", 5, []],
     "stream_options": [{"include_usage": True}, 5, "x", []],
     "model": ["unknown", 5, [], {}, "a" * 10000],
-    "best_of": [3, "x"],
+    "request_id": ["", "a b", "x" * 200, 5],
     "priority": ["x", 1.5, HUGE],
     "cache_salt": ["", 5, "s" * 1000],
     "echo": ["x", 5],
@@ -100,6 +100,7 @@ _WRONG_COMPLETIONS: dict[str, list[Any]] = {
     ],
     "logprobs": [-2, "x", 1.5, 1000, True, HUGE],
     "suffix": ["x", 5],
+    "best_of": [0, "x", HUGE],
     "prompt_embeds": ["x"],
 }
 _WRONG_CHAT: dict[str, list[Any]] = {
@@ -211,7 +212,7 @@ def _all() -> Iterator[BadRequest]:
     completion, chat = {"prompt": "hi", "max_tokens": 1}, {"messages": MESSAGES, "max_tokens": 1}
     yield from _with_values(COMPLETIONS, completion, _WRONG_VALUES | _WRONG_COMPLETIONS)
     yield from _with_values(
-        COMPLETIONS, completion | {"stream": True}, _WRONG_COMPLETIONS | {"n": [0], "prompt_logprobs": [1]}
+        COMPLETIONS, completion | {"stream": True}, _WRONG_COMPLETIONS | {"n": [0], "prompt_logprobs": [1], "best_of": [2]}
     )
     yield from _with_values(
         CHAT, chat, {k: v for k, v in _WRONG_VALUES.items() if k not in ("echo",)} | _WRONG_CHAT
@@ -230,4 +231,6 @@ def _all() -> Iterator[BadRequest]:
             )
 
 
+NO_JSON = {name: body for name, body in _BODIES.items() if body[1] == "JSON" and body[0]}
+"""Bodies that no route can read."""
 ALL = list({request.name + str(len(request.content)): request for request in _all()}.values())

@@ -29,12 +29,22 @@ class MockTokenizer:
 
     max_chars_per_token = 1
     special_tokens: ClassVar[dict[str, str]] = {}
+    all_special_ids: ClassVar[frozenset[int]] = frozenset({1})
     chat_template = TEMPLATE
     chat_templates: ClassVar[dict[str, str]] = {"default": TEMPLATE}
 
     def encode(self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt") -> list[int]:
         """Bytes, after a 1 for the beginning of text."""
         return [1, *text.encode()] if add_special_tokens else list(text.encode())
+
+    def encode_spans(
+        self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"
+    ) -> list[tuple[int, int, int]]:
+        """Each byte with the character that it belongs to."""
+        spans = [(1, 0, 0)] if add_special_tokens else []
+        for place, character in enumerate(text):
+            spans += [(byte, place, place + 1) for byte in character.encode()]
+        return spans
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
         """Text of bytes; the 1 shows unless it is skipped."""
@@ -89,7 +99,9 @@ class _MockStream:
             if output.finished:
                 self._engine.running.discard(self._request_id)
             self._on_news()
-            while self._waiting and self._engine.step_s == 0:  # in step with the reader, so that nothing is joined
+            while (
+                self._waiting and self._engine.step_s == 0
+            ):  # in step with the reader, so that nothing is joined
                 await asyncio.sleep(0)
 
     def take(self) -> RequestOutput:
@@ -158,6 +170,8 @@ class MockEngine:
                 f"However, your prompt contains "
                 f"{len(ids)} tokens.",
                 parameter="prompt",
+                num_tokens=len(ids),
+                max_model_len=MAX_MODEL_LEN,
             )
         for name in ("logprobs", "prompt_logprobs"):
             if (getattr(params, name) or 0) > self.config.model.max_logprobs:

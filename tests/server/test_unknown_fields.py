@@ -79,5 +79,13 @@ async def test_every_route_with_a_body_is_strict(strict: httpx.AsyncClient) -> N
         for route in api.routes:
             if route.method == "POST" and "{" not in route.path:
                 response = await strict.post(route.path, json={"no_such_field": 1, "prompt": "a"})
+                if response.status_code == 501:  # refused whatever the body is
+                    continue
                 assert 400 <= response.status_code < 500, route.path
                 assert "no_such_field" in response.text, route.path
+
+
+async def test_an_unknown_field_whose_name_is_no_text(client: httpx.AsyncClient) -> None:
+    response = await client.post("/v1/completions", content=b'{"prompt": "a", "\xff": 1}')
+    assert response.status_code == 400
+    assert "UTF-8" in response.json()["error"]["message"]

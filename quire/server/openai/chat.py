@@ -160,7 +160,11 @@ class _ChatJob:
         if self.num_top is None:
             return None
         return chat_logprobs(
-            choice.token_ids, choice.logprobs or [], self.num_top, self.model.engine.tokenizer
+            choice.token_ids,
+            choice.logprobs or [],
+            self.num_top,
+            self.model.engine.tokenizer,
+            as_ids=bool(self.body.return_tokens_as_token_ids),
         )
 
 

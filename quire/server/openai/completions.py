@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from quire.errors import InvalidRequestError, wrong_value
 from quire.outputs import CompletionOutput, RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.server.body import read_body
@@ -42,6 +43,30 @@ def _check(body: CompletionRequest) -> None:
         raise not_yet("suffix")
     if body.prompt_embeds is not None:
         raise not_yet("prompt_embeds")
+    _check_best_of(body)
+
+
+def _check_best_of(body: CompletionRequest) -> None:
+    n = 1 if body.n is None else body.n
+    if body.best_of is None or body.best_of == n:
+        return
+    if body.best_of < n:
+        raise wrong_value("best_of", f"an integer of at least n ({n})", body.best_of)
+    if body.stream:
+        raise InvalidRequestError(
+            "best_of cannot be streamed: which choices are the best is known at the end", parameter="best_of"
+        )
+
+
+def _best(choices: list[CompletionOutput], n: int) -> list[CompletionOutput]:
+    """The n choices with the highest mean log-probability of a token, best first."""
+    if len(choices) == n:
+        return choices
+
+    def mean_logprob(choice: CompletionOutput) -> float:
+        return (choice.cumulative_logprob or 0.0) / max(1, len(choice.token_ids))
+
+    return sorted(choices, key=mean_logprob, reverse=True)[:n]
 
 
 class _CompletionJob:
@@ -56,6 +81,8 @@ class _CompletionJob:
         self.echo_only = bool(body.echo) and body.max_tokens == 0
         """Whether the prompt is all of the text."""
         self.params = self._make_params()
+        self.n = self.params.n if body.n is None else body.n
+        """Choices of each prompt; best_of may generate more."""
         check_choices(len(self.prompts), self.params.n)
         self.usage = UsageCounter(count_output=not self.echo_only)
         self.generation = Generation(
@@ -76,6 +103,8 @@ class _CompletionJob:
             changes["prompt_logprobs"] = body.logprobs
         if self.echo_only:
             changes["max_tokens"] = 1
+        if body.best_of is not None and body.best_of != (1 if body.n is None else body.n):
+            changes |= {"n": body.best_of, "logprobs": body.logprobs or 0}
         return make_sampling_params(body, defaults, is_stream=bool(body.stream), **changes)
 
     def whole(self, results: list[RequestOutput], created: int) -> dict[str, Any]:
@@ -83,7 +112,11 @@ class _CompletionJob:
         choices = []
         for index, result in enumerate(results):
             self.usage.add(index, result)
-            choices += [self._whole_choice(index, result, choice) for choice in result.outputs]
+            best = _best(result.outputs, self.n)
+            choices += [
+                self._whole_choice(index * self.n + number, index, result, choice)
+                for number, choice in enumerate(best)
+            ]
         return {
             "id": self.id,
             "object": "text_completion",
@@ -95,12 +128,12 @@ class _CompletionJob:
         }
 
     def _whole_choice(
-        self, prompt_index: int, output: RequestOutput, choice: CompletionOutput
+        self, index: int, prompt_index: int, output: RequestOutput, choice: CompletionOutput
     ) -> dict[str, Any]:
         shape = _ChoiceShape(self, prompt_index, output)
         text, logprobs = shape.render(choice)
         rendered = {
-            "index": prompt_index * self.params.n + choice.index,
+            "index": index,
             "text": text,
             "logprobs": logprobs,
             "finish_reason": self.finish_reason(choice),
@@ -191,7 +224,7 @@ class _ChunkRenderer:
             shape = self._shapes[key] = _ChoiceShape(job, prompt_index, output)
         text, logprobs = shape.render(choice)
         rendered = {
-            "index": prompt_index * job.params.n + choice.index,
+            "index": prompt_index * job.n + choice.index,
             "text": text,
             "logprobs": logprobs,
             "finish_reason": job.finish_reason(choice),
@@ -201,7 +234,7 @@ class _ChunkRenderer:
         elif self._is_plain:
             self._text_frames[key] = TextFrame(lambda text: self._template.frame(rendered | {"text": text}))
         if job.body.return_token_ids:
-            rendered["token_ids"] = choice.token_ids
+            rendered["token_ids"] = [] if job.echo_only else choice.token_ids
             if is_first:
                 rendered["prompt_token_ids"] = output.prompt_token_ids
         return rendered
@@ -215,7 +248,7 @@ class _ChoiceShape:
         self.is_new = True
         self._job = job
         self._output = output
-        self._logprobs = CompletionLogprobs()
+        self._logprobs = CompletionLogprobs(as_ids=bool(job.body.return_tokens_as_token_ids))
 
     def render(self, choice: CompletionOutput) -> tuple[str, dict[str, list[Any]] | None]:
         """(text, logprobs) of one piece; the first one begins with the prompt if that is echoed."""

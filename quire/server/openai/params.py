@@ -67,10 +67,6 @@ def check_common(request: GenerationRequest) -> None:
         raise InvalidRequestError(
             "prompt_logprobs cannot be streamed: leave stream out", parameter="prompt_logprobs"
         )
-    if request.best_of is not None and request.best_of != (1 if request.n is None else request.n):
-        raise NotSupportedError(
-            f"best_of is not supported other than equal to n, got {request.best_of}", parameter="best_of"
-        )
     check_cache_salt(request.cache_salt)
 
 

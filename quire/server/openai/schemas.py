@@ -64,7 +64,6 @@ class GenerationRequest(SamplingFields, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Int64 | None = None
-    best_of: Int64 | None = None
     max_tokens: Int64 | None = None
     prompt_logprobs: Int64 | None = None
     truncate_prompt_tokens: Int64 | None = None
@@ -85,6 +84,8 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
     prompt: str | list[str | TokenId | list[TokenId]] | None = None
     logprobs: Int64 | None = None
+    best_of: Int64 | None = None
+    """How many to generate for each prompt, of which the n with the highest mean logprob are returned."""
     suffix: str | None = None
     prompt_embeds: Any = None
 
@@ -111,23 +112,3 @@ class ChatCompletionRequest(GenerationRequest, kw_only=True):
     audio: Any = None
     prediction: Any = None
     verbosity: Any = None
-
-
-class TokenizeRequest(Struct, kw_only=True):
-    """`POST /tokenize`: a text, or messages that the chat template renders."""
-
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    add_special_tokens: bool | None = None
-    return_token_strs: bool | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-
-
-class DetokenizeRequest(Struct, kw_only=True):
-    """`POST /detokenize`."""
-
-    model: str | None = None
-    tokens: list[TokenId] | None = None
