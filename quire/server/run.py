@@ -4,32 +4,24 @@ with 0.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import errno
-import gc
-import signal
 import socket
-import ssl
-import sys
-import threading
-from collections.abc import Iterator
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import uvicorn
-from starlette.applications import Starlette
-
-import quire
 from quire.config.engine_args import EngineArgs
 from quire.engine.async_engine import AsyncLLMEngine
+<<<<<<< HEAD
 from quire.errors import ConfigError
 from quire.server.app import build_app, build_app_over
+=======
+from quire.server.app import build_app
+>>>>>>> speed
 from quire.server.args import ServerArgs
-from quire.server.connection import PushProtocol
-from quire.server.context import ServerContext
+from quire.server.front_ends import run_front_ends
+from quire.server.http_server import HttpServer, banner, run_loop, say
+from quire.server.listen import base_url, check_tls, listen
 from quire.server.logs import configure_http_log
+<<<<<<< HEAD
 from quire.server.many_models import make_pool
 from quire.server.model_pool import ModelPool
 from quire.server.status import curl_line, list_names
@@ -43,22 +35,35 @@ _LISTEN_HINTS = {
     errno.EADDRINUSE: "; choose another with --port",
     errno.EACCES: "; choose one above 1023 with --port",
 }
+=======
+>>>>>>> speed
 
 
 def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
     """Serve until told to stop. Raises ConfigError or ModelLoadError for what keeps it from starting."""
+<<<<<<< HEAD
     _check_tls(server_args)
     listener = _listen(server_args)
     with contextlib.closing(listener):
         if server_args.models_dir is not None:
             _run(_serve_pool(make_pool(engine_args, server_args), server_args, listener))
+=======
+    check_tls(server_args)
+    listeners = listen(server_args)
+    with contextlib.ExitStack() as stack:
+        for listener in set(listeners):
+            stack.enter_context(contextlib.closing(listener))
+        if len(listeners) > 1:
+            run_front_ends(engine_args.create_engine_config(), server_args, listeners)
+>>>>>>> speed
             return
         engine = AsyncLLMEngine.from_engine_args(engine_args, own_process=True)
-        _run(serve(engine, server_args, listener))
+        run_loop(serve(engine, server_args, listeners[0]))
 
 
 async def serve(engine: Any, args: ServerArgs, listener: socket.socket) -> None:
     """Serve an engine that is loaded on a socket that is bound; shuts the engine down at the end."""
+<<<<<<< HEAD
     try:
         await _serve_app(build_app(engine, args), args, listener)
     finally:
@@ -221,3 +226,13 @@ def _print_banner(context: ServerContext, base: str) -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stdout, flush=True)
+=======
+    configure_http_log(args.uvicorn_log_level)
+    app = build_app(engine, args)
+    base = base_url(args, listener)
+    try:
+        server = HttpServer(app, args, lambda: say(banner(app.state.context, base)))
+        await server.serve(sockets=[listener])
+    finally:
+        await engine.shutdown()
+>>>>>>> speed
