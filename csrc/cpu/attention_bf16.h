@@ -80,15 +80,12 @@ struct Bf16Cache {
   static void pack_query(Tile& tile, int r, const float* q, int64_t dim, float scale) {
     PairOperand* query = reinterpret_cast<PairOperand*>(tile.query);
     for (int64_t d = 0; d < dim; d += kLanes) {
-      const int64_t n = smaller(dim - d, kLanes);
-      bf16 rounded[kLanes];
-      store(rounded, load_first(q + d, n) * splat(scale));
-      for (int64_t i = 0; i < n; i += 2) {
-        uint32_t pair;
-        std::memcpy(&pair, rounded + i, sizeof pair);
-        query[(d + i) / 2 * kTileRows + r] = make_operand(pair);
-      }
+      const F32x16 x = dim - d >= kLanes ? load(q + d) : load_first(q + d, dim - d);
+      uint32_t pairs[kLanes / 2];
+      store(reinterpret_cast<bf16*>(pairs), x * splat(scale));
+      put_words<kLanes / 2>(query + d / 2 * kTileRows + r, (dim - d + 1) / 2, [&](int64_t i) { return make_operand(pairs[i]); });
     }
+    tile.score_factor[r] = 1.0f;
   }
 
   template <int R, int V>
@@ -115,16 +112,20 @@ struct Bf16Cache {
   }
 
   // A row's operands take the place of its scores, from the first on; they need no more room.
-  static Weights make_weights(const Rows& rows, int r, float largest, Range groups, const Chunk<uint32_t>&) {
-    float* scores = rows.scores + r * kScoreStride;
-    PairOperand* operands = reinterpret_cast<PairOperand*>(scores);
-    F32x16 sum = splat(0.0f);
-    for (int64_t g = groups.begin; g < groups.end; ++g) {
-      const F32x16 weight = round_to_bf16(exp_of_score(load(scores + g * kLanes) - splat(largest)));
-      sum = sum + weight;
-      store_operands(operands + g * kLanes / 2, weight);
+  template <int R>
+  static void make_weights(Rows& rows, Range groups, const Chunk<uint32_t>&) {
+    for (int r = 0; r < R; ++r) {
+      float* scores = rows.scores + r * kScoreStride;
+      PairOperand* operands = reinterpret_cast<PairOperand*>(scores);
+      const F32x16 largest = splat(rows.weights[r].largest);
+      F32x16 sum = splat(0.0f);
+      for (int64_t g = groups.begin; g < groups.end; ++g) {
+        const F32x16 weight = round_to_bf16(exp_of_score(load(scores + g * kLanes) - largest));
+        sum = sum + weight;
+        store_operands(operands + g * kLanes / 2, weight);
+      }
+      rows.weights[r].sum = reduce_add(sum);
     }
-    return {largest, reduce_add(sum), 0.0f, 0};
   }
 
   template <int R, int V>

@@ -14,6 +14,7 @@ namespace {
 struct FloatCache {
   static void pack_query(Tile& tile, int r, const float* q, int64_t dim, float scale) {
     for (int64_t d = 0; d < dim; ++d) tile.query[d * kTileRows + r] = q[d] * scale;
+    tile.score_factor[r] = 1.0f;
   }
 
   template <int R, int V, typename Word>
@@ -44,16 +45,19 @@ struct FloatCache {
       for (int v = 0; v < V; ++v) store(scores + r * kScoreStride + (g + v) * kLanes, acc[r][v]);
   }
 
-  template <typename Word>
-  static Weights make_weights(const Rows& rows, int r, float largest, Range groups, const Chunk<Word>&) {
-    float* scores = rows.scores + r * kScoreStride;
-    F32x16 sum = splat(0.0f);
-    for (int64_t g = groups.begin; g < groups.end; ++g) {
-      const F32x16 weight = exp(load(scores + g * kLanes) - splat(largest));
-      sum = sum + weight;
-      store(scores + g * kLanes, weight);
+  template <int R, typename Word>
+  static void make_weights(Rows& rows, Range groups, const Chunk<Word>&) {
+    for (int r = 0; r < R; ++r) {
+      float* scores = rows.scores + r * kScoreStride;
+      const F32x16 largest = splat(rows.weights[r].largest);
+      F32x16 sum = splat(0.0f);
+      for (int64_t g = groups.begin; g < groups.end; ++g) {
+        const F32x16 weight = exp(load(scores + g * kLanes) - largest);
+        sum = sum + weight;
+        store(scores + g * kLanes, weight);
+      }
+      rows.weights[r].sum = reduce_add(sum);
     }
-    return {largest, reduce_add(sum), 0.0f, 0};
   }
 
   template <int R, int V, typename Word>

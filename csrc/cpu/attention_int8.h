@@ -1,7 +1,8 @@
 // Attention over a cache in int8: both products are exact sums of byte products. For attention.inc alone.
 //
 // A query, and the weights of a row and chunk, become integers of 16 bits: a step times 256 * high + low, two signed bytes.
-// All high products come first, then their sum times 256 goes on with the low ones, in one int32. A token's value scale goes
+// All high products come first, then their sum times 256 goes on with the low ones, in one int32, modulo 2^32: the end is in
+// range up to D = 512. A token's value scale goes
 // into its weight, so that one step serves a chunk. Bytes of the cache are number + 128, which takes 128 * (sum of the
 // integers) off. With 8 bits a weight below 1 / 510 of the largest would be lost, and thousands of those may be half the
 // attention; 16 bits lose at most 256 / 65,024 = 0.4 % of a chunk's largest weight altogether.
@@ -45,28 +46,26 @@ struct Int8Cache {
   // In memory: int8 query[high, low][ceil(D / 4)][kTileRows][4].
   static void pack_query(Tile& tile, int r, const float* q, int64_t dim, float scale) {
     const int64_t words = (dim + 3) / 4;
+    uint32_t* query = reinterpret_cast<uint32_t*>(tile.query);
     F32x16 top = splat(0.0f), sum = splat(0.0f);
     for (int64_t d = 0; d < dim; d += kLanes) {
-      const F32x16 x = load_first(q + d, smaller(dim - d, kLanes));
+      const F32x16 x = (dim - d >= kLanes ? load(q + d) : load_first(q + d, dim - d)) * splat(scale);
       top = max(top, abs(x));
       sum = sum + x;
     }
     const float largest = reduce_max(top), factor = integers_per(largest);
-    I32x16 sums[2] = {splat_int(0), splat_int(0)};
+    I32x16 integers = splat_int(0);
     for (int64_t d = 0; d < dim; d += kLanes) {
-      const int64_t n = smaller(dim - d, kLanes);
-      int8_t halves[2][kLanes];
-      const I32x16 integers = store_halves(halves[0], halves[1], load_first(q + d, n) * splat(factor));
-      sums[0] = sums[0] + shift_right<8>(integers + splat_int(128));
-      sums[1] = sums[1] + integers;
+      const F32x16 x = dim - d >= kLanes ? load(q + d) : load_first(q + d, dim - d);
+      uint32_t halves[2][kLanes / 4];
+      integers = integers + store_halves(reinterpret_cast<int8_t*>(halves[0]), reinterpret_cast<int8_t*>(halves[1]),
+                                         x * splat(scale) * splat(factor));
       for (int half = 0; half < 2; ++half)
-        for (int64_t i = 0; i < n; i += 4)
-          std::memcpy(tile.query + (half * words + (d + i) / 4) * kTileRows + r, halves[half] + i, 4);
+        put_words<kLanes / 4>(query + (half * words + d / 4) * kTileRows + r, (dim - d + 3) / 4, [&](int64_t i) { return halves[half][i]; });
     }
-    const int32_t high = reduce_add_int(sums[0]);
-    tile.query_offset[0][r] = -kByteZero * high;
-    tile.query_offset[1][r] = -kByteZero * (reduce_add_int(sums[1]) - 256 * high);
-    tile.query_step[r] = largest / kLargestInteger * scale + 0.0f * reduce_add(sum);  // NaN if any number is
+    tile.query_offset[r] = -kByteZero * reduce_add_int(integers);
+    const float step = factor > 0.0f ? largest / kLargestInteger : 1.0f;
+    tile.score_factor[r] = step + 0.0f * reduce_add(sum);  // NaN if any number is
   }
 
   template <int R, int V>
@@ -74,74 +73,94 @@ struct Int8Cache {
     const int64_t words = (dim + 3) / 4;
     const int8_t* query = reinterpret_cast<const int8_t*>(tile.query);
     I32x16 acc[R][V];
-    start(acc, tile.query_offset[0]);
+    start(acc);
     multiply_half<true>(acc, chunk, g, words, query);
-    go_on(acc, tile.query_offset[1]);
+    shift(acc);
     multiply_half<false>(acc, chunk, g, words, query + words * kTileRows * 4);
     F32x16 scales[V];
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) scales[v] = load(chunk.key_scales + (g + v) * kLanes);
 #pragma GCC unroll 12
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r) {
+      const I32x16 offset = splat_int(tile.query_offset[r]);
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v)
-        store(scores + r * kScoreStride + (g + v) * kLanes, to_float(acc[r][v]) * (scales[v] * splat(tile.query_step[r])));
+        store(scores + r * kScoreStride + (g + v) * kLanes, to_float(acc[r][v] + offset) * scales[v]);
+    }
   }
 
-  static Weights make_weights(const Rows& rows, int r, float largest, Range groups, const Chunk<uint32_t>& chunk) {
-    float* scores = rows.scores + r * kScoreStride;
-    F32x16 sum = splat(0.0f), top = splat(0.0f), scaled_sum = splat(0.0f);
-    for (int64_t g = groups.begin; g < groups.end; ++g) {
-      const F32x16 weight = exp_of_score(load(scores + g * kLanes) - splat(largest));
-      const F32x16 scaled = weight * load(chunk.value_scales + g * kLanes);
-      sum = sum + weight;
-      scaled_sum = scaled_sum + scaled;
-      top = max(top, scaled);
-      store(scores + g * kLanes, scaled);
+  // A row's loops are short, so each pass goes through all rows: they hide each other's latency.
+  template <int R>
+  static void make_weights(Rows& rows, Range groups, const Chunk<uint32_t>& chunk) {
+    float most[R];
+    for (int r = 0; r < R; ++r) {
+      float* scores = rows.scores + r * kScoreStride;
+      const F32x16 factor = splat(rows.weights[r].factor), least = splat(-rows.weights[r].largest);
+      F32x16 sum = splat(0.0f), top = splat(0.0f);
+      for (int64_t g = groups.begin; g < groups.end; ++g) {
+        const F32x16 weight = exp_of_score(fma(load(scores + g * kLanes), factor, least));
+        const F32x16 scaled = weight * load(chunk.value_scales + g * kLanes);
+        sum = sum + weight;
+        top = max(top, scaled);
+        store(scores + g * kLanes, scaled);
+      }
+      rows.weights[r].sum = reduce_add(sum);
+      most[r] = reduce_max(top);
     }
-    const float most = reduce_max(top);
-    const F32x16 factor = splat(integers_per(most));
-    int8_t* high = rows.bytes + r * kBytesStride;
-    I32x16 integers = splat_int(0);
-    for (int64_t g = groups.begin; g < groups.end; ++g)
-      integers = integers + store_halves(high + g * kLanes, high + kChunk + g * kLanes, load(scores + g * kLanes) * factor);
-    const float poison = 0.0f * reduce_add(scaled_sum);  // NaN if any number is
-    return {largest, reduce_add(sum), most / kLargestInteger + poison, -kByteZero * reduce_add_int(integers)};
+    for (int r = 0; r < R; ++r) {
+      const float* scores = rows.scores + r * kScoreStride;
+      const F32x16 factor = splat(integers_per(most[r]));
+      int8_t* high = rows.bytes + r * kBytesStride;
+      I32x16 integers = splat_int(0);
+      for (int64_t g = groups.begin; g < groups.end; ++g)
+        integers = integers + store_halves(high + g * kLanes, high + kChunk + g * kLanes, load(scores + g * kLanes) * factor);
+      rows.weights[r].step = most[r] / kLargestInteger;
+      rows.weights[r].offset = -kByteZero * reduce_add_int(integers);
+    }
+    if (!chunk.scales_are_finite)
+      for (int r = 0; r < R; ++r) rows.weights[r].step += poison(rows.scores + r * kScoreStride, groups);
   }
 
   template <int R, int V>
   static void multiply_values(const Rows& rows, const Chunk<uint32_t>& chunk, int64_t d, int64_t begin, int64_t end,
                               float* out, int64_t width) {
-    int32_t offsets[2][R];
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) offsets[0][r] = 0, offsets[1][r] = rows.weights[r].offset;
     I32x16 acc[R][V];
-    start(acc, offsets[0]);
+    start(acc);
     multiply_half<true>(acc, chunk, d, begin, end, rows.bytes);
-    go_on(acc, offsets[1]);
+    shift(acc);
     multiply_half<false>(acc, chunk, d, begin, end, rows.bytes + kChunk);
 #pragma GCC unroll 12
-    for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r) {
+      const I32x16 offset = splat_int(rows.weights[r].offset);
+      const F32x16 step = splat(rows.weights[r].step);
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) store(out + r * width + v * kLanes, to_float(acc[r][v]) * splat(rows.weights[r].step));
+      for (int v = 0; v < V; ++v) store(out + r * width + v * kLanes, to_float(acc[r][v] + offset) * step);
+    }
   }
 
  private:
   template <int R, int V>
-  static inline void start(I32x16 (&acc)[R][V], const int32_t* offsets) {
+  static inline void start(I32x16 (&acc)[R][V]) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) acc[r][v] = splat_int(offsets[r]);
+      for (int v = 0; v < V; ++v) acc[r][v] = splat_int(0);
   }
 
   // From the high halves to the low ones.
   template <int R, int V>
-  static inline void go_on(I32x16 (&acc)[R][V], const int32_t* offsets) {
+  static inline void shift(I32x16 (&acc)[R][V]) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) acc[r][v] = shift_left<8>(acc[r][v]) + splat_int(offsets[r]);
+      for (int v = 0; v < V; ++v) acc[r][v] = shift_left<8>(acc[r][v]);
+  }
+
+  // 0, or NaN if any of a row's weights is NaN or infinite.
+  static float poison(const float* weights, Range groups) {
+    F32x16 sum = splat(0.0f);
+    for (int64_t g = groups.begin; g < groups.end; ++g) sum = sum + load(weights + g * kLanes);
+    return 0.0f * reduce_add(sum);
   }
 
   // Keys of V groups from g on.

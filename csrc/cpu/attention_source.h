@@ -22,6 +22,12 @@ struct Pool {
   int64_t number_bytes;  // after which a block's scales come
 };
 
+// One token in one pool.
+struct Place {
+  const char* block;
+  int64_t offset;  // tokens before it in the block
+};
+
 // One request's tokens of one KV head.
 template <typename T>
 struct Source {
@@ -31,22 +37,21 @@ struct Source {
   const int32_t* block_table;
   int64_t block_size, dim;
 
-  const char* block(const Pool& pool, int64_t token) const {
-    return pool.data + block_table[token / block_size] * pool.block_bytes;
+  // In both pools. (A division: ask once for tokens of a block.)
+  struct Places { Place key, value; };
+  Places find(int64_t token) const {
+    const int64_t index = token / block_size, offset = token - index * block_size, block = block_table[index];
+    return {{keys.data + block * keys.block_bytes, offset}, {values.data + block * values.block_bytes, offset}};
   }
-  const Word* key(int64_t token) const {
-    return reinterpret_cast<const Word*>(block(keys, token)) + token % block_size;
-  }
+  static const Word* key(Place at) { return reinterpret_cast<const Word*>(at.block) + at.offset; }
   // The word that a token's first component lies in.
-  const Word* value(int64_t token) const {
-    return reinterpret_cast<const Word*>(block(values, token)) + token % block_size / Stored<T>::per_word * dim;
+  const Word* value(Place at) const {
+    return reinterpret_cast<const Word*>(at.block) + at.offset / Stored<T>::per_word * dim;
   }
-  // Where a group's numbers start in either pool, if heads and blocks are regular; `token` is its first.
-  const char* numbers(const Pool& pool, int64_t token) const {
-    return block(pool, token) + token % block_size * dim * static_cast<int64_t>(sizeof(T));
-  }
-  const float* scale(const Pool& pool, int64_t token) const {
-    return reinterpret_cast<const float*>(block(pool, token) + pool.number_bytes) + token % block_size;
+  // Where a group's numbers start in either pool, if heads and blocks are regular.
+  const char* numbers(Place at) const { return at.block + at.offset * dim * static_cast<int64_t>(sizeof(T)); }
+  static const float* scale(const Pool& pool, Place at) {
+    return reinterpret_cast<const float*>(at.block + pool.number_bytes) + at.offset;
   }
 };
 
@@ -86,12 +91,12 @@ void find_chunk(const Source<T>& source, int64_t begin, int64_t end, const Buffe
   chunk->key_stride = source.block_size;
   chunk->value_stride = source.dim;
   for (int64_t g = begin / kLanes; g * kLanes < end; ++g) {
-    const int64_t token = chunk->first_token + g * kLanes;
-    chunk->keys[g] = source.key(token);
-    chunk->values[g] = source.value(token);
+    const auto [key, value] = source.find(chunk->first_token + g * kLanes);
+    chunk->keys[g] = source.key(key);
+    chunk->values[g] = source.value(value);
     if constexpr (kHasScales<T>) {
-      store(buffers.key_scales + g * kLanes, load(source.scale(source.keys, token)));
-      store(buffers.value_scales + g * kLanes, load(source.scale(source.values, token)));
+      store(buffers.key_scales + g * kLanes, load(source.scale(source.keys, key)));
+      store(buffers.value_scales + g * kLanes, load(source.scale(source.values, value)));
     }
   }
 }
@@ -109,24 +114,24 @@ void copy_words(uint32_t* out, const uint32_t* x, int64_t n) {
   else std::memcpy(out, x, static_cast<size_t>(n) * sizeof *x);
 }
 
-// Values of tokens [t, t + n) of the chunk, which lie in one block.
+// Values of tokens [t, t + n) of the chunk, which lie in one block from `at` on.
 template <typename T>
-void copy_values(const Source<T>& source, int64_t first_token, int64_t t, int64_t n, const Buffers& buffers) {
+void copy_values(const Source<T>& source, Place at, int64_t t, int64_t n, const Buffers& buffers) {
   using Copy = typename Stored<T>::Copy;
   constexpr int64_t per_word = Stored<T>::per_word;
   const int64_t width = padded(source.dim);
   if (source.block_size % per_word == 0) {
-    for (int64_t i = t; i < t + n; i += per_word) {
-      const auto* words = source.value(first_token + i);
-      Copy* row = reinterpret_cast<Copy*>(buffers.values) + i / per_word * width;
+    for (int64_t i = 0; i < n; i += per_word) {
+      const auto* words = source.value({at.block, at.offset + i});
+      Copy* row = reinterpret_cast<Copy*>(buffers.values) + (t + i) / per_word * width;
       for (int64_t d = 0; d < source.dim; d += kLanes) copy_words(row + d, words + d, smaller(source.dim - d, kLanes));
     }
     return;
   }
-  for (int64_t i = t; i < t + n; ++i) {  // a token's place in its word is another one here and there
-    const int64_t token = first_token + i;
-    const T* from = reinterpret_cast<const T*>(source.value(token)) + token % source.block_size % per_word;
-    T* to = reinterpret_cast<T*>(buffers.values) + i / per_word * width * per_word + i % per_word;
+  for (int64_t i = 0; i < n; ++i) {  // a token's place in its word is another one here and there
+    const Place token = {at.block, at.offset + i};
+    const T* from = reinterpret_cast<const T*>(source.value(token)) + token.offset % per_word;
+    T* to = reinterpret_cast<T*>(buffers.values) + (t + i) / per_word * width * per_word + (t + i) % per_word;
     for (int64_t d = 0; d < source.dim; ++d) to[d * per_word] = from[d * per_word];
   }
 }
@@ -145,23 +150,26 @@ void copy_chunk(const Source<T>& source, int64_t begin, int64_t end, const Buffe
     chunk->values[g] = reinterpret_cast<const Copy*>(buffers.values) + g * kLanes / per_word * width;
   }
   for (int64_t t = begin / kLanes * kLanes; t < end;) {
-    const int64_t token = chunk->first_token + t, lane = t % kLanes;
-    const int64_t n = smaller(smaller(kLanes - lane, source.block_size - token % source.block_size), end - t);
+    const auto [key, value] = source.find(chunk->first_token + t);
+    const int64_t lane = t % kLanes, n = smaller(smaller(kLanes - lane, source.block_size - key.offset), end - t);
     Copy* keys = reinterpret_cast<Copy*>(buffers.keys) + t / kLanes * key_words * kLanes + lane;
-    for (int64_t w = 0; w < key_words; ++w) copy_words(keys + w * kLanes, source.key(token) + w * source.block_size, n);
-    copy_values(source, chunk->first_token, t, n, buffers);
+    for (int64_t w = 0; w < key_words; ++w) copy_words(keys + w * kLanes, source.key(key) + w * source.block_size, n);
+    copy_values(source, value, t, n, buffers);
     if constexpr (kHasScales<T>) {
-      copy_words(buffers.key_scales + t, source.scale(source.keys, token), n);
-      copy_words(buffers.value_scales + t, source.scale(source.values, token), n);
+      copy_words(buffers.key_scales + t, source.scale(source.keys, key), n);
+      copy_words(buffers.value_scales + t, source.scale(source.values, value), n);
     }
     t += n;
   }
 }
 
-// Tokens that no row sees may have any scale, a NaN too.
-void clear_unseen(float* scales, int64_t begin, int64_t end) {
+// Makes the scales of tokens outside [begin, end) zero: nobody sees them, and they may be NaN. Whether the others are finite.
+bool clear_unseen(float* scales, int64_t begin, int64_t end) {
   for (int64_t t = begin / kLanes * kLanes; t < begin; ++t) scales[t] = 0.0f;
   for (int64_t t = end; t % kLanes; ++t) scales[t] = 0.0f;
+  F32x16 sum = splat(0.0f);
+  for (int64_t t = begin / kLanes * kLanes; t < end; t += kLanes) sum = fma(load(scales + t), splat(0.0f), sum);
+  return reduce_add(sum) == 0.0f;
 }
 
 // What is read after a chunk: tokens [begin, end) of a source, from a multiple of kChunk on.
@@ -171,22 +179,34 @@ struct Next {
   int64_t begin, end;
 };
 
+// Scales are few: the next ones are asked for here.
 template <typename T>
 void ask_for(const Source<T>& source, const Next<T>& next, Chunk<typename Stored<T>::Word>* chunk, int64_t begin,
              int64_t end) {
   chunk->later_step = kLanes * static_cast<int64_t>(sizeof(typename Stored<T>::Word));
   for (int64_t g = begin / kLanes; g * kLanes < end; ++g) {
     const int64_t next_token = next.begin + g * kLanes;
-    chunk->later_values[g] = source.numbers(source.values, chunk->first_token + g * kLanes);
-    chunk->later_keys[g] = next_token < next.end ? next.source.numbers(next.source.keys, next_token) : source.keys.data;
+    chunk->later_values[g] = reinterpret_cast<const char*>(chunk->values[g]);
+    chunk->later_keys[g] = source.keys.data;
+    if (next_token >= next.end) continue;
+    const auto [key, value] = next.source.find(next_token);
+    chunk->later_keys[g] = next.source.numbers(key);
+    if constexpr (kHasScales<T>) {
+      fetch(reinterpret_cast<const char*>(source.scale(next.source.keys, key)));
+      fetch(reinterpret_cast<const char*>(source.scale(next.source.values, value)));
+    }
   }
 }
 
+// The following group, of the tokens in [begin, end).
 template <typename Word>
-void ask_for_nothing(Chunk<Word>* chunk, const void* near) {
-  chunk->later_step = 0;
-  for (int64_t g = 0; g < kGroups; ++g)
-    chunk->later_values[g] = chunk->later_keys[g] = static_cast<const char*>(near);
+void ask_for_following(Chunk<Word>* chunk, int64_t begin, int64_t end) {
+  chunk->later_step = kLanes * static_cast<int64_t>(sizeof(Word));
+  for (int64_t g = begin / kLanes; g * kLanes < end; ++g) {
+    const int64_t last = (end - 1) / kLanes;
+    chunk->later_values[g] = reinterpret_cast<const char*>(chunk->keys[smaller(g + kVectors, last)]);
+    chunk->later_keys[g] = reinterpret_cast<const char*>(chunk->values[smaller(g + 1, last)]);
+  }
 }
 
 }  // namespace

@@ -29,8 +29,7 @@ int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 int64_t padded(int64_t dim) { return (dim + kLanes - 1) / kLanes * kLanes; }
 
-// Into the second-level cache.
-void fetch(const char* p) { __builtin_prefetch(p, 0, 2); }
+void fetch(const char* p) { __builtin_prefetch(p, 0, 3); }
 
 // Sixteen tokens of a chunk per group, in words of P numbers (kv_pools.h): keys[g][word * key_stride + token] and
 // values[g][token / P * value_stride + d].
@@ -42,6 +41,7 @@ struct Chunk {
   int64_t key_stride, value_stride;
   const float* key_scales;    // [kChunk], in int8; a value's scale is 0 where no row of the call sees the token
   const float* value_scales;
+  bool scales_are_finite;     // the values'
   // What to ask for early: this chunk's values while its keys are read, the next keys while values are. The numbers of a
   // group lie together.
   const char* later_values[kGroups];
@@ -55,14 +55,16 @@ struct Tile {
   int64_t position[kTileRows];
   float* out[kTileRows];
   float slope[kTileRows];
-  float query_step[kTileRows];          // int8 alone, as are the offsets
-  int32_t query_offset[2][kTileRows];
+  float score_factor[kTileRows];     // of a product as multiply_keys leaves it
+  int32_t query_offset[kTileRows];   // int8 alone
 };
 
-// What a row's scores have become; of a chunk's tokens that the row sees.
+// A row's scores of a chunk, then its weights; of the tokens that it sees.
 struct Weights {
-  float largest, sum;  // of the scores, of the weights
-  float step;          // int8 alone, as is the offset
+  float largest;   // score
+  float factor;    // of the scores as they lie in memory; above 0
+  float sum;       // of the weights
+  float step;      // int8 alone, as is the offset
   int32_t offset;
 };
 
@@ -137,11 +139,11 @@ Seen within_chunk(Seen seen, int64_t first_token) {
 }
 
 // What lies between a product and a score: the cap, the distance. One row, groups [groups.begin, groups.end).
-void adjust_scores(const PagedAttentionArgs& args, float slope, int64_t position, int64_t first_token, Range groups,
-                   float* scores) {
+void adjust_scores(const PagedAttentionArgs& args, float factor, float slope, int64_t position, int64_t first_token,
+                   Range groups, float* scores) {
   const F32x16 cap = splat(args.soft_cap);
   for (int64_t g = groups.begin; g < groups.end; ++g) {
-    F32x16 s = load(scores + g * kLanes);
+    F32x16 s = load(scores + g * kLanes) * splat(factor);
     if (args.soft_cap != 0.0f) s = cap * tanh(s / cap);
     if (args.alibi_slopes) {
       const F32x16 distance = splat(static_cast<float>(first_token + g * kLanes - position)) + load(kLaneIndex);
@@ -165,8 +167,8 @@ float hide_unseen(float* scores, Seen own, Range groups) {
 
 // A Cache is what a type of cache does in its own way:
 //   pack_query(tile, r, q, dim, scale)     row r's query, into the tile
-//   multiply_keys<R, V>(tile, chunk, g, dim, scores)         scores of R rows and the V groups from g on
-//   make_weights(rows, r, largest, groups, chunk)            hidden scores are -inf, their weights 0
+//   multiply_keys<R, V>(tile, chunk, g, dim, scores)         scores / factor of R rows and the V groups from g on
+//   make_weights<R>(rows, groups, chunk)                     hidden scores are -inf, their weights 0
 //   multiply_values<R, V>(rows, chunk, d, begin, end, out)   of tokens [begin, end), 16 V components from d on
 // Each is a function of its row and of the tokens that it sees, bit for bit.
 
@@ -182,13 +184,19 @@ void attend_rows(const PagedAttentionArgs& args, const Tile& tile, const Chunk<W
   for (; g < groups.end; ++g) Cache::template multiply_keys<R, 1>(tile, chunk, g, dim, rows.scores);
   for (int r = 0; r < R; ++r) {
     float* scores = rows.scores + r * kScoreStride;
-    if (args.alibi_slopes || args.soft_cap != 0.0f)
-      adjust_scores(args, tile.slope[r], tile.position[r], chunk.first_token, groups, scores);
+    const bool adjusted = args.alibi_slopes || args.soft_cap != 0.0f;
+    const float factor = adjusted ? 1.0f : tile.score_factor[r];
+    if (adjusted)
+      adjust_scores(args, tile.score_factor[r], tile.slope[r], tile.position[r], chunk.first_token, groups, scores);
     const Seen own = within_chunk(seen_by(args, tile.position[r]), chunk.first_token);
     const int64_t begin = smaller(own.begin, all.end);
-    const float largest = hide_unseen(scores, {begin, larger(own.end, begin)}, groups);
-    rows.weights[r] = Cache::make_weights(rows, r, largest, groups, chunk);
-    out.largest()[r] = largest;
+    const float top = hide_unseen(scores, {begin, larger(own.end, begin)}, groups);
+    rows.weights[r].factor = factor;
+    rows.weights[r].largest = own.begin < own.end ? top * factor : kNothing;
+  }
+  Cache::template make_weights<R>(rows, groups, chunk);
+  for (int r = 0; r < R; ++r) {
+    out.largest()[r] = rows.weights[r].largest;
     out.sum()[r] = rows.weights[r].sum;
   }
   int64_t d = 0;
@@ -207,6 +215,17 @@ void attend(const PagedAttentionArgs& args, const Tile& tile, const Chunk<Word>&
     QUIRE_ROWS(7) QUIRE_ROWS(8) QUIRE_ROWS(9) QUIRE_ROWS(10) QUIRE_ROWS(11) QUIRE_ROWS(12)
   }
 #undef QUIRE_ROWS
+}
+
+// The words of a vector, kWords or only `count`, into a column of a query. Unrolled: GCC would make slow scatters of it.
+template <int kWords, typename Word, typename Make>
+inline void put_words(Word* column, int64_t count, const Make& word) {
+  if (count < kWords) {
+    for (int64_t i = 0; i < count; ++i) column[i * kTileRows] = word(i);
+    return;
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kWords; ++i) column[i * kTileRows] = word(i);
 }
 
 // Calls step(values, first component's words, w, later) for the words of tokens [begin, end), P to a word, ascending.

@@ -1,5 +1,5 @@
 // Dot products of bytes: sixteen int32 lanes, each the exact sum of four products unsigned x signed. One implementation per
-// instruction-set level, the same results on all: integer sums have no rounding.
+// instruction-set level, the same results on all: integer sums have no rounding. They wrap around, modulo 2^32.
 #pragma once
 
 #include "simd.h"
@@ -271,7 +271,7 @@ static inline I32x16 splat_int(int32_t a) {
   return r;
 }
 static inline I32x16 operator+(I32x16 a, I32x16 b) {
-  for (int i = 0; i < kLanes; ++i) a.v[i] += b.v[i];
+  for (int i = 0; i < kLanes; ++i) a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i]));
   return a;
 }
 static inline F32x16 to_float(I32x16 a) {
@@ -323,8 +323,11 @@ static inline Broadcast broadcast(const int8_t* p) {
   return r;
 }
 static inline I32x16 dot(I32x16 sum, const Bytes& w, Broadcast a) {
-  for (int i = 0; i < kLanes; ++i)
-    for (int j = 0; j < 4; ++j) sum.v[i] += static_cast<int32_t>(w.v[4 * i + j]) * a.v[j];
+  for (int i = 0; i < kLanes; ++i) {
+    int32_t products = 0;
+    for (int j = 0; j < 4; ++j) products += static_cast<int32_t>(w.v[4 * i + j]) * a.v[j];
+    sum.v[i] = static_cast<int32_t>(static_cast<uint32_t>(sum.v[i]) + static_cast<uint32_t>(products));
+  }
   return sum;
 }
 static inline Bytes load_bytes(const uint8_t* p) {
