@@ -75,7 +75,6 @@ NUM_THREADS = EnvVar(
     "QUIRE_NUM_THREADS", _count, None, "Threads of one worker; default: the CPUs it may use."
 )
 IPC_DIR = EnvVar("QUIRE_IPC_DIR", str, None, "Folder for private sockets; default: a new 0700 folder.")
-<<<<<<< HEAD
 HOST = EnvVar(
     "QUIRE_HOST", str, None, "Where `quire serve` listens and the commands that talk to it call: host, host:port or URL."
 )
@@ -92,13 +91,12 @@ OLLAMA_CONTEXT_LENGTH = EnvVar(
 )
 OLLAMA_ORIGINS = EnvVar(
     "OLLAMA_ORIGINS", _list, None, "Origins of web pages that may call the server, with commas, as --allowed-origins."
-=======
+)
 PROMETHEUS_MULTIPROC_DIR = EnvVar(
     "PROMETHEUS_MULTIPROC_DIR",
     str,
     None,
     "Folder where several front ends share their metrics; prometheus_client's own, set by the server.",
->>>>>>> speed
 )
 API_KEY = EnvVar("QUIRE_API_KEY", str, None, "Key that the server asks for, as --api-key.")
 SIMULATED_STEP_S = EnvVar(
