@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 
 import starlette.routing
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
@@ -19,12 +18,14 @@ from quire.server.anthropic.api import ANTHROPIC
 from quire.server.args import ServerArgs
 from quire.server.auth import api_keys, check_api_key
 from quire.server.context import ServerContext
+from quire.server.cross_origin import cross_origin
 from quire.server.errors import error_response
 from quire.server.invocations import INVOCATIONS
 from quire.server.lifecycle import ClientGoneError
 from quire.server.llamacpp.api import LLAMACPP
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models, OneModel
+from quire.server.ollama.api import OLLAMA
 from quire.server.openai.api import OPENAI
 from quire.server.openapi import openapi_api
 from quire.server.protocol import Api, Route
@@ -33,8 +34,11 @@ from quire.server.status import STATUS
 from quire.server.tgi.api import TGI
 from quire.server.unknown_fields import unknown_fields_warning
 
-APIS: tuple[Api, ...] = (OPENAI, INVOCATIONS, ANTHROPIC, LLAMACPP, TGI, STATUS)
+APIS: tuple[Api, ...] = (OPENAI, OLLAMA, INVOCATIONS, ANTHROPIC, LLAMACPP, TGI, STATUS)
 """In the order of precedence; no two of them have the same method and path."""
+
+NUM_NEAR_PATHS = 3
+MAX_SHOWN_PATH = 100
 
 
 class Endpoint:
@@ -93,31 +97,21 @@ async def _respond(response: Response, request: Request, send: Send) -> None:
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:
-    """404 and 405 in the shape of the API that the path belongs to, with the routes that exist."""
+    """404 and 405 in the shape of the API that the path belongs to, with the routes that were probably meant."""
     assert isinstance(error, HTTPException)
     path = request.url.path
     api = next((api for api in APIS if path.startswith(api.prefixes)), OPENAI)
     if error.status_code == 404:
-        paths = ", ".join(dict.fromkeys(route.path for api in APIS for route in api.routes))
-        detail = f"There is no route {request.method} {path}. Routes: {paths}"
+        detail = f"There is no route {request.method} {path[:MAX_SHOWN_PATH]}{_near_routes(path)}"
     else:
         detail = f"{request.method} is not allowed for {path}"
     return error_response(HTTPException(error.status_code, detail, error.headers), api.shape_error)
 
 
-def _middleware(args: ServerArgs) -> list[Middleware]:
-    """CORS, where pages of other origins may call; preflights need no API key."""
-    if not args.allowed_origins:
-        return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=args.allowed_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["*"],
-        )
-    ]
+def _near_routes(path: str) -> str:
+    paths = dict.fromkeys(route.path for api in APIS for route in api.routes)
+    near = difflib.get_close_matches(path[:MAX_SHOWN_PATH], paths, NUM_NEAR_PATHS, cutoff=0.5)
+    return f"; near it: {', '.join(near)}" if near else ""
 
 
 def build_app(engine: Engine, args: ServerArgs | None = None) -> Starlette:
@@ -151,8 +145,8 @@ def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | No
     app = Starlette(
         routes=[_PlainPaths(endpoints), *routes],
         lifespan=lifespan,
-        middleware=_middleware(context.args),
         exception_handlers={HTTPException: _routing_error},
+        middleware=cross_origin(context.args),
     )
     app.router.redirect_slashes = False
     app.state.context = context

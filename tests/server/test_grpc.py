@@ -261,6 +261,8 @@ def test_what_keeps_it_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
     check_grpc(ServerArgs(grpc_port=0))
     with pytest.raises(ConfigError, match="grpc_port must be another one than port, got 8000"):
         check_grpc(ServerArgs(grpc_port=8000))
+    with pytest.raises(ConfigError, match="api_server_count must be 1 with grpc_port, got 2"):
+        check_grpc(ServerArgs(grpc_port=0, api_server_count=2))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

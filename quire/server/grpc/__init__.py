@@ -20,6 +20,8 @@ def check_grpc(args: ServerArgs) -> None:
     for module in ("grpc", "google.protobuf", "grpc_health"):
         if not _is_installed(module):
             raise ConfigError(f"--grpc-port needs the package of {module}: pip install 'quire[grpc]'")
+    if args.api_server_count > 1:
+        raise ConfigError(f"api_server_count must be 1 with grpc_port, got {args.api_server_count}")
     if args.grpc_port and args.grpc_port == args.port:
         raise ConfigError(f"grpc_port must be another one than port, got {args.grpc_port} for both")
     family = socket.AF_INET6 if ":" in args.host else socket.AF_INET

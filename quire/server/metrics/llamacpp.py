@@ -5,58 +5,56 @@ Its sums of seconds are sums over requests, also of those that ran at the same t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from quire.server.metrics.record import RequestRecord
 
 _PREFIX = "llamacpp:"
 
 
-class LlamaCppRequests(Collector):
-    """Tokens and times of the requests that finished."""
+class LlamaCppRequests:
+    """Tokens and times of the requests that finished. Where several front ends serve, the rates are those of one of them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._num_prompt_tokens = 0
-        self._num_output_tokens = 0
-        self._prompt_s = 0.0
-        self._decode_s = 0.0
+        def counter(name: str, help_text: str) -> Counter:
+            return Counter(_PREFIX + name, help_text, registry=registry)
+
+        self._prompt_tokens = counter("prompt_tokens", "Prompt tokens of finished requests.")
+        self._prompt_seconds = counter("prompt_seconds", "Time spent on prompts, s.")
+        self._output_tokens = counter("tokens_predicted", "Output tokens of finished requests.")
+        self._output_seconds = counter("tokens_predicted_seconds", "Time spent on output after the first token, s.")
+        self._longest = Gauge(
+            _PREFIX + "n_tokens_max", "Most tokens of a sequence so far.", registry=registry, multiprocess_mode="max"
+        )
+        self._prompt_rate = _Rate("prompt_tokens_seconds", "Prompt tokens per second of a request.", registry)
+        self._output_rate = _Rate("predicted_tokens_seconds", "Output tokens per second of a request.", registry)
         self._num_tokens_max = 0
-        registry.register(self)
 
     def finish(self, record: RequestRecord) -> None:
         """A request finished."""
-        self._num_prompt_tokens += record.num_prompt_tokens
-        self._num_output_tokens += record.num_output_tokens
-        self._prompt_s += record.prompt_s
-        self._decode_s += record.decode_s
+        self._prompt_tokens.inc(record.num_prompt_tokens)
+        self._prompt_seconds.inc(record.prompt_s)
+        self._prompt_rate.add(record.num_prompt_tokens, record.prompt_s)
+        self._output_tokens.inc(record.num_output_tokens)
+        self._output_seconds.inc(record.decode_s)
+        self._output_rate.add(record.num_output_tokens, record.decode_s)
         longest = record.num_prompt_tokens + record.num_output_tokens // record.params.n
-        self._num_tokens_max = max(self._num_tokens_max, longest)
-
-    def collect(self) -> Iterator[Metric]:
-        """What was counted, and the two rates that follow from it."""
-        prompt, output = self._num_prompt_tokens, self._num_output_tokens
-        for name, help_text, value in (
-            ("prompt_tokens", "Prompt tokens of finished requests.", prompt),
-            ("prompt_seconds", "Time spent on prompts, s.", self._prompt_s),
-            ("tokens_predicted", "Output tokens of finished requests.", output),
-            ("tokens_predicted_seconds", "Time spent on output after the first token, s.", self._decode_s),
-        ):
-            yield CounterMetricFamily(_PREFIX + name, help_text, value=value)
-        for name, help_text, value in (
-            ("prompt_tokens_seconds", "Prompt tokens per second of a request.", _rate(prompt, self._prompt_s)),
-            ("predicted_tokens_seconds", "Output tokens per second of a request.", _rate(output, self._decode_s)),
-            ("n_tokens_max", "Most tokens of a sequence so far.", self._num_tokens_max),
-        ):
-            yield GaugeMetricFamily(_PREFIX + name, help_text, value=value)
-
-    def describe(self) -> list[Metric]:
-        """Nothing is read at registration."""
-        return []
+        if longest > self._num_tokens_max:
+            self._num_tokens_max = longest
+            self._longest.set(longest)
 
 
-def _rate(count: float, seconds: float) -> float:
-    return count / seconds if seconds else 0.0
+class _Rate:
+    """Mean of tokens per second since the start."""
+
+    def __init__(self, name: str, help_text: str, registry: CollectorRegistry) -> None:
+        self._gauge = Gauge(_PREFIX + name, help_text, registry=registry, multiprocess_mode="mostrecent")
+        self._num_tokens = 0
+        self._seconds = 0.0
+
+    def add(self, num_tokens: int, seconds: float) -> None:
+        """Take in one request."""
+        self._num_tokens += num_tokens
+        self._seconds += seconds
+        if self._seconds:
+            self._gauge.set(self._num_tokens / self._seconds)

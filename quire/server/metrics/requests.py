@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
+from quire import envs
 from quire.errors import QuireError, RequestFailedError
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
@@ -28,21 +30,30 @@ class ServerMetrics:
         self._models: dict[str, ModelMetrics] = {}
         self._engines = EngineCollector()
         self._registry.register(self._engines)
+        self._shared = self._make_shared()
+        """What is exposed in place of the registry where several front ends serve: the sums over all of them."""
         self.vllm = VllmFamilies(self._registry, max_model_len)
         self.tgi = TgiRequests(self._registry, max_model_len)
         self.llamacpp = LlamaCppRequests(self._registry)
+
+    def _make_shared(self) -> CollectorRegistry | None:
+        if envs.PROMETHEUS_MULTIPROC_DIR.read() is None:
+            return None
+        shared = CollectorRegistry()
+        MultiProcessCollector(shared)
+        shared.register(self._engines)
+        return shared
 
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
         for model in self._models.values():
             model.vllm.itl.flush()
-        self.tgi.flush()
-        return generate_latest(self._registry)
+        return generate_latest(self._registry if self._shared is None else self._shared)
 
     def of_model(self, name: str, read_stats: Callable[[], Any], block_size: int = 16) -> ModelMetrics:
         """The series of one model, and its engine's numbers from now on; `block_size` is its KV cache's, tokens."""
         self._engines.sources[name] = EngineSource(read_stats, block_size)
-        if name not in self._models:  # else it was unloaded: its series go on
+        if name not in self._models:  # a model that is loaded again goes on where it stopped
             self._models[name] = ModelMetrics(self, name)
         return self._models[name]
 
@@ -142,6 +153,7 @@ class RequestWatch:
             queued_s=None if times is None else times.queued_s,
             ttft_s=None if times is None else times.time_to_first_token_s,
         )
+        self._vllm.itl.flush()  # another front end may be asked for the sum of all
         if self._is_first and record.ttft_s is not None:
             self._vllm.ttft.observe(record.ttft_s)
         self._metrics.finish(record)
