@@ -25,12 +25,14 @@ import quire
 from quire.config.engine_args import EngineArgs
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.errors import ConfigError
-from quire.server.app import build_app
+from quire.server.app import build_app, build_app_over
 from quire.server.args import ServerArgs
 from quire.server.connection import PushProtocol
 from quire.server.context import ServerContext
 from quire.server.logs import configure_http_log
-from quire.server.status import curl_line
+from quire.server.many_models import make_pool
+from quire.server.model_pool import ModelPool
+from quire.server.status import curl_line, list_names
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CLOSE_CONNECTIONS_S = 1
@@ -48,18 +50,32 @@ def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
     _check_tls(server_args)
     listener = _listen(server_args)
     with contextlib.closing(listener):
+        if server_args.models_dir is not None:
+            _run(_serve_pool(make_pool(engine_args, server_args), server_args, listener))
+            return
         engine = AsyncLLMEngine.from_engine_args(engine_args, own_process=True)
         _run(serve(engine, server_args, listener))
 
 
 async def serve(engine: Any, args: ServerArgs, listener: socket.socket) -> None:
     """Serve an engine that is loaded on a socket that is bound; shuts the engine down at the end."""
-    configure_http_log(args.uvicorn_log_level)
-    app = build_app(engine, args)
     try:
-        await _Server(app, args, listener).serve(sockets=[listener])
+        await _serve_app(build_app(engine, args), args, listener)
     finally:
         await engine.shutdown()
+
+
+async def _serve_pool(pool: ModelPool, args: ServerArgs, listener: socket.socket) -> None:
+    """Serve the models of a pool; unloads them all at the end."""
+    try:
+        await _serve_app(build_app_over(pool, pool.metrics, args), args, listener)
+    finally:
+        await pool.close()
+
+
+async def _serve_app(app: Starlette, args: ServerArgs, listener: socket.socket) -> None:
+    configure_http_log(args.uvicorn_log_level)
+    await _Server(app, args, listener).serve(sockets=[listener])
 
 
 def _run(main: Any) -> None:
@@ -198,7 +214,7 @@ class _Server(uvicorn.Server):
 
 
 def _print_banner(context: ServerContext, base: str) -> None:
-    names = ", ".join(context.models.names())
+    names = list_names(context)
     _say(f"Quire {quire.__version__} serves {names} on {base} (Ctrl-C stops). Try it:")
     _say("  " + curl_line(context, base))
 

@@ -69,6 +69,13 @@ async def test_unknown_route(client: httpx.AsyncClient, path: str) -> None:
     assert response.json()["error"]["code"] == "route_not_found"
 
 
+async def test_a_near_route_is_named(client: httpx.AsyncClient) -> None:
+    message = (await client.post("/v1/chat/completion", json={})).json()["error"]["message"]
+    assert "near it: /v1/chat/completions" in message
+    long = (await client.post(f"/{'x' * 10_000}", json={})).json()["error"]["message"]
+    assert len(long) < 200 and "near" not in long
+
+
 async def test_wrong_method(client: httpx.AsyncClient) -> None:
     response = await client.get("/v1/completions")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
