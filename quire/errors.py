@@ -91,6 +91,10 @@ class EngineDeadError(QuireError):
     """The engine process is gone and the request cannot be served."""
 
 
+class ServerCallError(QuireError):
+    """A command asked a running server for something and did not get it."""
+
+
 class WrongApiKeyError(QuireError):
     """The server asks for a key, and the HTTP request has none or another one."""
 

@@ -44,6 +44,30 @@ class ServerArgs:
     )
     response_role: str = option("assistant", "Role of the messages that the server generates.")
 
+    allowed_origins: list[str] | None = option(
+        None, "Origins of web pages that may call the server (CORS); default: none. Also OLLAMA_ORIGINS.", many=True
+    )
+
+    # Several models
+    models_dir: str | None = option(
+        None, "Serve every checkpoint folder in this folder, each loaded when it is asked for; also QUIRE_MODELS."
+    )
+    models_memory: int | None = option(
+        None,
+        "With --models-dir: memory of all loaded models, weights and KV caches, bytes (8G); "
+        "default: 80 % of what is free at the start.",
+        low=1,
+    )
+    max_loaded_models: int | None = option(
+        None, "With --models-dir: most models in memory; default: no limit.", low=1
+    )
+    keep_alive: str | None = option(
+        None, "With --models-dir: how long an idle model stays loaded (300, 1h30m, -1: forever, 0); default: 5m."
+    )
+    models_wait: float = option(
+        300.0, "With --models-dir: longest that a request waits for room in memory, seconds; then 503.", low=0
+    )
+
     def __post_init__(self) -> None:
         for field in fields(self):
             setattr(self, field.name, clean_value(field, getattr(self, field.name)))

@@ -26,12 +26,14 @@ class _AnyObject(msgspec.Struct):
     """A JSON object of which nothing is known."""
 
 
-async def read_body(request: Request, schema: type[_Body], max_bytes: int) -> _Body:
+async def read_body(
+    request: Request, schema: type[_Body], max_bytes: int, *, any_content_type: bool = False
+) -> _Body:
     """The request's JSON body as `schema`; null counts as not given, unknown fields are noted on the request.
 
     Raises BodyTooLargeError or InvalidRequestError; the latter for unknown fields too, where the server is strict.
     """
-    body = await _checked_bytes(request, max_bytes)
+    body = await (_read_bytes if any_content_type else _checked_bytes)(request, max_bytes)
     request.state.body = None
     try:
         return _strict_decoder(schema).decode(body)

@@ -18,7 +18,9 @@ from starlette.responses import Response
 from quire.errors import (
     BodyTooLargeError,
     EngineDeadError,
+    HubError,
     InvalidRequestError,
+    ModelLoadError,
     NotFoundError,
     NotSupportedError,
     PromptTooLongError,
@@ -66,6 +68,8 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (ShuttingDownError, 503, "service_unavailable", "shutting_down"),
     (EngineDeadError, 503, "service_unavailable", "engine_dead"),
     (RequestFailedError, 500, "server_error", "request_failed"),
+    (HubError, 502, "server_error", "hub_failed"),
+    (ModelLoadError, 500, "server_error", "model_load_failed"),
 )
 
 

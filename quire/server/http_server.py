@@ -20,7 +20,7 @@ import quire
 from quire.server.args import ServerArgs
 from quire.server.connection import PushProtocol
 from quire.server.context import ServerContext
-from quire.server.status import curl_line
+from quire.server.status import curl_line, list_names
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CLOSE_CONNECTIONS_S = 1
@@ -113,9 +113,8 @@ def run_loop(main: Coroutine[Any, Any, None]) -> None:
 
 def banner(context: ServerContext, base: str) -> str:
     """What is served at `base`, and how to try it."""
-    names = ", ".join(context.models.names())
     return (
-        f"Quire {quire.__version__} serves {names} on {base} (Ctrl-C stops). Try it:\n"
+        f"Quire {quire.__version__} serves {list_names(context)} on {base} (Ctrl-C stops). Try it:\n"
         f"  {curl_line(context, base)}"
     )
 

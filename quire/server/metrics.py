@@ -94,7 +94,7 @@ class ServerMetrics:
     def __init__(self, max_model_len: int) -> None:
         """`max_model_len`, tokens, bounds the histograms of lengths."""
         self._registry = CollectorRegistry()
-        self._models: list[ModelMetrics] = []
+        self._models: dict[str, ModelMetrics] = {}
         self._engines = _EngineCollector()
         self._registry.register(self._engines)
         self._shared = self._make_shared()
@@ -141,15 +141,16 @@ class ServerMetrics:
 
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
-        for model in self._models:
+        for model in self._models.values():
             model.flush()
         return generate_latest(self._registry if self._shared is None else self._shared)
 
     def of_model(self, name: str, read_stats: Callable[[], Any]) -> ModelMetrics:
         """The series of one model, and its engine's numbers from now on."""
         self._engines.sources[name] = read_stats
-        self._models.append(ModelMetrics(self, name))
-        return self._models[-1]
+        if name not in self._models:  # a model that is loaded again goes on where it stopped
+            self._models[name] = ModelMetrics(self, name)
+        return self._models[name]
 
     def forget_engine(self, name: str) -> None:
         """No more numbers from the engine of a model that was unloaded; what its requests left stays."""

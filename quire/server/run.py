@@ -8,37 +8,60 @@ import contextlib
 import socket
 from typing import Any
 
+from starlette.applications import Starlette
+
 from quire.config.engine_args import EngineArgs
 from quire.engine.async_engine import AsyncLLMEngine
-from quire.server.app import build_app
+from quire.errors import ConfigError
+from quire.server.app import build_app, build_app_over
 from quire.server.args import ServerArgs
 from quire.server.front_ends import run_front_ends
 from quire.server.http_server import HttpServer, banner, run_loop, say
 from quire.server.listen import base_url, check_tls, listen
 from quire.server.logs import configure_http_log
+from quire.server.many_models import make_pool
+from quire.server.model_pool import ModelPool
 
 
 def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
     """Serve until told to stop. Raises ConfigError or ModelLoadError for what keeps it from starting."""
+    if server_args.models_dir is not None and server_args.api_server_count > 1:
+        raise ConfigError(
+            f"api_server_count must be 1 with models_dir, got {server_args.api_server_count}: "
+            "one process loads and unloads the models"
+        )
     check_tls(server_args)
     listeners = listen(server_args)
     with contextlib.ExitStack() as stack:
         for listener in set(listeners):
             stack.enter_context(contextlib.closing(listener))
-        if len(listeners) > 1:
+        if server_args.models_dir is not None:
+            run_loop(_serve_pool(make_pool(engine_args, server_args), server_args, listeners[0]))
+        elif len(listeners) > 1:
             run_front_ends(engine_args.create_engine_config(), server_args, listeners)
-            return
-        engine = AsyncLLMEngine.from_engine_args(engine_args, own_process=True)
-        run_loop(serve(engine, server_args, listeners[0]))
+        else:
+            engine = AsyncLLMEngine.from_engine_args(engine_args, own_process=True)
+            run_loop(serve(engine, server_args, listeners[0]))
 
 
 async def serve(engine: Any, args: ServerArgs, listener: socket.socket) -> None:
     """Serve an engine that is loaded on a socket that is bound; shuts the engine down at the end."""
-    configure_http_log(args.uvicorn_log_level)
-    app = build_app(engine, args)
-    base = base_url(args, listener)
     try:
-        server = HttpServer(app, args, lambda: say(banner(app.state.context, base)))
-        await server.serve(sockets=[listener])
+        await _serve_app(build_app(engine, args), args, listener)
     finally:
         await engine.shutdown()
+
+
+async def _serve_pool(pool: ModelPool, args: ServerArgs, listener: socket.socket) -> None:
+    """Serve the models of a pool; unloads them all at the end."""
+    try:
+        await _serve_app(build_app_over(pool, pool.metrics, args), args, listener)
+    finally:
+        await pool.close()
+
+
+async def _serve_app(app: Starlette, args: ServerArgs, listener: socket.socket) -> None:
+    configure_http_log(args.uvicorn_log_level)
+    base = base_url(args, listener)
+    server = HttpServer(app, args, lambda: say(banner(app.state.context, base)))
+    await server.serve(sockets=[listener])

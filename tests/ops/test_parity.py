@@ -235,6 +235,10 @@ def test_paged_attention(backend, mix, window, heads, kv_heads, head_dim, block_
             start += count
 
 
+CACHE_TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-5, torch.bfloat16: 8e-3, torch.int8: 1e-3}
+"""Of attention, beside a float64 one over what the cache holds: in bfloat16 and int8, queries and weights are rounded too."""
+
+
 def through_cache(x, kv_dtype):
     """What a pool of that type keeps of x."""
     if kv_dtype != torch.int8:
@@ -256,7 +260,8 @@ def test_scores_and_types_of_the_cache(backend, kv_dtype, alibi, cap, window, he
         result = paged.attend(window, slopes=slopes, cap=cap)
         keys, values = ([through_cache(x, kv_dtype) for x in side] for side in (paged.keys, paged.values))
         expected = naive_attention(paged.q, keys, values, lengths, counts, head_dim**-0.5, window, slopes, cap)
-        torch.testing.assert_close(result.double(), expected, rtol=2e-5, atol=4e-5)
+        tolerance = 2e-5 if backend == "reference" else CACHE_TOLERANCE[kv_dtype]
+        torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=2 * tolerance)
 
 
 @pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
@@ -328,6 +333,9 @@ def test_allocated_memory_is_zero_and_taken_when_written(backend):
         assert pool.shape == (256, 1024, 1024) and pool.dtype == torch.bfloat16
         assert resident_bytes() - before < 64 * 2**20
         assert float(pool[::17, 5].abs().sum()) == 0
+        if backend == "cpu":  # numpy asks for huge pages, of which 64 scattered numbers take 128 MB
+            pool[::4, 0, 0] = 1.0
+            assert resident_bytes() - before < 64 * 2**20
         assert ops.allocate((0, 3), torch.float32, CPU).shape == (0, 3)
 
 

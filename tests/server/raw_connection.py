@@ -146,7 +146,9 @@ class ScriptedClient:
     def close(self, timeout_s: float) -> None:
         """See `CoreClient.close`."""
 
-    def step(self, token_ids: Iterable[int], finish_reason: Any = None, request_ids: Iterable[str] | None = None) -> None:
+    def step(
+        self, token_ids: Iterable[int], finish_reason: Any = None, request_ids: Iterable[str] | None = None
+    ) -> None:
         """The same tokens for these requests, or for all that live."""
         live = [request_id for request_id in self.added if request_id not in self.aborted]
         ids = live if request_ids is None else list(request_ids)

@@ -177,8 +177,12 @@ async def test_characters_that_are_split_over_tokens(
     assert "".join(texts(connection.responses()[0].body)) == text + "!"
 
 
-@pytest.mark.parametrize("body", [STREAM, WHOLE, STREAM | {"prompt": ["ab", "cd"]}, WHOLE | {"prompt": ["ab", "cd"]}])
-@pytest.mark.parametrize("phase", ["half a body", "no output yet", "first output", "some outputs", "paused", "one ended"])
+@pytest.mark.parametrize(
+    "body", [STREAM, WHOLE, STREAM | {"prompt": ["ab", "cd"]}, WHOLE | {"prompt": ["ab", "cd"]}]
+)
+@pytest.mark.parametrize(
+    "phase", ["half a body", "no output yet", "first output", "some outputs", "paused", "one ended"]
+)
 async def test_hanging_up_in_every_phase(
     app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine, body: dict, phase: str
 ) -> None:
@@ -213,7 +217,9 @@ async def test_hanging_up_in_every_phase(
         await settle()
 
 
-async def test_500_cancelled_streams_leave_nothing(app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine) -> None:
+async def test_500_cancelled_streams_leave_nothing(
+    app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine
+) -> None:
     rng, state = random.Random(0), []
     for _ in range(10):
         connections = [RawConnection(app) for _ in range(50)]
@@ -316,7 +322,9 @@ async def test_the_death_of_the_engine_ends_the_stream(
     assert_nothing_is_left(app, engine)
 
 
-async def test_the_end_of_the_server_ends_the_stream(app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine) -> None:
+async def test_the_end_of_the_server_ends_the_stream(
+    app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine
+) -> None:
     connection = RawConnection(app)
     connection.post(PATH, STREAM)
     await settle()
