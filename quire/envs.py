@@ -92,6 +92,12 @@ OLLAMA_CONTEXT_LENGTH = EnvVar(
 OLLAMA_ORIGINS = EnvVar(
     "OLLAMA_ORIGINS", _list, None, "Origins of web pages that may call the server, with commas, as --allowed-origins."
 )
+PROMETHEUS_MULTIPROC_DIR = EnvVar(
+    "PROMETHEUS_MULTIPROC_DIR",
+    str,
+    None,
+    "Folder where several front ends share their metrics; prometheus_client's own, set by the server.",
+)
 API_KEY = EnvVar("QUIRE_API_KEY", str, None, "Key that the server asks for, as --api-key.")
 SIMULATED_STEP_S = EnvVar(
     "QUIRE_SIMULATED_STEP_S", _seconds, 0.0, "How long a step of the simulated executor takes, seconds."

@@ -134,7 +134,8 @@ def kv_cache_shape(
 
     Dimension 0 is the block; the rest is the backend's own layout. Each pool holds
     num_blocks * block_size * num_kv_heads * head_dim elements. In int8 it also holds, in the same bytes, a float32 per
-    token and head, so head_dim + 4 bytes in all. Raises ValueError for another `dtype`.
+    token and head, so head_dim + 4 bytes in all. A backend may round block_size and head_dim up to a multiple of 4. Raises
+    ValueError for another `dtype`.
     """
     return select("kv_cache_shape", device)(num_blocks, block_size, num_kv_heads, head_dim, dtype)
 

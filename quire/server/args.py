@@ -22,6 +22,9 @@ class ServerArgs:
         "info", "Level of the HTTP log.", choices=("critical", "error", "warning", "info", "debug", "trace")
     )
     disable_uvicorn_access_log: bool = option(False, "No line in the log for each request.")
+    api_server_count: int = option(
+        1, "Front-end processes on the one port; each serves its own connections.", low=1, high=64, aliases=("-asc",)
+    )
     shutdown_timeout: float = option(
         5.0, "Seconds that running requests get to finish after Ctrl-C or SIGTERM.", low=0
     )

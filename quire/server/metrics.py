@@ -15,8 +15,10 @@ from typing import Any, get_args
 import prometheus_client
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from quire import envs
 from quire.outputs import FinishReason, RequestOutput
 from quire.sampling_params import SamplingParams
 
@@ -95,6 +97,8 @@ class ServerMetrics:
         self._models: dict[str, ModelMetrics] = {}
         self._engines = _EngineCollector()
         self._registry.register(self._engines)
+        self._shared = self._make_shared()
+        """What is exposed in place of the registry where several front ends serve: the sums over all of them."""
         lengths = _one_two_five(max_model_len)
         self.ttft = self._histogram("time_to_first_token_seconds", "Time to first token.", _TTFT_BUCKETS)
         self.itl = self._histogram(
@@ -119,6 +123,14 @@ class ServerMetrics:
             registry=self._registry,
         )
 
+    def _make_shared(self) -> CollectorRegistry | None:
+        if envs.PROMETHEUS_MULTIPROC_DIR.read() is None:
+            return None
+        shared = CollectorRegistry()
+        MultiProcessCollector(shared)
+        shared.register(self._engines)
+        return shared
+
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"vllm:{name}", help_text, _LABELS, buckets=buckets, registry=self._registry)
 
@@ -126,7 +138,7 @@ class ServerMetrics:
         """The exposition in Prometheus' text format."""
         for model in self._models.values():
             model.itl.flush()
-        return generate_latest(self._registry)
+        return generate_latest(self._registry if self._shared is None else self._shared)
 
     def of_model(self, name: str, read_stats: Callable[[], Any]) -> ModelMetrics:
         """The series of one model, and its engine's numbers from now on."""
@@ -230,6 +242,7 @@ class RequestWatch:
     def _finish(self, output: RequestOutput, elapsed: float) -> None:
         """Record a finished request; if it came as one output, only that knows the first token's time."""
         self._is_ended = True
+        self._metrics.itl.flush()  # another front end may be asked for the sum of all
         metrics, times, n = self._metrics, output.metrics, self._params.n
         ttft = None if times is None else times.time_to_first_token_s
         if self._is_first and ttft is not None:

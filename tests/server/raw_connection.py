@@ -13,6 +13,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from quire.core.request import RequestUpdate
+from quire.engine.clients import ONLY_CLIENT
 from quire.engine.messages import AbortRequests, AddRequest, Command, EngineReady, StepOutputs
 from quire.engine.stats import EngineStats
 from quire.server.connection import PushProtocol
@@ -124,6 +125,7 @@ class ScriptedClient:
     """A core that does what the test says, step by step."""
 
     ready = EngineReady(64, 1000, 4)
+    place = ONLY_CLIENT
 
     def __init__(self) -> None:
         self.added: list[str] = []

@@ -24,6 +24,7 @@ async def test_models(client: httpx.AsyncClient) -> None:
     card = body["data"][0]
     created = card.pop("created")
     assert datetime.fromisoformat(card.pop("created_at")).timestamp() == created
+    assert isinstance(card["meta"].pop("size"), int)
     assert card == {
         "id": "mock",
         "object": "model",
@@ -37,7 +38,7 @@ async def test_models(client: httpx.AsyncClient) -> None:
         "lifecycle": "active",
         "max_input_tokens": 64,
         "max_tokens": 64,
-        "meta": {"n_ctx_train": 64, "n_vocab": 256, "n_embd": 8},
+        "meta": {"n_ctx_train": 64, "n_vocab": 256, "n_embd": 8, "n_params": 0},
     }
 
 
