@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.e2e.server_process import ServerProcess
-from tests.server.bad_bodies import FUZZED_MODEL, REFUSED_STATUS, BadBody, bad_bodies, post_routes
+from tests.server.bad_bodies import REFUSED_STATUS, BadBody, bad_bodies, post_routes
 from tests.server.error_shapes import assert_shape
 
 REQUEST_TIMEOUT_S = 60
@@ -81,11 +81,8 @@ def test_some_bad_bodies(server: ServerProcess, make_client: Callable[[str], htt
 
 
 @pytest.mark.slow
-def test_many_bad_bodies(model_path: str, make_client: Callable[[str], httpx.Client]) -> None:
-    with (
-        ServerProcess(model_path, "--served-model-name", FUZZED_MODEL) as server,
-        make_client(server.url) as client,
-    ):
+def test_many_bad_bodies(server_words: tuple[str, ...], make_client: Callable[[str], httpx.Client]) -> None:
+    with ServerProcess(*server_words) as server, make_client(server.url) as client:
         processes = [psutil.Process(server.pid), psutil.Process(server.engine_pid())]
         fuzz(client, NUM_REQUESTS)
         before = [process.memory_info().rss for process in processes]

@@ -160,6 +160,7 @@ def test_the_checkpoint_comes_before_ollama() -> None:
         ({"top_p": 1.5}, "top_p", 1.0),
         ({"top_k": -1}, "top_k", 0),
         ({"num_predict": -1}, "max_tokens", None),
+        ({"num_predict": 10**400}, "max_tokens", 2**63 - 1),
         ({"num_predict": -2}, "max_tokens", None),
         ({"seed": -1}, "seed", None),
         ({"repeat_penalty": 1.5, "repeat_last_n": 0}, "repetition_penalty", 1.0),
@@ -182,6 +183,7 @@ def test_values_that_mean_something_else_here(options: dict[str, Any], field: st
         ({"stop": 5}, 'option "stop" must be of type array'),
         ({"stop": [5]}, 'option "stop" must be of an array of strings'),
         ({"temperature": 3}, "temperature must be a number in [0, 2], got 3"),
+        ({"temperature": 10**400}, "temperature must be a number in [0, 2], got 3"),
     ],
 )
 async def test_wrong_options(client: httpx.AsyncClient, options: dict[str, Any], message: str) -> None:

@@ -36,6 +36,11 @@ class ServerMetrics:
         self.tgi = TgiRequests(self._registry, max_model_len)
         self.llamacpp = LlamaCppRequests(self._registry)
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes show these numbers too."""
+        return self._shared is not None
+
     def _make_shared(self) -> CollectorRegistry | None:
         if envs.PROMETHEUS_MULTIPROC_DIR.read() is None:
             return None
@@ -46,8 +51,9 @@ class ServerMetrics:
 
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
+        self.tgi.flush()
         for model in self._models.values():
-            model.vllm.itl.flush()
+            model.vllm.flush()
         return generate_latest(self._registry if self._shared is None else self._shared)
 
     def of_model(self, name: str, read_stats: Callable[[], Any], block_size: int = 16) -> ModelMetrics:
@@ -69,6 +75,7 @@ class ModelMetrics:
         self.vllm = VllmSeries(metrics.vllm, model_name)
         self._tgi = metrics.tgi
         self._llamacpp = metrics.llamacpp
+        self._is_shared = metrics.is_shared
 
     @contextmanager
     def validation(self) -> Iterator[None]:
@@ -96,6 +103,9 @@ class ModelMetrics:
         self.vllm.finish(record)
         self._tgi.finish(record)
         self._llamacpp.finish(record)
+        if self._is_shared:  # another front end may be asked for the sum of all
+            self.vllm.flush()
+            self._tgi.flush()
 
 
 class RequestWatch:
@@ -153,7 +163,6 @@ class RequestWatch:
             queued_s=None if times is None else times.queued_s,
             ttft_s=None if times is None else times.time_to_first_token_s,
         )
-        self._vllm.itl.flush()  # another front end may be asked for the sum of all
         if self._is_first and record.ttft_s is not None:
             self._vllm.ttft.observe(record.ttft_s)
         self._metrics.finish(record)

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from quire.errors import InvalidRequestError, QueueFullError
 from quire.server.metrics import buckets
+from quire.server.metrics.gathered import GatheredHistogram, HistogramSet
 from quire.server.metrics.record import RequestRecord
 
 _FAILURES = ("validation", "overloaded", "generation")
@@ -18,6 +19,7 @@ class TgiRequests:
         """`max_model_len`, tokens, bounds the histograms of lengths."""
         self._max_model_len = max_model_len
         self._registry = registry
+        self._gathered = HistogramSet()
         self._requests = self._count("count", "Requests.")
         self._successes = self._count("success", "Requests that finished.")
         failures = self._count("failure", "Requests that failed.", "err")
@@ -36,8 +38,13 @@ class TgiRequests:
         """A gauge that only grows: prometheus_client would add `_total` to a counter's name."""
         return Gauge(f"tgi_request_{name}", help_text, labels, registry=self._registry, multiprocess_mode="sum")
 
-    def _histogram(self, name: str, help_text: str, borders: tuple[float, ...]) -> Histogram:
-        return Histogram(f"tgi_request_{name}", help_text, buckets=borders, registry=self._registry)
+    def _histogram(self, name: str, help_text: str, borders: tuple[float, ...]) -> GatheredHistogram:
+        family = Histogram(f"tgi_request_{name}", help_text, buckets=borders, registry=self._registry)
+        return self._gathered.gather(family)
+
+    def flush(self) -> None:
+        """Bring the histograms up to date."""
+        self._gathered.flush()
 
     def start(self) -> None:
         """A request came to the engine, or was refused before."""

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from quire.outputs import FinishReason
 from quire.server.metrics import buckets
-from quire.server.metrics.gathered import GatheredHistogram
+from quire.server.metrics.gathered import HistogramSet
 from quire.server.metrics.record import RequestRecord
 
 LABELS = ("model_name", "engine")
@@ -53,15 +53,20 @@ class VllmSeries:
 
     def __init__(self, families: VllmFamilies, model_name: str) -> None:
         labels = labels_of(model_name)
-        self.ttft = families.ttft.labels(*labels)
-        self.itl = GatheredHistogram(families.itl.labels(*labels), buckets.TOKEN_TIME)
-        self._tpot = families.tpot.labels(*labels)
-        self._e2e = families.e2e.labels(*labels)
-        self._queue = families.queue.labels(*labels)
-        self._prompt = families.prompt.labels(*labels)
-        self._generation = families.generation.labels(*labels)
-        self._n = families.n.labels(*labels)
+        self._gathered = gathered = HistogramSet()
+        self.ttft = gathered.gather(families.ttft.labels(*labels))
+        self.itl = gathered.gather(families.itl.labels(*labels))
+        self._tpot = gathered.gather(families.tpot.labels(*labels))
+        self._e2e = gathered.gather(families.e2e.labels(*labels))
+        self._queue = gathered.gather(families.queue.labels(*labels))
+        self._prompt = gathered.gather(families.prompt.labels(*labels))
+        self._generation = gathered.gather(families.generation.labels(*labels))
+        self._n = gathered.gather(families.n.labels(*labels))
         self._ends = {reason: families.success.labels(*labels, reason) for reason in get_args(FinishReason)}
+
+    def flush(self) -> None:
+        """Bring the histograms up to date."""
+        self._gathered.flush()
 
     def count_end(self, reason: FinishReason) -> None:
         """Count a finished sequence."""

@@ -30,6 +30,7 @@ tokens only; over a whole context, which is what the engine has, it would harm, 
 """
 _DEFAULT_NUM_KEEP = 4
 _MAX_INT = 2**63 - 1
+_MAX_FLOAT = 3.4e38
 
 
 def unknown_options(options: Mapping[str, Any] | None) -> list[str]:
@@ -61,15 +62,18 @@ def check_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _integer(name: str, value: Any) -> int:
     """Clients in languages without integers send 3.0; the fraction is dropped, as in Ollama."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong_type(name, "integer", value)
-    return max(-_MAX_INT, min(_MAX_INT, int(value)))
+    bounded = max(-_MAX_INT, min(_MAX_INT, value))  # first, since an integer may be too large for a float
+    if not math.isfinite(bounded):
+        raise _wrong_type(name, "integer", value)
+    return int(bounded)
 
 
 def _float(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong_type(name, "float32", value)
-    return float(value)
+    return float(max(-_MAX_FLOAT, min(_MAX_FLOAT, value)))
 
 
 def _strings(name: str, value: Any) -> list[str]:
