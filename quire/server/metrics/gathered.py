@@ -1,17 +1,17 @@
-"""`GatheredHistogram`: a histogram that many values cost little, and the set of those that are brought up to date together."""
+"""Metrics that many values cost little: they gather, and are brought up to date when somebody looks."""
 
 from __future__ import annotations
 
+import collections
 from bisect import bisect_left
-from collections import Counter
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 MAX_GATHERED = 10_000
 
 
 class GatheredHistogram:
-    """Gathers values in a list, and counts them when somebody looks: for what is told of every token or request."""
+    """Keeps values in a list until they are counted: for what is told of every token or request."""
 
     def __init__(self, histogram: Histogram) -> None:
         """`histogram` has the values of its labels."""
@@ -30,23 +30,49 @@ class GatheredHistogram:
             return
         values, self._values = self._values, []
         bounds = self._histogram._upper_bounds
-        for index, count in Counter(bisect_left(bounds, value) for value in values).items():
+        for index, count in collections.Counter(bisect_left(bounds, value) for value in values).items():
             self._histogram._buckets[index].inc(count)
         self._histogram._sum.inc(sum(values))
 
 
-class HistogramSet:
-    """Histograms that gather."""
+class GatheredCount:
+    """The same for a number that grows."""
+
+    def __init__(self, metric: Counter | Gauge) -> None:
+        """`metric` has the values of its labels."""
+        self._metric = metric
+        self._amount = 0.0
+
+    def add(self, amount: float = 1) -> None:
+        """Let it grow."""
+        self._amount += amount
+
+    def flush(self) -> None:
+        """Bring the metric up to date."""
+        if self._amount:
+            self._metric.inc(self._amount)
+            self._amount = 0.0
+
+
+class GatheredSet:
+    """What gathers and is brought up to date together."""
 
     def __init__(self) -> None:
-        self._histograms: list[GatheredHistogram] = []
+        self._all: list[GatheredHistogram | GatheredCount] = []
 
-    def gather(self, histogram: Histogram) -> GatheredHistogram:
+    def histogram(self, histogram: Histogram) -> GatheredHistogram:
         """`histogram` as one of this set."""
-        self._histograms.append(GatheredHistogram(histogram))
-        return self._histograms[-1]
+        gathered = GatheredHistogram(histogram)
+        self._all.append(gathered)
+        return gathered
+
+    def count(self, metric: Counter | Gauge) -> GatheredCount:
+        """`metric` as one of this set."""
+        gathered = GatheredCount(metric)
+        self._all.append(gathered)
+        return gathered
 
     def flush(self) -> None:
         """Bring them all up to date."""
-        for histogram in self._histograms:
-            histogram.flush()
+        for gathered in self._all:
+            gathered.flush()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from quire.sampling_params import SamplingParams
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestRecord:
     """Counts are tokens, times seconds; a time that the engine did not report is None."""
 

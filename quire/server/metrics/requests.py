@@ -52,6 +52,7 @@ class ServerMetrics:
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
         self.tgi.flush()
+        self.llamacpp.flush()
         for model in self._models.values():
             model.vllm.flush()
         return generate_latest(self._registry if self._shared is None else self._shared)
@@ -85,7 +86,7 @@ class ModelMetrics:
             yield
         except QuireError as error:
             self._tgi.start()
-            self._tgi.fail(error)
+            self.fail(error)
             raise
         self._tgi.validate(time.monotonic() - start)
 
@@ -97,15 +98,26 @@ class ModelMetrics:
     def fail(self, error: Exception) -> None:
         """Count a request that was refused or failed."""
         self._tgi.fail(error)
+        self._share()
 
     def finish(self, record: RequestRecord) -> None:
         """Record a request that was answered."""
         self.vllm.finish(record)
         self._tgi.finish(record)
         self._llamacpp.finish(record)
-        if self._is_shared:  # another front end may be asked for the sum of all
+        self._share()
+
+    def abort(self) -> None:
+        """Count a request that was given up."""
+        self.vllm.count_end("abort")
+        self._share()
+
+    def _share(self) -> None:
+        """Another front end may be asked for the sum of all."""
+        if self._is_shared:
             self.vllm.flush()
             self._tgi.flush()
+            self._llamacpp.flush()
 
 
 class RequestWatch:
@@ -146,7 +158,7 @@ class RequestWatch:
         """Nobody reads any more; a request that has not ended counts as aborted. Idempotent."""
         if not self._is_ended:
             self._is_ended = True
-            self._vllm.count_end("abort")
+            self._metrics.abort()
 
     def _finish(self, output: RequestOutput, elapsed_s: float) -> None:
         """Record a finished request; if it came as one output, only that knows the first token's time."""

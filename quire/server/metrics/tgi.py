@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from quire.errors import InvalidRequestError, QueueFullError
 from quire.server.metrics import buckets
-from quire.server.metrics.gathered import GatheredHistogram, HistogramSet
+from quire.server.metrics.gathered import GatheredHistogram, GatheredSet
 from quire.server.metrics.record import RequestRecord
 
 _FAILURES = ("validation", "overloaded", "generation")
@@ -19,11 +19,11 @@ class TgiRequests:
         """`max_model_len`, tokens, bounds the histograms of lengths."""
         self._max_model_len = max_model_len
         self._registry = registry
-        self._gathered = HistogramSet()
-        self._requests = self._count("count", "Requests.")
-        self._successes = self._count("success", "Requests that finished.")
-        failures = self._count("failure", "Requests that failed.", "err")
-        self._failures = {kind: failures.labels(kind) for kind in _FAILURES}
+        self._gathered = GatheredSet()
+        self._requests = self._gathered.count(self._gauge("count", "Requests."))
+        self._successes = self._gathered.count(self._gauge("success", "Requests that finished."))
+        failures = self._gauge("failure", "Requests that failed.", "err")
+        self._failures = {kind: self._gathered.count(failures.labels(kind)) for kind in _FAILURES}
         times, lengths = (*buckets.SHORT_TIME, 160.0, 640.0, 2560.0), buckets.one_two_five(max_model_len)
         self._duration = self._histogram("duration", "Time of a request, s.", times)
         self._validation = self._histogram("validation_duration", "Time to check a request, s.", times)
@@ -34,21 +34,21 @@ class TgiRequests:
         self._inputs = self._histogram("input_length", "Prompt tokens per request.", lengths)
         self._max_new = self._histogram("max_new_tokens", "Output tokens that a request allows.", lengths)
 
-    def _count(self, name: str, help_text: str, *labels: str) -> Gauge:
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
         """A gauge that only grows: prometheus_client would add `_total` to a counter's name."""
         return Gauge(f"tgi_request_{name}", help_text, labels, registry=self._registry, multiprocess_mode="sum")
 
     def _histogram(self, name: str, help_text: str, borders: tuple[float, ...]) -> GatheredHistogram:
         family = Histogram(f"tgi_request_{name}", help_text, buckets=borders, registry=self._registry)
-        return self._gathered.gather(family)
+        return self._gathered.histogram(family)
 
     def flush(self) -> None:
-        """Bring the histograms up to date."""
+        """Bring the metrics up to date."""
         self._gathered.flush()
 
     def start(self) -> None:
         """A request came to the engine, or was refused before."""
-        self._requests.inc()
+        self._requests.add()
 
     def fail(self, error: Exception) -> None:
         """A request failed."""
@@ -57,7 +57,7 @@ class TgiRequests:
             kind = "validation"
         elif isinstance(error, QueueFullError):
             kind = "overloaded"
-        self._failures[kind].inc()
+        self._failures[kind].add()
 
     def validate(self, elapsed_s: float) -> None:
         """The request's rules were checked."""
@@ -65,7 +65,7 @@ class TgiRequests:
 
     def finish(self, record: RequestRecord) -> None:
         """A request finished."""
-        self._successes.inc()
+        self._successes.add()
         self._duration.observe(record.elapsed_s)
         self._queue.observe(record.queued_s or 0.0)
         self._inference.observe(record.inference_s)

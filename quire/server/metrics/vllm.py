@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from quire.outputs import FinishReason
 from quire.server.metrics import buckets
-from quire.server.metrics.gathered import HistogramSet
+from quire.server.metrics.gathered import GatheredSet
 from quire.server.metrics.record import RequestRecord
 
 LABELS = ("model_name", "engine")
@@ -53,24 +53,26 @@ class VllmSeries:
 
     def __init__(self, families: VllmFamilies, model_name: str) -> None:
         labels = labels_of(model_name)
-        self._gathered = gathered = HistogramSet()
-        self.ttft = gathered.gather(families.ttft.labels(*labels))
-        self.itl = gathered.gather(families.itl.labels(*labels))
-        self._tpot = gathered.gather(families.tpot.labels(*labels))
-        self._e2e = gathered.gather(families.e2e.labels(*labels))
-        self._queue = gathered.gather(families.queue.labels(*labels))
-        self._prompt = gathered.gather(families.prompt.labels(*labels))
-        self._generation = gathered.gather(families.generation.labels(*labels))
-        self._n = gathered.gather(families.n.labels(*labels))
-        self._ends = {reason: families.success.labels(*labels, reason) for reason in get_args(FinishReason)}
+        self._gathered = gathered = GatheredSet()
+        self.ttft = gathered.histogram(families.ttft.labels(*labels))
+        self.itl = gathered.histogram(families.itl.labels(*labels))
+        self._tpot = gathered.histogram(families.tpot.labels(*labels))
+        self._e2e = gathered.histogram(families.e2e.labels(*labels))
+        self._queue = gathered.histogram(families.queue.labels(*labels))
+        self._prompt = gathered.histogram(families.prompt.labels(*labels))
+        self._generation = gathered.histogram(families.generation.labels(*labels))
+        self._n = gathered.histogram(families.n.labels(*labels))
+        self._ends = {
+            reason: gathered.count(families.success.labels(*labels, reason)) for reason in get_args(FinishReason)
+        }
 
     def flush(self) -> None:
-        """Bring the histograms up to date."""
+        """Bring the metrics up to date."""
         self._gathered.flush()
 
     def count_end(self, reason: FinishReason) -> None:
         """Count a finished sequence."""
-        self._ends[reason].inc()
+        self._ends[reason].add()
 
     def finish(self, record: RequestRecord) -> None:
         """Record a finished request."""
