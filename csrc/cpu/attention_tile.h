@@ -71,7 +71,7 @@ struct Weights {
 // Between the two products of a tile and a chunk.
 struct Rows {
   float* scores;  // [kTileRows][kScoreStride]; then the weights, in float32 and bfloat16
-  int8_t* bytes;  // [kTileRows][kBytesStride]: the weights in int8
+  int8_t* bytes;  // [kTileRows][kBytesStride]: the weights' integers, int8 alone
   Weights weights[kTileRows];
 };
 

@@ -70,6 +70,17 @@ static inline Broadcast broadcast(const int8_t* p) {
   const __m512i v = _mm512_set1_epi32(four);
   return {_mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8), _mm512_srai_epi16(v, 8)};
 }
+// Four numbers of 16 bits as store_quads leaves them.
+static inline Broadcast broadcast_quad(const int16_t* p) {
+  int32_t pairs[2];
+  std::memcpy(pairs, p, sizeof pairs);
+  return {_mm512_set1_epi32(pairs[0]), _mm512_set1_epi32(pairs[1])};
+}
+// As numbers of 16 bits; of each four those that meet bytes 0 and 2 come first.
+static inline void store_quads(int16_t* p, I32x16 a) {
+  const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_shuffle_epi8(_mm512_cvtepi32_epi16(a.v), order));
+}
 static inline I32x16 dot(I32x16 sum, Bytes w, Broadcast a) {
   const __m512i even = _mm512_madd_epi16(w.even, a.even), odd = _mm512_madd_epi16(w.odd, a.odd);
   return {_mm512_add_epi32(sum.v, _mm512_add_epi32(even, odd))};
@@ -140,6 +151,16 @@ static inline Broadcast broadcast(const int8_t* p) {
   std::memcpy(&four, p, sizeof four);
   const __m256i v = _mm256_set1_epi32(four);
   return {_mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8), _mm256_srai_epi16(v, 8)};
+}
+static inline Broadcast broadcast_quad(const int16_t* p) {
+  int32_t pairs[2];
+  std::memcpy(pairs, p, sizeof pairs);
+  return {_mm256_set1_epi32(pairs[0]), _mm256_set1_epi32(pairs[1])};
+}
+static inline void store_quads(int16_t* p, I32x16 a) {
+  const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_shuffle_epi8(words, order));
 }
 static inline I32x16 dot(I32x16 sum, const Bytes& w, Broadcast a) {
   const __m256i lo = _mm256_add_epi32(_mm256_madd_epi16(w.even_lo, a.even), _mm256_madd_epi16(w.odd_lo, a.odd));
@@ -232,6 +253,17 @@ static inline Broadcast broadcast(const int8_t* p) {
   const int16_t even[4] = {p[0], p[2], p[0], p[2]}, odd[4] = {p[1], p[3], p[1], p[3]};
   return {vld1_s16(even), vld1_s16(odd)};
 }
+static inline Broadcast broadcast_quad(const int16_t* p) {
+  const int16_t even[4] = {p[0], p[1], p[0], p[1]}, odd[4] = {p[2], p[3], p[2], p[3]};
+  return {vld1_s16(even), vld1_s16(odd)};
+}
+static inline void store_quads(int16_t* p, I32x16 a) {
+  for (int i = 0; i < 4; ++i, p += 4) {
+    int16_t four[4];
+    vst1_s16(four, vmovn_s32(a.v[i]));
+    p[0] = four[0], p[1] = four[2], p[2] = four[1], p[3] = four[3];
+  }
+}
 static inline I32x16 dot(I32x16 sum, const Bytes& w, Broadcast a) {
   for (int i = 0; i < 4; ++i) {
     int32x4_t lo = vmull_s16(vget_low_s16(w.even[i]), a.even), hi = vmull_s16(vget_high_s16(w.even[i]), a.even);
@@ -263,7 +295,7 @@ static inline Bytes load_high_nibbles(const uint8_t* p) {
 
 struct I32x16 { int32_t v[kLanes]; };
 struct Bytes { uint8_t v[4 * kLanes]; };
-struct Broadcast { int8_t v[4]; };
+struct Broadcast { int16_t v[4]; };
 
 static inline I32x16 splat_int(int32_t a) {
   I32x16 r;
@@ -318,9 +350,14 @@ static inline F32x16 load_bytes_as_float(const uint8_t* p) {
 }
 
 static inline Broadcast broadcast(const int8_t* p) {
-  Broadcast r;
-  std::memcpy(r.v, p, sizeof r.v);
-  return r;
+  return {{p[0], p[1], p[2], p[3]}};
+}
+static inline Broadcast broadcast_quad(const int16_t* p) { return {{p[0], p[2], p[1], p[3]}}; }
+static inline void store_quads(int16_t* p, I32x16 a) {
+  for (int i = 0; i < kLanes; i += 4, p += 4) {
+    p[0] = static_cast<int16_t>(a.v[i]), p[1] = static_cast<int16_t>(a.v[i + 2]);
+    p[2] = static_cast<int16_t>(a.v[i + 1]), p[3] = static_cast<int16_t>(a.v[i + 3]);
+  }
 }
 static inline I32x16 dot(I32x16 sum, const Bytes& w, Broadcast a) {
   for (int i = 0; i < kLanes; ++i) {

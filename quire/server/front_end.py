@@ -7,6 +7,7 @@ terminal sends to the whole group are left to the parent.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import signal
 import socket
@@ -62,7 +63,8 @@ async def _serve(order: FrontEndOrder) -> None:
     configure_http_log(args.uvicorn_log_level)
     place = ClientPlace(order.index, order.num_clients)
     client = AttachedClient(Path(order.folder), place, order.ready, order.alive_fd)
-    engine = AsyncLLMEngine(order.config, client)
+    is_silent = order.config.disable_log_stats or order.index > 1  # one of the front ends says how the engine does
+    engine = AsyncLLMEngine(dataclasses.replace(order.config, disable_log_stats=is_silent), client)
     await engine.health()  # from here on it hears of the engine
     app = build_app(engine, args)
     with socket.socket(fileno=order.listener_fd) as listener:

@@ -70,9 +70,12 @@ class FrontEnd:
             self._process.stdin.write(STOP)
             self._process.stdin.flush()
 
-    def wait(self) -> int:
-        """Its exit status, once it has ended."""
-        return self._process.wait()
+    def wait(self) -> None:
+        """Until it has ended; what it prints meanwhile is passed on."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            say(line.decode(errors="replace").rstrip("\n"))
+        self._process.wait()
 
     def describe_end(self) -> str:
         """How it ended."""

@@ -123,6 +123,11 @@ class ServerMetrics:
             registry=self._registry,
         )
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes show these numbers too."""
+        return self._shared is not None
+
     def _make_shared(self) -> CollectorRegistry | None:
         if envs.PROMETHEUS_MULTIPROC_DIR.read() is None:
             return None
@@ -137,7 +142,7 @@ class ServerMetrics:
     def render(self) -> bytes:
         """The exposition in Prometheus' text format."""
         for model in self._models.values():
-            model.itl.flush()
+            model.flush()
         return generate_latest(self._registry if self._shared is None else self._shared)
 
     def of_model(self, name: str, read_stats: Callable[[], Any]) -> ModelMetrics:
@@ -153,13 +158,12 @@ class ServerMetrics:
 
 
 class _GatheredHistogram:
-    """A histogram that is told of every token: gathers values in a list, and counts them when somebody looks."""
+    """A histogram that is told of every token or request: gathers values in a list, and counts them when somebody looks."""
 
     _MAX_GATHERED = 10_000
 
-    def __init__(self, histogram: Histogram, buckets: tuple[float, ...]) -> None:
+    def __init__(self, histogram: Histogram) -> None:
         self._histogram = histogram
-        self._buckets = buckets
         self._values: list[float] = []
 
     def observe(self, value: float) -> None:
@@ -170,11 +174,13 @@ class _GatheredHistogram:
 
     def flush(self) -> None:
         """Bring the histogram up to date: one addition per bucket instead of one per value."""
+        if not self._values:
+            return
         values, self._values = self._values, []
-        for index, count in Counter(bisect_left(self._buckets, value) for value in values).items():
+        bounds = self._histogram._upper_bounds
+        for index, count in Counter(bisect_left(bounds, value) for value in values).items():
             self._histogram._buckets[index].inc(count)
-        if values:
-            self._histogram._sum.inc(sum(values))
+        self._histogram._sum.inc(sum(values))
 
 
 class ModelMetrics:
@@ -182,15 +188,27 @@ class ModelMetrics:
 
     def __init__(self, families: ServerMetrics, model_name: str) -> None:
         labels = _labels(model_name)
-        self.ttft = families.ttft.labels(*labels)
-        self.itl = _GatheredHistogram(families.itl.labels(*labels), _TOKEN_TIME_BUCKETS)
-        self.tpot = families.tpot.labels(*labels)
-        self.e2e = families.e2e.labels(*labels)
-        self.queue = families.queue.labels(*labels)
-        self.prompt = families.prompt.labels(*labels)
-        self.generation = families.generation.labels(*labels)
-        self.n = families.n.labels(*labels)
+        self._histograms: list[_GatheredHistogram] = []
+
+        def histogram(family: Histogram) -> _GatheredHistogram:
+            self._histograms.append(_GatheredHistogram(family.labels(*labels)))
+            return self._histograms[-1]
+
+        self.ttft = histogram(families.ttft)
+        self.itl = histogram(families.itl)
+        self.tpot = histogram(families.tpot)
+        self.e2e = histogram(families.e2e)
+        self.queue = histogram(families.queue)
+        self.prompt = histogram(families.prompt)
+        self.generation = histogram(families.generation)
+        self.n = histogram(families.n)
+        self.is_shared = families.is_shared
         self._ends = {reason: families.success.labels(*labels, reason) for reason in get_args(FinishReason)}
+
+    def flush(self) -> None:
+        """Bring the histograms up to date."""
+        for histogram in self._histograms:
+            histogram.flush()
 
     def count_end(self, reason: FinishReason) -> None:
         """Count a finished sequence."""
@@ -242,7 +260,6 @@ class RequestWatch:
     def _finish(self, output: RequestOutput, elapsed: float) -> None:
         """Record a finished request; if it came as one output, only that knows the first token's time."""
         self._is_ended = True
-        self._metrics.itl.flush()  # another front end may be asked for the sum of all
         metrics, times, n = self._metrics, output.metrics, self._params.n
         ttft = None if times is None else times.time_to_first_token_s
         if self._is_first and ttft is not None:
@@ -255,6 +272,8 @@ class RequestWatch:
         metrics.prompt.observe(len(output.prompt_token_ids))
         metrics.generation.observe(self._num_tokens)
         metrics.n.observe(n)
+        if metrics.is_shared:  # another front end may be asked for the sum of all
+            metrics.flush()
 
 
 def _one_two_five(limit: int) -> tuple[float, ...]:

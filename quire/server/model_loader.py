@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +12,12 @@ from quire.config import EngineConfig
 from quire.config.engine_args import EngineArgs
 from quire.config.hf import context_length, load_hf_config
 from quire.engine.async_engine import AsyncLLMEngine
+from quire.engine.process_client import ProcessClient
+from quire.engine.text import load_text_side
+from quire.errors import ModelLoadError
 from quire.server.checkpoint_facts import read_facts
 from quire.server.models_dir import Checkpoint
+from quire.tokenizer import Tokenizer
 
 NUM_FULL_REQUESTS = 4
 """Requests of full length that a model's KV cache is made for, memory permitting."""
@@ -47,10 +52,13 @@ class EngineLoader:
         self._memory_bytes = memory_bytes
         self._num_parallel = num_parallel or NUM_FULL_REQUESTS
         self._max_model_len = args.max_model_len or context_length
+        self._tokenizers = _Tokenizers()
 
     def plan(self, checkpoint: Checkpoint) -> EnginePlan:
         """See `ModelLoader.plan`."""
         folder = str(checkpoint.folder)
+        if read_facts(folder).num_parameters == 0 and self._args.load_format != "dummy":
+            raise ModelLoadError(f"{folder} holds no weights (*.safetensors or *.bin)")  # before others make room for it
         limit = context_length(load_hf_config(folder, self._args.hf_overrides))
         args = replace(
             self._args,
@@ -76,7 +84,39 @@ class EngineLoader:
 
     async def load(self, plan: EnginePlan) -> AsyncLLMEngine:
         """See `ModelLoader.load`."""
-        return await _run_on_thread(lambda: AsyncLLMEngine.from_engine_args(plan.args, own_process=True))
+        return await _run_on_thread(lambda: self._load(plan.args))
+
+    def _load(self, args: EngineArgs) -> AsyncLLMEngine:
+        config = args.create_engine_config()
+        tokenizer = self._tokenizers.get(config)  # before the model: a missing one is said at once
+        return AsyncLLMEngine(config, ProcessClient(config), tokenizer)
+
+
+class _Tokenizers:
+    """The tokenizers of the latest models. To build a large one takes a second in which no other thread of this process
+    runs (`tokenizers` holds the interpreter's lock), so a model that is loaded again must not build its own again.
+    """
+
+    _MAX = 8
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, str], Tokenizer | None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, config: EngineConfig) -> Tokenizer | None:
+        """The tokenizer of a model; built anew when its files have changed. Raises ConfigError."""
+        path = config.model.tokenizer_path
+        key = path, read_facts(path).digest
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        tokenizer = load_text_side(config)
+        with self._lock:
+            self._kept[key] = tokenizer
+            if len(self._kept) > self._MAX:
+                self._kept.popitem(last=False)
+        return tokenizer
 
 
 def kv_bytes(config: EngineConfig, num_tokens: int) -> int:

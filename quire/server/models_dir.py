@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quire.errors import InvalidRequestError, UnknownModelError, describe
+from quire.log import get_logger, warn_once
+
+_log = get_logger(__name__)
 
 _PART = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"{_PART}(?:/{_PART}){{0,2}}(?::{_PART})?")
@@ -182,7 +185,8 @@ class ModelsDir:
                 if snapshot is not None:
                     yield Checkpoint(plain, snapshot)
             elif not _NAME.fullmatch(name):
-                continue
+                if not child.name.startswith(".") and _is_checkpoint(child):
+                    warn_once(_log, f"{child} is not served: its name must be of letters, digits, '.', '_' and '-'")
             elif _is_checkpoint(child):
                 yield Checkpoint(plain_name(name), child)
             elif depth < _MAX_DEPTH:

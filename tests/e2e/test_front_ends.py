@@ -22,8 +22,9 @@ SLOW_STEP_S = "0.02"
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[ServerProcess]:
-    with ServerProcess("--distributed-executor-backend", "simulated", "--api-server-count", "2") as server:
+def serving(*options: str) -> Iterator[ServerProcess]:
+    command = ("--distributed-executor-backend", "simulated", "--api-server-count", "2", *options)
+    with ServerProcess(*command) as server:
         yield server
 
 
@@ -111,3 +112,16 @@ def test_the_death_of_the_engine_is_known_to_all() -> None:
         until(lambda: [httpx.get(f"{server.url}/health").status_code for _ in range(6)] == [503] * 6)
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
+
+
+def test_a_unix_socket_and_the_end_of_the_parent(tmp_path: Path) -> None:
+    path = str(tmp_path / "socket")
+    with serving("--uds", path) as server:
+        for _ in range(4):
+            with httpx.Client(transport=httpx.HTTPTransport(uds=path), base_url="http://server", timeout=30) as client:
+                assert client.post("/v1/completions", json=BODY).json()["usage"]["completion_tokens"] == 20
+        children = pids_of(server, "quire.")
+        assert len(children) == 3
+        os.kill(server._process.pid, signal.SIGKILL)
+        until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in children))
+        server.wait()

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.server.app import build_app
 from quire.server.context import ServerContext
+from quire.server.merge import Batch, MergedOutputs
 from quire.server.replies import fingerprint
 from tests.engine.fakes import make_config, write_byte_tokenizer
 from tests.server import golden
@@ -275,6 +276,33 @@ async def test_hanging_up_with_a_pipelined_request(
     connection.hang_up()
     await settle()
     assert len(core.aborted) == 1
+    assert_nothing_is_left(app, engine)
+
+
+async def test_a_renderer_that_fails_harms_nobody_else(
+    app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = RawConnection(app), RawConnection(app)
+    for connection in (bad, good):
+        connection.post(PATH, STREAM)
+    await settle()
+    core.step(b"x")
+    await settle()
+    take, victim = MergedOutputs.take, []
+
+    def failing_take(outputs: MergedOutputs) -> Batch:
+        if victim in ([], [outputs]):
+            victim[:] = [outputs]
+            raise ZeroDivisionError("a bug")
+        return take(outputs)
+
+    monkeypatch.setattr(MergedOutputs, "take", failing_take)
+    core.step(b"y")
+    core.step(b"z", "length", core.added[1:])
+    await settle()
+    assert "error" in parse_events(bad.responses()[0].body.decode())[-1]
+    assert texts(good.responses()[0].body) == ["x", "yz"]
+    assert core.aborted == core.added
     assert_nothing_is_left(app, engine)
 
 

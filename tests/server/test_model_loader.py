@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,9 +65,24 @@ def test_options_of_every_model() -> None:
     assert plan(num_parallel=3, max_num_seqs=9).args.max_num_seqs == 9
 
 
-def test_a_checkpoint_that_is_none(tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_is_said_before_others_make_room(tmp_path: Path) -> None:
+    folder = add_checkpoint(tmp_path, "x")
+    with pytest.raises(ModelLoadError, match="x holds no weights"):
+        EngineLoader(EngineArgs(), GIB).plan(Checkpoint("x", folder))
+    shutil.copy(FOLIO.folder / "model.safetensors", folder)
     with pytest.raises(ModelLoadError, match="architectures"):
-        EngineLoader(EngineArgs(), GIB).plan(Checkpoint("x", add_checkpoint(tmp_path, "x")))
+        EngineLoader(EngineArgs(), GIB).plan(Checkpoint("x", folder))
+
+
+def test_a_tokenizer_is_built_once(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(FOLIO.folder, folder)
+    tokenizers = EngineLoader(EngineArgs(), GIB)._tokenizers
+    config = EngineArgs(model=str(folder)).create_engine_config()
+    first = tokenizers.get(config)
+    assert first is not None and tokenizers.get(config) is first
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert tokenizers.get(config) is not first
 
 
 def limits_of(tmp_path: Path, **args: object):  # type: ignore[no-untyped-def]
