@@ -37,7 +37,7 @@ serve: $(VENV)/.installed
 test: $(VENV)/.extra-test
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
-test-all: $(VENV)/.extra-test
+test-all: $(VENV)/.extra-test $(VENV)/.extra-clients
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
 test-isa: $(VENV)/.extra-test

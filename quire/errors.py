@@ -44,7 +44,23 @@ class InvalidRequestError(QuireError, ValueError):
 
 
 class PromptTooLongError(InvalidRequestError):
-    """The prompt does not fit the model's context, or could never fit the KV cache."""
+    """The prompt does not fit the model's context, or could never fit the KV cache.
+
+    `num_tokens` is the prompt's length where it is known, `max_model_len` what prompt and output may have together.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        parameter: str | None = None,
+        value: object = None,
+        num_tokens: int | None = None,
+        max_model_len: int | None = None,
+    ) -> None:
+        super().__init__(message, parameter=parameter, value=value)
+        self.num_tokens = num_tokens
+        self.max_model_len = max_model_len
 
 
 class NotSupportedError(InvalidRequestError):
@@ -53,6 +69,10 @@ class NotSupportedError(InvalidRequestError):
 
 class UnknownModelError(InvalidRequestError):
     """The request names a model that this server does not serve."""
+
+
+class NotFoundError(InvalidRequestError):
+    """The request names something stored that is not there."""
 
 
 class QueueFullError(QuireError):
@@ -71,6 +91,10 @@ class EngineDeadError(QuireError):
     """The engine process is gone and the request cannot be served."""
 
 
+class ServerCallError(QuireError):
+    """A command asked a running server for something and did not get it."""
+
+
 class WrongApiKeyError(QuireError):
     """The server asks for a key, and the HTTP request has none or another one."""
 
@@ -81,3 +105,10 @@ class BodyTooLargeError(InvalidRequestError):
 
 class ShuttingDownError(QuireError):
     """The server has been told to stop: it takes no new requests, and ends running ones when their time is up."""
+
+
+def wrong_value(parameter: str, rule: str, value: object) -> InvalidRequestError:
+    """The error for a value that breaks a rule: `temperature must be <rule>, got <value>`."""
+    return InvalidRequestError(
+        f"{parameter} must be {rule}, got {describe(value)}", parameter=parameter, value=value
+    )

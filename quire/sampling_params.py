@@ -194,6 +194,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     def _require_number(self, name: str, low: float, high: float, *, exclude_low: bool = False) -> None:
         value = getattr(self, name)
+        if type(value) is float and low < value < high:  # nearly always; the rest decides what else is allowed
+            return
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not is_number or value < low or value > high or (exclude_low and value == low):
             bracket, end = ("(" if exclude_low else "["), ("inf)" if math.isinf(high) else f"{high:g}]")

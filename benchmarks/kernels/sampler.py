@@ -18,7 +18,10 @@ PARAMETERS = {
     "top-k": SamplingParams(temperature=1.0, top_k=50),
     "top-p": SamplingParams(temperature=1.0, top_p=0.9),
     "min-p": SamplingParams(temperature=1.0, min_p=0.05),
+    "typical-p": SamplingParams(temperature=1.0, typical_p=0.9),
     "repetition penalty": SamplingParams(temperature=1.0, repetition_penalty=1.1),
+    "logit bias": SamplingParams(temperature=0.0, logit_bias={0: 1.0, 1: -100.0}),
+    "allowed tokens": SamplingParams(temperature=0.0, allowed_token_ids=list(range(0, 10_000, 7))),
     "5 logprobs": SamplingParams(temperature=0.0, logprobs=5),
 }
 _LARGEST_BATCH = 64

@@ -110,12 +110,12 @@ InstructionPtr make_gather(uintptr_t out, int64_t out_stride, int64_t rows, std:
   return make_instruction(gather_for(checked_level(level)), args, layout);
 }
 
-// Bytes of zeroed memory of its own, in huge pages where the system has them. Pages are touched first by the thread that
-// writes them first.
-nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> allocate(size_t num_bytes) {
+// Bytes of zeroed memory of its own, in huge pages if wanted and where the system has them. Pages are touched first by the
+// thread that writes them first.
+nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> allocate(size_t num_bytes, bool huge_pages) {
   constexpr size_t huge_page = size_t{2} << 20;
   struct Block { void* base; size_t size; };
-  const bool large = num_bytes >= huge_page;
+  const bool large = huge_pages && num_bytes >= huge_page;
   const size_t size = (num_bytes > 0 ? num_bytes : 1) + (large ? huge_page : 0);
   void* base = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) throw std::bad_alloc();
@@ -124,6 +124,10 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> allocate(size_t num_bytes) {
     start = (start + huge_page - 1) / huge_page * huge_page;
 #ifdef MADV_HUGEPAGE
     madvise(reinterpret_cast<void*>(start), num_bytes, MADV_HUGEPAGE);
+#endif
+  } else {
+#ifdef MADV_NOHUGEPAGE
+    madvise(base, size, MADV_NOHUGEPAGE);
 #endif
   }
   nb::capsule owner(new Block{base, size}, [](void* p) noexcept {
@@ -155,7 +159,8 @@ void bind_linear(nb::module_& m) {
   m.def("pack", &make_pack, "floats"_a, "values"_a, "dtype"_a, "first_row"_a, "num_given"_a, "row_stride"_a, "data"_a,
         "scales"_a, "rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a, "kind"_a, "level"_a);
   m.def("gather", &make_gather, "out"_a, "out_stride"_a, "rows"_a, "layout"_a, "weight"_a, "level"_a);
-  m.def("allocate", &allocate, "num_bytes"_a, "Zeroed memory of its own, in huge pages where the system has them.");
+  m.def("allocate", &allocate, "num_bytes"_a, "huge_pages"_a,
+        "Zeroed memory of its own, in huge pages if wanted and where the system has them.");
 }
 
 }  // namespace quire

@@ -1,15 +1,19 @@
 // The Python module quire._cpu. Tensors arrive as addresses and sizes (torch is not linked), checked by
 // quire/ops/cpu, which is the only caller. Each kernel's function returns an Instruction; running one releases the GIL.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "bind.h"
 #include "cpu_features.h"
 #include "dtype.h"
+#include "step_layout.h"
 
 using namespace quire;
 
@@ -60,6 +64,13 @@ void set_layout(BatchLayout& layout, int64_t num_tokens, int64_t num_requests, i
   layout.seq_lens = pointer<const int32_t>(seq_lens);
 }
 
+std::optional<std::vector<int64_t>> ids_if_finite(uintptr_t ids, uintptr_t values, int64_t count) {
+  const float* value = pointer<const float>(values);
+  for (int64_t i = 0; i < count; ++i)
+    if (!std::isfinite(value[i])) return std::nullopt;
+  return std::vector<int64_t>(pointer<const int64_t>(ids), pointer<const int64_t>(ids) + count);
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
@@ -81,11 +92,32 @@ NB_MODULE(_cpu, m) {
       .def(nb::init<>())
       .def("set", &set_layout, "num_tokens"_a, "num_requests"_a, "max_blocks"_a, "token_ids"_a, "positions"_a,
            "slot_mapping"_a, "block_tables"_a, "query_start"_a, "seq_lens"_a);
+  nb::class_<RequestTables>(m, "RequestTables")
+      .def("__init__",
+           [](RequestTables* self, uintptr_t tokens, int64_t tokens_stride, uintptr_t blocks, int64_t blocks_stride,
+              int64_t block_size) {
+             new (self) RequestTables{pointer<const int32_t>(tokens), tokens_stride, pointer<const int32_t>(blocks),
+                                      blocks_stride, block_size};
+           },
+           "tokens"_a, "tokens_stride"_a, "blocks"_a, "blocks_stride"_a, "block_size"_a);
+  nb::class_<StepLayout, BatchLayout>(m, "StepLayout")
+      .def(nb::init<>())
+      .def("fill", &StepLayout::fill, "tables"_a, "rows"_a, "first"_a, "counts"_a);
   nb::class_<Instruction>(m, "Instruction")
       .def("run", &Instruction::run_alone, nb::call_guard<nb::gil_scoped_release>());
   nb::class_<Program>(m, "Program")
-      .def(nb::init<std::vector<std::shared_ptr<Instruction>>>())
-      .def("run", &Program::run, "rows"_a, nb::call_guard<nb::gil_scoped_release>());
+      .def(nb::init<Program::Instructions, const Program::Instructions&>(), "instructions"_a,
+           "tail"_a = Program::Instructions())
+      .def("run", &Program::run, "rows"_a, "tail_rows"_a = 0, nb::call_guard<nb::gil_scoped_release>());
+  nb::class_<PickRows, Instruction>(m, "PickRows")
+      .def("__init__",
+           [](PickRows* self, uintptr_t source, int64_t source_stride, uintptr_t out, int64_t out_stride, int64_t dim) {
+             new (self) PickRows(pointer<const float>(source), source_stride, pointer<float>(out), out_stride, dim);
+           },
+           "source"_a, "source_stride"_a, "out"_a, "out_stride"_a, "dim"_a)
+      .def("choose", &PickRows::choose, "rows"_a);
+  m.def("ids_if_finite", &ids_if_finite, "ids"_a, "values"_a, "count"_a,
+        "The int64 numbers at `ids`, or None if one of the float32 numbers at `values` is not finite.");
 
   bind_attention(m);
   bind_linear(m);

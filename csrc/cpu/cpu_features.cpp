@@ -1,10 +1,14 @@
-// Reads cpuid and xgetbv on x86-64, and the kernel's hwcap bits on aarch64 Linux.
+// Reads cpuid and xgetbv on x86-64 and asks Linux for AMX; reads the kernel's hwcap bits on aarch64 Linux.
 #include "cpu_features.h"
 
 #include <cstdint>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -33,6 +37,17 @@ uint64_t saved_state(const Registers& leaf1) {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
+// Linux gives a process the tile registers only when asked (Linux, Documentation/arch/x86/xstate.rst): one thread asks for
+// all, and children inherit the permission. False also if a thread has a signal stack too small for the registers.
+bool permit_tiles() {
+#if defined(__linux__)
+  constexpr long kArchReqXcompPerm = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kArchReqXcompPerm, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 // Bit positions: Intel Software Developer's Manual, volume 2A, CPUID.
 CpuFeatures detect() {
   CpuFeatures f;
@@ -40,7 +55,7 @@ CpuFeatures detect() {
   const uint64_t saved = saved_state(leaf1);
   const bool ymm = (saved & 0x6) == 0x6;
   const bool zmm = (saved & 0xe6) == 0xe6;
-  const bool tiles = (saved & 0x60000) == 0x60000;
+  const bool tiles = (saved & 0x60000) == 0x60000 && bit(leaf7.edx, 24) && permit_tiles();
   f.fma = ymm && bit(leaf1.ecx, 12);
   f.f16c = ymm && bit(leaf1.ecx, 29);
   f.avx2 = ymm && bit(leaf7.ebx, 5);
@@ -51,8 +66,8 @@ CpuFeatures detect() {
   f.avx512vl = zmm && bit(leaf7.ebx, 31);
   f.avx512_vnni = zmm && bit(leaf7.ecx, 11);
   f.avx512_bf16 = zmm && bit(leaf7_1.eax, 5);
+  f.amx_tile = tiles;
   f.amx_bf16 = tiles && bit(leaf7.edx, 22);
-  f.amx_tile = tiles && bit(leaf7.edx, 24);
   f.amx_int8 = tiles && bit(leaf7.edx, 25);
   return f;
 }

@@ -3,7 +3,8 @@
 
 namespace quire {
 
-// x86 features count only if the operating system saves their registers.
+// x86 features count only if the operating system saves their registers, and AMX only if it lets this process use them: asking
+// what there is asks for that permission.
 struct CpuFeatures {
   bool avx2 = false, fma = false, f16c = false;
   bool avx512f = false, avx512bw = false, avx512vl = false, avx512dq = false;

@@ -13,7 +13,8 @@
 
 namespace quire {
 
-const char* const kLevelNames[kNumLevels] = {"generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "neon"};
+const char* const kLevelNames[kNumLevels] = {"generic",     "avx2",       "avx512", "avx512_vnni",
+                                             "avx512_bf16", "avx512_amx", "neon"};
 
 namespace {
 
@@ -32,6 +33,9 @@ constexpr bool compiled(Level level) {
 #ifdef QUIRE_HAVE_AVX512_BF16
     case Level::avx512_bf16: return true;
 #endif
+#ifdef QUIRE_HAVE_AVX512_AMX
+    case Level::avx512_amx: return true;
+#endif
 #ifdef QUIRE_HAVE_NEON
     case Level::neon: return true;
 #endif
@@ -43,13 +47,14 @@ bool runs_here(Level level) {
   const CpuFeatures& f = cpu_features();
   const bool avx2 = f.avx2 && f.fma && f.f16c;
   const bool avx512 = avx2 && f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq;
-  const bool vnni = avx512 && f.avx512_vnni;
+  const bool vnni = avx512 && f.avx512_vnni, bf16 = vnni && f.avx512_bf16;
   switch (level) {
     case Level::generic: return true;
     case Level::avx2: return avx2;
     case Level::avx512: return avx512;
     case Level::avx512_vnni: return vnni;
-    case Level::avx512_bf16: return vnni && f.avx512_bf16;
+    case Level::avx512_bf16: return bf16;
+    case Level::avx512_amx: return bf16 && f.amx_tile && f.amx_int8 && f.amx_bf16;
     case Level::neon: return f.neon;
   }
   return false;
@@ -63,7 +68,7 @@ QUIRE_DISPATCH(argmax, ArgmaxArgs)
 QUIRE_DISPATCH(gather, GatherArgs)
 QUIRE_DISPATCH(linear, LinearArgs)
 QUIRE_DISPATCH(pack, PackArgs)
-QUIRE_DISPATCH_ALL(paged_attention, PagedAttentionArgs)
+QUIRE_DISPATCH_DOTS(paged_attention, PagedAttentionArgs)
 QUIRE_DISPATCH(quantize, QuantizeArgs)
 QUIRE_DISPATCH(rank_tokens, RankArgs)
 QUIRE_DISPATCH(rms_norm, RmsNormArgs)

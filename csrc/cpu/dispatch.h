@@ -23,6 +23,11 @@
 #else
 #define QUIRE_CASE_AVX512_BF16(name)
 #endif
+#ifdef QUIRE_HAVE_AVX512_AMX
+#define QUIRE_CASE_AVX512_AMX(name) if (level >= Level::avx512_amx) return avx512_amx::name;
+#else
+#define QUIRE_CASE_AVX512_AMX(name)
+#endif
 #ifdef QUIRE_HAVE_NEON
 #define QUIRE_CASE_NEON(name) if (level >= Level::neon) return neon::name;
 #else
@@ -43,6 +48,7 @@
 #define QUIRE_DISPATCH_VNNI(name, Args)    \
   Kernel<Args> name##_for(Level level) {   \
     QUIRE_CASE_NEON(name)                  \
+    QUIRE_CASE_AVX512_AMX(name)            \
     QUIRE_CASE_AVX512_VNNI(name)           \
     QUIRE_CASE_AVX512(name)                \
     QUIRE_CASE_AVX2(name)                  \
@@ -54,7 +60,20 @@
 #define QUIRE_DISPATCH_BF16(name, Args)    \
   Kernel<Args> name##_for(Level level) {   \
     QUIRE_CASE_NEON(name)                  \
+    QUIRE_CASE_AVX512_AMX(name)            \
     QUIRE_CASE_AVX512_BF16(name)           \
+    QUIRE_CASE_AVX512(name)                \
+    QUIRE_CASE_AVX2(name)                  \
+    (void)level;                           \
+    return generic::name;                  \
+  }
+
+// For kernels with both, that no tiles serve.
+#define QUIRE_DISPATCH_DOTS(name, Args)    \
+  Kernel<Args> name##_for(Level level) {   \
+    QUIRE_CASE_NEON(name)                  \
+    QUIRE_CASE_AVX512_BF16(name)           \
+    QUIRE_CASE_AVX512_VNNI(name)           \
     QUIRE_CASE_AVX512(name)                \
     QUIRE_CASE_AVX2(name)                  \
     (void)level;                           \
@@ -65,6 +84,7 @@
 #define QUIRE_DISPATCH_ALL(name, Args)     \
   Kernel<Args> name##_for(Level level) {   \
     QUIRE_CASE_NEON(name)                  \
+    QUIRE_CASE_AVX512_AMX(name)            \
     QUIRE_CASE_AVX512_BF16(name)           \
     QUIRE_CASE_AVX512_VNNI(name)           \
     QUIRE_CASE_AVX512(name)                \

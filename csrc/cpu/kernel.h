@@ -9,8 +9,8 @@
 namespace quire {
 
 // Ascending: a machine that has a level has those of its architecture below it.
-enum class Level : int { generic = 0, avx2 = 1, avx512 = 2, avx512_vnni = 3, avx512_bf16 = 4, neon = 5 };
-constexpr int kNumLevels = 6;
+enum class Level : int { generic = 0, avx2 = 1, avx512 = 2, avx512_vnni = 3, avx512_bf16 = 4, avx512_amx = 5, neon = 6 };
+constexpr int kNumLevels = 7;
 extern const char* const kLevelNames[kNumLevels];
 
 // True if the level was compiled in and this processor can run it.
@@ -26,6 +26,7 @@ using Kernel = void (*)(const Args&, const Team&);
   namespace avx512 { void name(const Args&, const Team&); }       \
   namespace avx512_vnni { void name(const Args&, const Team&); }  \
   namespace avx512_bf16 { void name(const Args&, const Team&); }  \
+  namespace avx512_amx { void name(const Args&, const Team&); }   \
   namespace neon { void name(const Args&, const Team&); }         \
   Kernel<Args> name##_for(Level level);
 

@@ -26,13 +26,33 @@ struct ArgmaxArgs {
 // Tokens of a row that one thread looks at in a piece.
 constexpr int64_t kArgmaxPart = 16384;
 
+// What quire.ops.sampling.edits.RowEdits says of one row; the caller checks that ids are within the vocabulary. Python writes
+// it as 12 words of 8 bytes.
+struct RowEdits {
+  const uint32_t* allowed;  // [ceil(vocab / 32)]: bit i % 32 of word i / 32 is set where token i may stay; null: all
+  const int64_t* banned_ids;
+  int64_t num_banned;
+  const int64_t* bias_ids;
+  const float* bias_values;
+  int64_t num_biased;
+  const int64_t* seen_ids;
+  const float* seen_counts;
+  int64_t num_seen;
+  double repetition_penalty, frequency_penalty, presence_penalty;
+
+  bool change_something() const { return allowed || num_banned || num_biased || num_seen; }
+};
+static_assert(sizeof(RowEdits) == 12 * 8);
+
 struct SampleArgs {
-  int64_t* token_ids;   // [rows]; -1 where `best` is not finite
-  float* best;          // [rows]: largest logit; NaN if the row holds one
+  int64_t* token_ids;   // [rows]; -1 where the largest logit is not finite, before the edits or after
+  float* best;          // [rows]: largest logit before the edits; NaN if the row holds one
   float* processed;     // [rows, vocab], or null
   LogitRows input;
-  const double* temperature;
+  const RowEdits* edits;      // [rows], or null
+  const double* temperature;  // 0: the largest
   const double* min_p;
+  const double* typical_p;
   const int64_t* top_k;
   const double* top_p;
   const int64_t* seeds;

@@ -67,10 +67,12 @@ static inline int64_t gather_at_least(const Row& row, const float* peaks, float 
   return n;
 }
 
-// The end of a selection: everything above `value`, and the first `num_equal` of the `num_ties` values equal to it.
+// The end of a selection: everything above `value`, and the first `num_equal` of the `num_ties` values equal to it. `above` is
+// the weight of the former.
 struct Cut {
   float value;
   int64_t num_equal, num_ties;
+  double above;
 };
 
 static inline float median(float a, float b, float c) {
@@ -89,7 +91,7 @@ static inline Cut select_mass_of_few(float* values, float* weights, int64_t n, d
   for (;;) {
     const float pivot = median(values[0], values[n / 2], values[n - 1]);
     int64_t equal = 0, next = 0, less = n;  // [0, equal) greater, [equal, next) equal, [less, n) less than the pivot
-    double greater_mass = 0;
+    double greater_mass = 0, equal_mass = 0;
     while (next < less) {
       if (values[next] > pivot) {
         greater_mass += static_cast<double>(weights[next]);
@@ -97,7 +99,7 @@ static inline Cut select_mass_of_few(float* values, float* weights, int64_t n, d
       } else if (values[next] < pivot) {
         swap_entries(values, weights, next, --less);
       } else {
-        ++next;
+        equal_mass += static_cast<double>(weights[next++]);
       }
     }
     if (equal > 0 && base + greater_mass >= needed) {
@@ -106,12 +108,12 @@ static inline Cut select_mass_of_few(float* values, float* weights, int64_t n, d
     }
     const int64_t num_ties = less - equal;
     const double weight = static_cast<double>(weights[equal]);
-    const double before = base + greater_mass, after = before + weight * static_cast<double>(num_ties);
+    const double before = base + greater_mass, after = before + equal_mass;
     if (after >= needed || less == n) {
       const double count = weight > 0 ? __builtin_ceil((needed - before) / weight) : 1.0;
       int64_t num_equal = count < 1.0 ? 1 : count > static_cast<double>(num_ties) ? num_ties : static_cast<int64_t>(count);
       if (after < needed) num_equal = num_ties;
-      return {pivot, num_equal, num_ties};
+      return {pivot, num_equal, num_ties, before};
     }
     base = after;
     values += less, weights += less, n -= less;
@@ -190,8 +192,8 @@ static inline int64_t keep_bucket(float* values, float* weights, int64_t n, cons
   return kept;
 }
 
-// Fewest of the n >= 1 largest values whose weights reach `needed`; at least one, all if they never do. Equal values have equal
-// weights. Narrows down to the bucket where that happens, until few values are left. Overwrites values and weights, which have
+// Fewest of the n >= 1 largest values whose weights reach `needed`; at least one, all if they never do. Where equal values have
+// other weights than each other, `num_equal` says nothing. Narrows down to the bucket where that happens, until few values are left. Overwrites values and weights, which have
 // room for 16 more; `mass` [kMassTables] is scratch.
 static inline Cut select_mass(float* values, float* weights, int64_t n, double needed, double* mass) {
   double base = 0;

@@ -45,6 +45,11 @@ static inline uint32_t mask_greater(F32x16 a, F32x16 b) { return _mm512_cmp_ps_m
 static inline uint32_t mask_at_least(F32x16 a, F32x16 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ); }
 static inline bool any_nan(F32x16 a, F32x16 b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q) != 0; }
 
+// a in the lanes that `mask` names, b in the others.
+static inline F32x16 select(uint32_t mask, F32x16 a, F32x16 b) {
+  return {_mm512_mask_blend_ps(static_cast<__mmask16>(mask), b.v, a.v)};
+}
+
 // Stores the lanes that `mask` names next to each other; may write 16 elements.
 static inline void store_packed(float* p, F32x16 a, uint32_t mask) {
   _mm512_storeu_ps(p, _mm512_maskz_compress_ps(static_cast<__mmask16>(mask), a.v));
@@ -133,6 +138,17 @@ static inline uint32_t mask_at_least(F32x16 a, F32x16 b) { return mask_where<_CM
 static inline bool any_nan(F32x16 a, F32x16 b) { return mask_where<_CMP_UNORD_Q>(a, b) != 0; }
 
 static inline float largest(F32x16 a) { return reduce_max(a); }
+
+static inline __m256 select_half(uint32_t mask, __m256 a, __m256 b) {
+  const __m256i bits = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i own = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), bits);
+  return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(own, bits)));
+}
+
+// a in the lanes that `mask` names, b in the others.
+static inline F32x16 select(uint32_t mask, F32x16 a, F32x16 b) {
+  return {select_half(mask, a.lo, b.lo), select_half(mask >> 8, a.hi, b.hi)};
+}
 
 // ---------------------------------------------------------------- plain C++, and NEON: lanes of F32x16 through memory
 #else
@@ -235,6 +251,15 @@ QUIRE_MASK(mask_nan, x[i] != x[i] || y[i] != y[i])
 static inline bool any_nan(F32x16 a, F32x16 b) { return mask_nan(a, b) != 0; }
 
 static inline float largest(F32x16 a) { return reduce_max(a); }
+
+// a in the lanes that `mask` names, b in the others.
+static inline F32x16 select(uint32_t mask, F32x16 a, F32x16 b) {
+  float x[kLanes], y[kLanes];
+  store(x, a);
+  store(y, b);
+  for (int i = 0; i < kLanes; ++i) y[i] = mask >> i & 1 ? x[i] : y[i];
+  return load(y);
+}
 
 #endif
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
 from quire import errors
 from quire.config.engine_args import EngineArgs
 from quire.config.types import EngineConfig
+from quire.core.request import RequestUpdate
 from quire.engine.clients import CoreClient, ThreadClient
 from quire.engine.inputs import InputProcessor, PreparedRequest, Prompt
-from quire.engine.mailbox import Mailbox
 from quire.engine.messages import AbortRequests, Call, EngineDied, Event, Reply, StepOutputs
+from quire.engine.output_stream import OnNews, OutputStream, RequestStream
 from quire.engine.outputs import OutputProcessor
 from quire.engine.process_client import ProcessClient
 from quire.engine.stats import EngineStats, StatsLogger
@@ -48,9 +50,12 @@ class AsyncLLMEngine:
         self.tokenizer = load_text_side(config) if tokenizer is None else tokenizer
         self.max_model_len = client.ready.max_model_len
         self._client = client
-        self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len)
+        self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len, client.place)
         self._outputs = OutputProcessor(self.tokenizer)
-        self._mailboxes: dict[str, Mailbox] = {}
+        self._streams: dict[str, RequestStream] = {}
+        self._events: deque[Event] = deque()
+        self._is_waking = False
+        """Whether the event loop was asked to look at the events."""
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._call_ids = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -87,21 +92,47 @@ class AsyncLLMEngine:
         several steps in one output. Raises InvalidRequestError, QueueFullError, or EngineDeadError at any
         point.
         """
-        self._attach()
-        self._check_alive()
-        request_id = uuid.uuid4().hex if request_id is None else request_id
-        options = {"priority": priority, "cache_salt": cache_salt, "add_special_tokens": add_special_tokens}
-        request = await self._prepare(request_id, prompt, sampling_params, options)
-        mailbox = self._submit(request)
+        arrived = asyncio.Event()
+        stream = await self.open(
+            prompt,
+            sampling_params,
+            request_id,
+            arrived.set,
+            priority=priority,
+            cache_salt=cache_salt,
+            add_special_tokens=add_special_tokens,
+        )
         try:
             while True:
-                output = await mailbox.get()
+                await arrived.wait()
+                arrived.clear()
+                output = stream.take()
                 yield output
                 if output.finished:
                     return
         finally:
-            if self._mailboxes.get(request_id) is mailbox:
-                self._abort(request_id)
+            stream.close()
+
+    async def open(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None,
+        request_id: str | None,
+        on_news: OnNews,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        add_special_tokens: bool = True,
+    ) -> OutputStream:
+        """Start a request whose reader is called as soon as a step brings something: `generate` without a task in between.
+
+        Raises as `generate` does.
+        """
+        self._attach()
+        self._check_alive()
+        request_id = uuid.uuid4().hex if request_id is None else request_id
+        options = {"priority": priority, "cache_salt": cache_salt, "add_special_tokens": add_special_tokens}
+        return self._submit(await self._prepare(request_id, prompt, sampling_params, options), on_news)
 
     async def _prepare(
         self, request_id: str, prompt: Prompt, params: SamplingParams | None, options: dict[str, Any]
@@ -111,22 +142,25 @@ class AsyncLLMEngine:
             return await asyncio.to_thread(self._inputs.prepare, request_id, prompt, params, **options)
         return self._inputs.prepare(request_id, prompt, params, **options)
 
-    def _submit(self, request: PreparedRequest) -> Mailbox:
+    def _submit(self, request: PreparedRequest, on_news: OnNews) -> RequestStream:
         if request.params.logits_processors is not None:
             raise NotSupportedError(
                 "logits_processors are for LLM and LLMEngine only", parameter="logits_processors"
             )
         self._check_alive()
         self._check_queue()
-        self._outputs.add(request)
-        mailbox = self._mailboxes[request.request_id] = Mailbox(request.params.output_kind)
+        state = self._outputs.add(request)
+        stream = self._streams[request.request_id] = RequestStream(state, on_news, self._abort)
         for child in request.children:
             self._client.send(child)
-        return mailbox
+        return stream
 
     def _check_queue(self) -> None:
+        """With several clients of one core, each counts what waits of its own beside what the core said last."""
         limit = self.config.scheduler.max_num_queued_requests
         num_waiting = self._outputs.num_sequences - self._stats.num_running
+        if self._client.place.num_clients > 1:
+            num_waiting = max(num_waiting, self._stats.num_waiting)
         if limit is not None and num_waiting >= limit:
             raise QueueFullError(f"{num_waiting} requests are waiting, and at most {limit} may")
 
@@ -135,12 +169,12 @@ class AsyncLLMEngine:
         self._abort(request_id)
 
     def _abort(self, request_id: str) -> None:
-        output, child_ids = self._outputs.abort(request_id)
+        state, child_ids = self._outputs.abort(request_id)
+        if state is None:
+            return
         if child_ids:
             self._client.send(AbortRequests(child_ids))
-        mailbox = self._mailboxes.pop(request_id, None)
-        if mailbox is not None and output is not None:
-            mailbox.put(output)
+        self._streams.pop(request_id).notify()
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -149,7 +183,7 @@ class AsyncLLMEngine:
         loop = asyncio.get_running_loop()
         if (
             self._loop is not loop
-            and self._mailboxes
+            and self._streams
             and self._loop is not None
             and not self._loop.is_closed()
         ):
@@ -160,31 +194,47 @@ class AsyncLLMEngine:
             self._client.start(self._deliver)
 
     def _deliver(self, event: Event) -> None:
-        """Hand an event from a client's thread to the event loop."""
+        """Hand an event from a client's thread to the event loop, which is woken once for all that gathers meanwhile."""
         assert self._loop is not None
+        self._events.append(event)
+        if self._is_waking:
+            return
+        self._is_waking = True
         try:
-            self._loop.call_soon_threadsafe(self._handle, event)
-        except RuntimeError:
-            pass  # the loop was closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._handle_events)
+        except RuntimeError:  # the loop was closed: nobody waits any more
+            self._events.clear()
+            self._is_waking = False
 
-    def _handle(self, event: Event) -> None:
-        if isinstance(event, StepOutputs):
-            self._handle_step(event)
-        elif isinstance(event, Reply):
-            self._handle_reply(event)
-        elif isinstance(event, EngineDied):
-            self._die(getattr(errors, event.error_type, EngineDeadError)(event.error))
+    def _handle_events(self) -> None:
+        """Take in all events that are here. Several steps count as one: readers see what they brought together."""
+        self._is_waking = False  # before the look at the events: one that comes later wakes the loop again
+        updates: list[RequestUpdate] = []
+        while self._events:
+            event = self._events.popleft()
+            if isinstance(event, StepOutputs):
+                updates += event.updates
+                self._stats = event.stats
+                self._stats_logger.observe(event.stats)
+            elif isinstance(event, Reply):
+                self._handle_reply(event)
+            elif isinstance(event, EngineDied):
+                self._handle_updates(updates)
+                self._die(getattr(errors, event.error_type, EngineDeadError)(event.error))
+                return
+        self._handle_updates(updates)
 
-    def _handle_step(self, event: StepOutputs) -> None:
-        self._stats = event.stats
-        self._stats_logger.observe(event.stats)
-        processed = self._outputs.process(event.updates)
-        if processed.aborts:
-            self._client.send(AbortRequests(processed.aborts))
-        for output in processed.outputs:
-            done = output.finished
-            mailbox = self._mailboxes.pop(output.request_id) if done else self._mailboxes[output.request_id]
-            mailbox.put(output)
+    def _handle_updates(self, updates: list[RequestUpdate]) -> None:
+        applied = self._outputs.apply(updates)
+        if applied.aborts:
+            self._client.send(AbortRequests(applied.aborts))
+        for state in applied.states:
+            if state.finished:
+                stream = self._streams.pop(state.request_id, None)
+            else:
+                stream = self._streams.get(state.request_id)
+            if stream is not None:  # None: a reader that was told before closed it
+                stream.notify()
 
     def _handle_reply(self, reply: Reply) -> None:
         future = self._calls.pop(reply.call_id, None)
@@ -198,11 +248,11 @@ class AsyncLLMEngine:
     def _die(self, error: Exception) -> None:
         """Tell everybody who waits; nothing works from here on."""
         self._death = error if isinstance(error, EngineDeadError) else EngineDeadError(str(error))
-        _log.error("the engine is dead, and %d requests with it: %s", len(self._mailboxes), self._death)
-        for request_id, mailbox in self._mailboxes.items():
+        _log.error("the engine is dead, and %d requests with it: %s", len(self._streams), self._death)
+        streams, self._streams = self._streams, {}
+        for request_id, stream in streams.items():
             self._outputs.abort(request_id)
-            mailbox.put(EngineDeadError(str(self._death)))
-        self._mailboxes.clear()
+            stream.fail(EngineDeadError(str(self._death)))
         for future in self._calls.values():
             if not future.done():
                 future.set_exception(EngineDeadError(str(self._death)))
@@ -240,7 +290,7 @@ class AsyncLLMEngine:
         self._check_alive()
         call_id = next(self._call_ids)
         future = self._calls[call_id] = asyncio.get_running_loop().create_future()
-        self._client.send(Call(call_id, method))
+        self._client.send(Call(call_id, method, self._client.place.index))
         return await future
 
     async def shutdown(self, drain_timeout_s: float = 0.0) -> None:
@@ -250,8 +300,8 @@ class AsyncLLMEngine:
         deadline = asyncio.get_running_loop().time() + drain_timeout_s
         if self._death is None:
             self._death = EngineDeadError("the engine is shutting down")
-        while self._mailboxes and asyncio.get_running_loop().time() < deadline:
+        while self._streams and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(_DRAIN_POLL_S)
-        for request_id in list(self._mailboxes):
+        for request_id in list(self._streams):
             self._abort(request_id)
         await asyncio.to_thread(self._client.close, _CLOSE_TIMEOUT_S)

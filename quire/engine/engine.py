@@ -78,9 +78,9 @@ class LLMEngine:
         request_ids = [request_id] if isinstance(request_id, str) else list(request_id)
         last: list[RequestOutput] = []
         for each in request_ids:
-            output, child_ids = self._outputs.abort(each)
+            state, child_ids = self._outputs.abort(each)
             self.core.abort(child_ids)
-            last += [] if output is None else [output]
+            last += [] if state is None else [state.output()]
         return last
 
     def has_unfinished_requests(self) -> bool:
@@ -97,7 +97,8 @@ class LLMEngine:
         """One step of the core; the outputs of every request that it changed. Raises EngineDeadError."""
         processed = self._outputs.process(self.core.step())
         self.core.abort(processed.aborts)
-        self._stats_logger.observe(self.core.stats())
+        if self._stats_logger.enabled:
+            self._stats_logger.observe(self.core.stats())
         return processed.outputs
 
     # -- the rest --------------------------------------------------------------------------------------------

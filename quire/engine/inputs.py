@@ -6,6 +6,7 @@ Everything a user can get wrong about one request is found here, before the core
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from hashlib import blake2b
 from typing import Any
 
 from quire.config.types import ModelConfig
+from quire.engine.clients import ONLY_CLIENT, ClientPlace
 from quire.engine.messages import AddRequest
 from quire.errors import InvalidRequestError, PromptTooLongError, describe
 from quire.sampling_params import SamplingParams
@@ -49,12 +51,21 @@ class InputProcessor:
     is what the KV cache and the model allow.
     """
 
-    def __init__(self, config: ModelConfig, tokenizer: Tokenizer | None, max_model_len: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: Tokenizer | None,
+        max_model_len: int,
+        place: ClientPlace = ONLY_CLIENT,
+    ) -> None:
+        """`place` keeps the core's ids and the seeds of several clients of one core apart."""
         self._config = config
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._vocab_size = config.hf.vocab_size
-        self._counter = itertools.count()
+        self._client = place.index
+        self._id_prefix = f"{place.index}/" if place.num_clients > 1 else ""
+        self._counter = itertools.count(place.index, place.num_clients)
         tokenizer_eos = tokenizer.eos_token_id if tokenizer is not None else None
         eos = [*config.hf.eos_token_ids, *([] if tokenizer_eos is None else [tokenizer_eos])]
         self.eos_token_ids = list(dict.fromkeys(eos))
@@ -148,14 +159,16 @@ class InputProcessor:
                 "prompt must hold at least one token", parameter="prompt", value=token_ids
             )
         if len(token_ids) >= self._max_model_len:
-            raise self._too_long(f"{len(token_ids)} tokens")
+            raise self._too_long(f"{len(token_ids)} tokens", len(token_ids))
         self._check_ids("prompt_token_ids", token_ids)
 
-    def _too_long(self, amount: str) -> PromptTooLongError:
+    def _too_long(self, amount: str, num_tokens: int | None = None) -> PromptTooLongError:
         return PromptTooLongError(
             f"This model's maximum context length is {self._max_model_len} tokens. However, your prompt "
             f"contains {amount}. Please shorten the prompt, leaving room for at least one token of output.",
             parameter="prompt",
+            num_tokens=num_tokens,
+            max_model_len=self._max_model_len,
         )
 
     def _check_ids(self, parameter: str, token_ids: Sequence[int]) -> None:
@@ -205,7 +218,8 @@ class InputProcessor:
         """A copy with everything resolved: room for output, end-of-sequence ids, token ids of bad words."""
         room = self._max_model_len - num_prompt_tokens
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
-        return params.clone(
+        return _changed(
+            params,
             max_tokens=max_tokens,
             min_tokens=min(params.min_tokens, max_tokens),
             eos_token_ids=[] if params.ignore_eos else self.eos_token_ids,
@@ -239,9 +253,10 @@ class InputProcessor:
         behind; the first one reports the prompt.
         """
         seed = draw_seed(self._config.seed, next(self._counter)) if params.seed is None else params.seed
+        request_id = self._id_prefix + request_id
         first_id = request_id if params.n == 1 else f"{request_id}{_CHILD_SEPARATOR}0"
-        core_params = params.clone(n=1, stop=[], bad_words=[], stream=False)
-        later_params = core_params.clone(prompt_logprobs=None) if params.n > 1 else core_params
+        core_params = _changed(params, n=1, stop=[], bad_words=[], stream=False)
+        later_params = _changed(core_params, prompt_logprobs=None) if params.n > 1 else core_params
         return [
             AddRequest(
                 request_id=first_id if index == 0 else f"{request_id}{_CHILD_SEPARATOR}{index}",
@@ -251,9 +266,18 @@ class InputProcessor:
                 priority=priority,
                 cache_salt=cache_salt,
                 fork_of=None if index == 0 else first_id,
+                client=self._client,
             )
             for index in range(params.n)
         ]
+
+
+def _changed(params: SamplingParams, **changes: Any) -> SamplingParams:
+    """A copy of checked parameters with fields that need no check."""
+    changed = copy.copy(params)
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    return changed
 
 
 def _bad_prompt(prompt: object) -> InvalidRequestError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from quire.core.request import RequestUpdate
 from quire.engine.inputs import PreparedRequest
@@ -38,26 +38,21 @@ class SequenceOutput:
     def apply(self, update: RequestUpdate) -> bool:
         """Take in an update; returns whether a stop string ended what the core still runs."""
         self.has_news = True
-        self._token_ids += update.new_token_ids
+        token_ids = update.new_token_ids
+        self._token_ids += token_ids
         if self._logprobs is not None and update.logprobs:
             self._logprobs.extend(update.logprobs)
-        self.finish_reason, self.stop_reason = update.finish_reason, update.stop_reason
-        stop = self._detokenize(update)
+        if update.finish_reason is not None:
+            self.finish_reason, self.stop_reason = update.finish_reason, update.stop_reason
+            if update.finish_reason == "stop" and not self._params.include_stop_str_in_output:
+                token_ids = token_ids[:-1]  # a stop token has no text of its own
+        if self._detokenizer is None:
+            return False
+        stop = self._detokenizer.update(token_ids)
         if stop is None:
             return False
         self._cut_at(stop)
         return update.finish_reason is None
-
-    def _detokenize(self, update: RequestUpdate) -> str | None:
-        """Decode the new tokens; returns the stop string that they
-        complete. A stop token has no text of its own.
-        """
-        if self._detokenizer is None:
-            return None
-        token_ids = update.new_token_ids
-        if update.finish_reason == "stop" and not self._params.include_stop_str_in_output:
-            token_ids = token_ids[:-1]
-        return self._detokenizer.update(token_ids)
 
     def _cut_at(self, stop: str) -> None:
         """Finish at the token that completed the stop string; what came after it never was."""
@@ -77,17 +72,16 @@ class SequenceOutput:
         start = self._num_reported if delta else 0
         self._num_reported = len(self._token_ids)
         self.has_news = False
-        text = ""
-        if self._detokenizer is not None:
-            text = self._detokenizer.next_text(self.finish_reason is not None, delta)
+        detokenizer, logprobs = self._detokenizer, self._logprobs
+        text = "" if detokenizer is None else detokenizer.next_text(self.finish_reason is not None, delta)
         return CompletionOutput(
-            index=self.index,
-            text=text,
-            token_ids=self._token_ids[start:],
-            cumulative_logprob=None if self._logprobs is None else self._logprobs.cumulative,
-            logprobs=None if self._logprobs is None else self._logprobs.positions[start:],
-            finish_reason=self.finish_reason,
-            stop_reason=self.stop_reason,
+            self.index,
+            text,
+            self._token_ids[start:],
+            None if logprobs is None else logprobs.cumulative,
+            None if logprobs is None else logprobs.positions[start:],
+            self.finish_reason,
+            self.stop_reason,
         )
 
 
@@ -113,6 +107,7 @@ class RequestState:
     def __init__(self, request: PreparedRequest, tokenizer: Tokenizer | None) -> None:
         params = request.params
         self.request = request
+        self.request_id = request.request_id
         self.child_ids = [child.request_id for child in request.children]
         self.sequences = [
             SequenceOutput(index, request.prompt_token_ids, params, tokenizer) for index in range(params.n)
@@ -127,6 +122,7 @@ class RequestState:
         self._start = time.monotonic()
         self._has_started = False
         """Whether the times of the first token are known."""
+        self._is_delta = params.output_kind == RequestOutputKind.DELTA
         self._waits_for_end = params.output_kind == RequestOutputKind.FINAL_ONLY
 
     @property
@@ -178,28 +174,35 @@ class RequestState:
 
     def output(self) -> RequestOutput:
         """What to show now, in the kind that the request asked for."""
-        delta = self.request.params.output_kind == RequestOutputKind.DELTA
-        shown = [sequence for sequence in self.sequences if sequence.has_news or not delta]
+        delta = self._is_delta
         prompt_logprobs = None if self._prompt_logprobs is None else [None, *self._prompt_logprobs.positions]
         return RequestOutput(
-            request_id=self.request.request_id,
-            prompt=self.request.prompt,
-            prompt_token_ids=self.request.prompt_token_ids,
-            outputs=[sequence.snapshot(delta) for sequence in shown],
-            finished=self.finished,
-            prompt_logprobs=prompt_logprobs,
-            metrics=self._metrics,
-            num_cached_tokens=self._num_cached_tokens,
-            error=self.error,
+            self.request_id,
+            self.request.prompt,
+            self.request.prompt_token_ids,
+            [each.snapshot(delta) for each in self.sequences if each.has_news or not delta],
+            self.num_live == 0,
+            prompt_logprobs,
+            self._metrics,
+            self._num_cached_tokens,
+            self.error,
         )
+
+
+@dataclass(slots=True)
+class Applied:
+    """What updates lead to: requests with something to show, and sequences that the core is to abort."""
+
+    states: list[RequestState]
+    aborts: list[str]
 
 
 @dataclass(slots=True)
 class ProcessedStep:
     """What one step gives: outputs to hand out, and sequences that the core is to abort."""
 
-    outputs: list[RequestOutput] = field(default_factory=list)
-    aborts: list[str] = field(default_factory=list)
+    outputs: list[RequestOutput]
+    aborts: list[str]
 
 
 class OutputProcessor:
@@ -226,7 +229,7 @@ class OutputProcessor:
         """Ids of the requests that have not ended."""
         return list(self._requests)
 
-    def add(self, request: PreparedRequest) -> None:
+    def add(self, request: PreparedRequest) -> RequestState:
         """Expect updates for a request; raises InvalidRequestError if its id is in use."""
         ids = [child.request_id for child in request.children]
         if request.request_id in self._requests or any(child_id in self._owners for child_id in ids):
@@ -239,40 +242,37 @@ class OutputProcessor:
         self._requests[request.request_id] = state
         for index, child_id in enumerate(ids):
             self._owners[child_id] = (state, index)
+        return state
 
-    def process(self, updates: Iterable[RequestUpdate]) -> ProcessedStep:
-        """Apply one step's updates. Updates of requests that ended or were aborted are ignored."""
-        step = ProcessedStep()
+    def apply(self, updates: Iterable[RequestUpdate]) -> Applied:
+        """Take in updates, of one step or of several. Those of requests that ended or were aborted are ignored."""
         touched: dict[str, RequestState] = {}
+        aborts: list[str] = []
         for update in updates:
             owner = self._owners.get(update.request_id)
             if owner is None:
                 continue
             state, index = owner
             if state.apply(index, update):
-                step.aborts.append(update.request_id)
+                aborts.append(update.request_id)
             if state.sequences[index].finish_reason is not None:
                 del self._owners[update.request_id]
+                if state.num_live == 0:
+                    del self._requests[state.request_id]
             if state.has_output:
-                touched[state.request.request_id] = state
-        for state in touched.values():
-            self._show(state, step.outputs)
-        return step
+                touched[state.request_id] = state
+        return Applied(list(touched.values()), aborts)
 
-    def abort(self, request_id: str) -> tuple[RequestOutput | None, list[str]]:
-        """End a request: its last output (None if unknown) and the sequences that the core is to abort."""
-        state = self._requests.get(request_id)
+    def process(self, updates: Iterable[RequestUpdate]) -> ProcessedStep:
+        """Take in updates and show at once what they bring."""
+        applied = self.apply(updates)
+        return ProcessedStep([state.output() for state in applied.states], applied.aborts)
+
+    def abort(self, request_id: str) -> tuple[RequestState | None, list[str]]:
+        """End a request: its state (None if unknown), and the sequences that the core is to abort."""
+        state = self._requests.pop(request_id, None)
         if state is None:
             return None, []
-        live = [child_id for child_id in state.child_ids if child_id in self._owners]
+        live = [child_id for child_id in state.child_ids if self._owners.pop(child_id, None) is not None]
         state.abort()
-        for child_id in live:
-            del self._owners[child_id]
-        outputs: list[RequestOutput] = []
-        self._show(state, outputs)
-        return outputs[0], live
-
-    def _show(self, state: RequestState, outputs: list[RequestOutput]) -> None:
-        outputs.append(state.output())
-        if state.finished:
-            del self._requests[state.request.request_id]
+        return state, live

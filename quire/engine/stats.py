@@ -50,14 +50,15 @@ class StatsLogger:
 
     def __init__(self, logger: logging.Logger, *, enabled: bool = True) -> None:
         self._logger = logger
-        self._enabled = enabled
+        self.enabled = enabled
+        """Whether `observe` does anything."""
         self._last_time: float | None = None
         self._last = EngineStats()
         self._previous = EngineStats()
 
     def observe(self, stats: EngineStats, now: float | None = None) -> None:
         """Look at a snapshot, and write the line if it is time."""
-        if not self._enabled:
+        if not self.enabled:
             return
         now = time.monotonic() if now is None else now
         if self._last_time is None or self._previous.num_unfinished == 0:  # it was idle: a new stretch begins

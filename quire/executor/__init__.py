@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from quire import envs
 from quire.config.types import EngineConfig
 from quire.errors import ConfigError, NotSupportedError
 from quire.executor.base import Executor
@@ -13,9 +14,9 @@ def make_executor(config: EngineConfig) -> Executor:
     """The executor that `config.parallel` names, ready to execute."""
     parallel = config.parallel
     if parallel.executor == "simulated":
-        from quire.executor.simulated import SimulatedExecutor
+        from quire.executor.simulated import SimulatedExecutor, StepTime
 
-        return SimulatedExecutor(config)
+        return SimulatedExecutor(config, StepTime(envs.SIMULATED_STEP_S.read()))
     if parallel.executor != "local":
         raise ConfigError(f"executor must be local or simulated, got {parallel.executor!r}")
     for name in ("tensor_parallel_size", "pipeline_parallel_size"):

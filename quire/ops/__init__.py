@@ -8,10 +8,13 @@ a step, R requests, H query heads, KH key/value heads, D head size, B tokens per
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from quire.ops.registry import select
+from quire.ops.sampling.edits import RowEdits
 from quire.ops.weights import PackedWeight, WeightFormat
 
 
@@ -206,21 +209,27 @@ def sample(
     rows: Tensor,
     temperature: Tensor,
     min_p: Tensor,
+    typical_p: Tensor,
     top_k: Tensor,
     top_p: Tensor,
     seeds: Tensor,
     positions: Tensor,
+    edits: Sequence[RowEdits | None] | None = None,
     processed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One drawn token for each of rows [R] of logits [., vocab] in host memory, and the row's largest logit (NaN if it has one).
+    """The next token of each of rows [R] of logits [., vocab] in host memory, and the row's largest logit (NaN if it has one).
 
-    Temperature (float64 [R], > 0), then the filters min_p (float64, 0: off), top_k (int64, 0: off) and top_p (float64, 1: off),
-    each on what the one before left, as `quire.ops.sampling.logits` defines them; then the race of `quire.ops.sampling.race`
-    with the noise of (seeds, positions), int64. `processed` float32 [R, vocab] receives the rows that were drawn from, with
-    -inf for dropped tokens. The token is -1 where the largest logit is not finite. Returns int64 [R] and float32 [R].
+    First the row's `edits`, as `quire.ops.sampling.edits` defines them. Then, where temperature (float64 [R]) is 0, the lowest id
+    of the largest; else temperature, then the filters min_p (float64, 0: off), typical_p (float64, 1: off), top_k (int64, 0: off)
+    and top_p (float64, 1: off), each on what the one before left, as `quire.ops.sampling.logits` defines them; then the race of
+    `quire.ops.sampling.race` with the noise of (seeds, positions), int64. `processed` float32 [R, vocab] receives the rows that
+    the tokens were taken from, with -inf for dropped tokens. The token is -1, and the row of `processed` undefined, where the
+    largest logit is not finite, before the edits or after them. `logits` are not changed. Returns int64 [R] and float32 [R].
     """
     draw = select("sample", logits.device)
-    return draw(logits, rows, temperature, min_p, top_k, top_p, seeds, positions, processed)
+    return draw(
+        logits, rows, temperature, min_p, typical_p, top_k, top_p, seeds, positions, edits, processed
+    )
 
 
 def rank_tokens(

@@ -28,6 +28,27 @@ class StepTensors:
     """[R]"""
 
 
+@dataclass(frozen=True)
+class Tables:
+    """What is known of all live requests, one row each, int32 in host memory. Growing makes a new one."""
+
+    tokens: Tensor
+    """[., .]: token ids by position."""
+    blocks: Tensor
+    """[., .]: block tables."""
+    block_size: int
+
+
+@dataclass(slots=True)
+class Step:
+    """One step as slices of `tables`: request i computes counts[i] tokens from position first[i] on, and has row rows[i]."""
+
+    tables: Tables
+    rows: list[int]
+    first: list[int]
+    counts: list[int]
+
+
 Forward = Callable[[StepTensors], Tensor]
 """A step's tokens to hidden states [T, hidden_size]."""
 
@@ -59,6 +80,39 @@ def capture(forward: Forward, max_tokens: int, device: torch.device) -> Captured
 
 RowFunction = Callable[[Tensor], Tensor]
 """Rows [N, width] in float32 to rows [N, other width]."""
+
+
+class CapturedModel(Protocol):
+    """A forward and the output head behind it. A step is one crossing into the backend, whatever it gives."""
+
+    def run(self, step: Step) -> None:
+        """Hidden states only."""
+
+    def logits(self, step: Step, chosen: list[int]) -> Tensor:
+        """Run the step and the head on rows `chosen` of its tokens: [len(chosen), vocab], valid until the next call."""
+
+    def greedy_tokens(self, step: Step, chosen: list[int]) -> list[int] | None:
+        """Run the step; the argmax of those logits, which are never written. None where it takes the logits to tell."""
+
+    def hidden(self, first: int, stop: int) -> Tensor:
+        """Rows [first, stop) of the latest step's hidden states, valid until the next."""
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """hidden [N, width] -> [N, vocab], valid until the next call."""
+
+
+def capture_model(
+    forward: Forward, head: RowFunction, width: int, max_tokens: int, max_rows: int, device: torch.device
+) -> CapturedModel | None:
+    """`forward` of at most `max_tokens` tokens and `head` behind it as programs, or None as `capture`.
+
+    The head's rows of `width` numbers are a program for up to `max_rows` rows. Raises NotCapturable as `capture` does.
+    """
+    if not _makes_programs(device):
+        return None
+    from quire.ops.cpu.graph import capture_model as record
+
+    return record(forward, head, width, max_tokens, max_rows)
 
 
 class RowProgram(Protocol):

@@ -1,8 +1,7 @@
-"""From a step's tokens to hidden states: the model as one program of kernels where a backend makes them, op by op elsewhere."""
+"""From a step to hidden states, logits or greedy tokens: programs of kernels where a backend makes them, op by op elsewhere."""
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import cast
 
@@ -12,60 +11,62 @@ from torch import Tensor, nn
 from quire import parallel
 from quire.layers.context import ForwardContext, forward_context
 from quire.log import get_logger
-from quire.ops.capture import (
-    Forward,
-    NotCapturable,
-    RowFunction,
-    RowProgram,
-    StepTensors,
-    capture,
-    capture_rows,
-)
+from quire.ops.capture import CapturedModel, NotCapturable, RowFunction, Step, StepTensors, capture_model
+from quire.runner.inputs import make_tensors
 from quire.runner.kv_cache import KVCache
 
 _logger = get_logger(__name__)
 
 
-def make_forward(model: nn.Module, kv_cache: KVCache, max_tokens: int, device: torch.device) -> Forward:
-    """What runs a step of at most `max_tokens` tokens. The result may be overwritten by the next step."""
-    forward = partial(run_model, model, kv_cache)
+def prepare_model(
+    model: nn.Module, kv_cache: KVCache, hidden_size: int, max_tokens: int, max_rows: int, device: torch.device
+) -> CapturedModel:
+    """What runs steps of at most `max_tokens` tokens, of which `max_rows` have logits of interest."""
+    op_by_op = OpByOp(model, kv_cache, device)
     if parallel.tensor_size() > 1:
-        return forward
+        return op_by_op
+    forward, head = partial(run_model, model, kv_cache), cast(RowFunction, model.compute_logits)
     try:
-        captured = capture(forward, max_tokens, device)
+        return capture_model(forward, head, hidden_size, max_tokens, max_rows, device) or op_by_op
     except NotCapturable as reason:
         _logger.warning("%s runs op by op, which is slower: %s", type(model).__name__, reason)
-        return forward
-    return captured or forward
+        return op_by_op
 
 
-class Head:
-    """From hidden states to logits, or straight to their argmax."""
+class OpByOp:
+    """The model called as it is written; a CapturedModel in what it does."""
 
-    def __init__(self, model: nn.Module, hidden_size: int, max_rows: int, device: torch.device) -> None:
-        """Up to `max_rows` rows of logits land in the same memory every time."""
-        self._compute = cast(RowFunction, model.compute_logits)
-        self._max_rows = max_rows
-        self._program: RowProgram | None = None
-        if parallel.tensor_size() > 1:
-            return
-        try:
-            self._program = capture_rows(self._compute, hidden_size, max_rows, device)
-        except NotCapturable as reason:
-            _logger.warning("the output head of %s runs op by op: %s", type(model).__name__, reason)
+    def __init__(self, model: nn.Module, kv_cache: KVCache, device: torch.device) -> None:
+        self._model, self._kv_cache, self._device = model, kv_cache, device
+        self._hidden: Tensor | None = None
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden [N, hidden_size] -> [N, vocab_size]; they may be overwritten by the next call."""
-        if self._program is None or len(hidden) > self._max_rows:
-            return self._compute(hidden)
-        return self._program(hidden)
+    @torch.inference_mode()
+    def run(self, step: Step) -> None:
+        """See `CapturedModel.run`."""
+        self._hidden = run_model(self._model, self._kv_cache, make_tensors(step, self._device))
 
-    def greedy_tokens(self, hidden: Tensor) -> list[int] | None:
-        """The argmax of each row of logits, never written down; None where it takes the logits to tell."""
-        found = None if self._program is None else self._program.argmax(hidden)
-        if found is None or not all(map(math.isfinite, found[1].tolist())):
-            return None
-        return found[0].tolist()
+    @torch.inference_mode()
+    def logits(self, step: Step, chosen: list[int]) -> Tensor:
+        """See `CapturedModel.logits`."""
+        self.run(step)
+        assert self._hidden is not None
+        if len(chosen) == len(self._hidden):
+            return self.head(self._hidden)
+        return self.head(self._hidden.index_select(0, torch.tensor(chosen, device=self._device)))
+
+    def greedy_tokens(self, step: Step, chosen: list[int]) -> list[int] | None:
+        """Never without logits."""
+        return None
+
+    def hidden(self, first: int, stop: int) -> Tensor:
+        """See `CapturedModel.hidden`."""
+        assert self._hidden is not None, "no step has run"
+        return self._hidden[first:stop]
+
+    @torch.inference_mode()
+    def head(self, hidden: Tensor) -> Tensor:
+        """See `CapturedModel.head`."""
+        return cast(RowFunction, self._model.compute_logits)(hidden)
 
 
 def run_model(model: nn.Module, kv_cache: KVCache, step: StepTensors) -> Tensor:

@@ -13,8 +13,9 @@ from quire.batch import NewRequest, RequestResult, ScheduledBatch, ScheduledRequ
 from quire.config.types import EngineConfig
 from quire.errors import QuireError
 from quire.log import get_logger
-from quire.runner.forward import Head, make_forward
-from quire.runner.inputs import ModelInputs, RequestTable
+from quire.ops.capture import Step
+from quire.runner.forward import prepare_model
+from quire.runner.inputs import RequestTable
 from quire.runner.kv_cache import KVCache
 from quire.runner.logprobs import check_logprobs_mode, prompt_logprobs
 from quire.runner.sampler import Sampler, SamplerOutput, accepted_tokens
@@ -28,10 +29,10 @@ PROMPT_LOGITS_ROWS = 128
 
 @dataclass(slots=True)
 class _SamplePlan:
-    """Rows of the hidden states that sample, and whose they are: entry k of `indices` owns the next num_rows[k] of `rows`."""
+    """Tokens of the step that sample, and whose they are: entry k of `indices` owns the next num_rows[k] of `rows`."""
 
-    hidden_rows: list[int] = field(default_factory=list)
-    """Ascending."""
+    chosen: list[int] = field(default_factory=list)
+    """Rows of the hidden states, ascending."""
     rows: list[SamplingRow] = field(default_factory=list)
     indices: list[int] = field(default_factory=list)
     """Places in the batch."""
@@ -48,12 +49,11 @@ class ModelRunner:
         self._device = device
         self._vocab_size = config.model.hf.vocab_size
         self._logprobs_mode = check_logprobs_mode(config.model.logprobs_mode)
-        self._forward = make_forward(model, kv_cache, config.scheduler.max_num_batched_tokens, device)
-        max_rows = max(config.scheduler.max_num_seqs, PROMPT_LOGITS_ROWS)
-        self._head = Head(model, config.model.hf.hidden_size, max_rows, device)
-        self._table = RequestTable(
-            config.scheduler.max_num_seqs, config.scheduler.max_model_len, kv_cache.spec.block_size
+        limits, max_rows = config.scheduler, max(config.scheduler.max_num_seqs, PROMPT_LOGITS_ROWS)
+        self._model = prepare_model(
+            model, kv_cache, config.model.hf.hidden_size, limits.max_num_batched_tokens, max_rows, device
         )
+        self._table = RequestTable(limits.max_num_seqs, limits.max_model_len, kv_cache.spec.block_size)
         self._next_rows: dict[str, SamplingRow] = {}
         """The row of each live request's next token, without drafts; its position follows the request's state."""
         self._errors: dict[str, str] = {}
@@ -61,7 +61,6 @@ class ModelRunner:
         """Requests that want logprobs of their prompts."""
         self._sampler = Sampler(self._vocab_size, self._logprobs_mode)
 
-    @torch.inference_mode()
     def execute(self, batch: ScheduledBatch) -> StepResult:
         """One step. What fails for one request is in its RequestResult; what fails for all is raised."""
         start = time.perf_counter()
@@ -69,11 +68,10 @@ class ModelRunner:
         self._move_blocks(batch)
         results = [RequestResult(request.request_id) for request in batch.requests]
         if batch.requests:
-            inputs = self._table.make_inputs(batch, self._device)
-            hidden = self._forward(inputs)
-            self._sample(batch, inputs, hidden, results)
+            step = self._table.make_step(batch)
+            self._compute(batch, step, results)
             if self._scored:
-                self._score_prompts(batch, inputs, hidden, results)
+                self._score_prompts(batch, step, results)
         if self._errors:
             results = [self._or_error(result) for result in results]
         return StepResult(batch.step_id, results, step_time_s=time.perf_counter() - start)
@@ -121,69 +119,60 @@ class ModelRunner:
 
     # -- sampling --------------------------------------------------------------------------------------------
 
-    def _sample(
-        self, batch: ScheduledBatch, inputs: ModelInputs, hidden: Tensor, results: list[RequestResult]
-    ) -> None:
-        plan = self._plan_samples(batch, inputs)
+    def _compute(self, batch: ScheduledBatch, step: Step, results: list[RequestResult]) -> None:
+        plan = self._plan_samples(batch)
         if not plan.rows:
+            self._model.run(step)
             return
-        if len(plan.hidden_rows) < len(hidden):
-            hidden = hidden.index_select(0, torch.tensor(plan.hidden_rows, device=self._device))
-        output = self._sample_rows(hidden, plan.rows)
+        output = self._sample(step, plan)
         if len(plan.rows) == len(plan.indices):
-            self._take_tokens(plan, inputs, output, results)
+            self._take_tokens(plan, step, output, results)
         else:
             self._take_accepted(plan, batch, output, results)
 
-    def _sample_rows(self, hidden: Tensor, rows: list[SamplingRow]) -> SamplerOutput:
+    def _sample(self, step: Step, plan: _SamplePlan) -> SamplerOutput:
         """The sampler's answer; where all rows are greedy it need not see the logits."""
+        rows = plan.rows
         if all(row.is_plain_greedy and row.state.params.logprobs is None for row in rows):
-            token_ids = self._head.greedy_tokens(hidden)
+            token_ids = self._model.greedy_tokens(step, plan.chosen)
             if token_ids is not None:
                 return SamplerOutput(token_ids, [None] * len(rows), [None] * len(rows))
-        return self._sampler(self._head.logits(hidden), rows)
+        return self._sampler(self._model.logits(step, plan.chosen), rows)
 
-    def _plan_samples(self, batch: ScheduledBatch, inputs: ModelInputs) -> _SamplePlan:
+    def _plan_samples(self, batch: ScheduledBatch) -> _SamplePlan:
         """The last row of each request that samples, preceded by one row for each draft token."""
-        plan, next_rows, errors, starts = _SamplePlan(), self._next_rows, self._errors, inputs.starts
+        plan, next_rows, errors, end = _SamplePlan(), self._next_rows, self._errors, 0
         for i, request in enumerate(batch.requests):
             request_id = request.request_id
+            end += request.num_tokens
             if not request.samples or request_id in errors:
                 continue
-            row, drafts, end = next_rows[request_id], request.draft_token_ids, starts[i + 1]
+            row, drafts = next_rows[request_id], request.draft_token_ids
             plan.indices.append(i)
             plan.num_rows.append(len(drafts) + 1)
             if drafts:
-                plan.hidden_rows += range(end - len(drafts) - 1, end)
+                plan.chosen += range(end - len(drafts) - 1, end)
                 plan.rows += [SamplingRow(row.state, drafts[:j]) for j in range(len(drafts) + 1)]
             else:
-                plan.hidden_rows.append(end - 1)
+                plan.chosen.append(end - 1)
                 plan.rows.append(row)
         return plan
 
     def _take_tokens(
-        self, plan: _SamplePlan, inputs: ModelInputs, output: SamplerOutput, results: list[RequestResult]
+        self, plan: _SamplePlan, step: Step, output: SamplerOutput, results: list[RequestResult]
     ) -> None:
         """One token for each request of the plan: most steps."""
-        taken: list[int] = []
-        for k, (index, token_id, error) in enumerate(
-            zip(plan.indices, output.token_ids, output.errors, strict=True)
-        ):
+        outcomes = zip(plan.indices, plan.rows, output.token_ids, output.logprobs, output.errors, strict=True)
+        for index, row, token_id, logprobs, error in outcomes:
             result = results[index]
             if error is not None:
                 self._errors[result.request_id] = error
                 continue
             result.token_ids = [token_id]
-            logprobs = output.logprobs[k]
             if logprobs is not None:
                 result.logprobs = [logprobs]
-            plan.rows[k].state.append(token_id)
-            taken.append(k)
-        rows, token_ids = inputs.table_rows, output.token_ids
-        if len(taken) < len(rows):
-            rows = rows[[plan.indices[k] for k in taken]]
-            token_ids = [token_ids[k] for k in taken]
-        self._table.append_token_each(rows, token_ids)
+            row.state.append(token_id)
+            self._table.append_token(step.rows[index], token_id)
 
     def _take_accepted(
         self, plan: _SamplePlan, batch: ScheduledBatch, output: SamplerOutput, results: list[RequestResult]
@@ -204,24 +193,24 @@ class ModelRunner:
             if state.params.logprobs is not None:
                 entries = output.logprobs[rows][: len(accepted)]
                 result.logprobs = [entry for entry in entries if entry is not None]
-            self._table.append_tokens(request.request_id, accepted)
+            self._table.append_tokens(self._table.row_of[request.request_id], accepted)
             for token_id in accepted:
                 state.append(token_id)
 
     # -- prompt logprobs -------------------------------------------------------------------------------------
 
-    def _score_prompts(
-        self, batch: ScheduledBatch, inputs: ModelInputs, hidden: Tensor, results: list[RequestResult]
-    ) -> None:
-        for i, request in enumerate(batch.requests):
+    def _score_prompts(self, batch: ScheduledBatch, step: Step, results: list[RequestResult]) -> None:
+        start = 0
+        for i, (request, count) in enumerate(zip(batch.requests, step.counts, strict=True)):
+            first, start = start, start + count
             if request.request_id not in self._scored or request.request_id in self._errors:
                 continue
             state = self._next_rows[request.request_id].state
             targets = self._next_prompt_tokens(request, state)
             if targets:
-                rows = hidden[inputs.starts[i] : inputs.starts[i] + len(targets)]
+                hidden = self._model.hidden(first, first + len(targets))
                 num_logprobs = state.params.prompt_logprobs or 0
-                results[i].prompt_logprobs = self._score(rows, targets, num_logprobs)
+                results[i].prompt_logprobs = self._score(hidden, targets, num_logprobs)
 
     def _next_prompt_tokens(self, request: ScheduledRequest, state: RequestSamplingState) -> list[int]:
         """The prompt tokens that follow the positions of this step."""
@@ -232,6 +221,6 @@ class ModelRunner:
         scored: list[TokenLogprobs] = []
         for start in range(0, len(targets), PROMPT_LOGITS_ROWS):
             rows = slice(start, start + PROMPT_LOGITS_ROWS)
-            logits = self._head.logits(hidden[rows])
+            logits = self._model.head(hidden[rows])
             scored += prompt_logprobs(logits, targets[rows], num_logprobs, self._logprobs_mode)
         return scored

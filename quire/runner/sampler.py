@@ -1,14 +1,14 @@
 """`Sampler`: the next token of each row of logits, with its logprobs. A pure function of (logits, parameters, seed, position).
 
 Order of work, as in vLLM: allowed ids, bad words, min_tokens, logit_bias, penalties, logits processors; then the argmax, or
-temperature, min_p, typical_p, top_k, top_p and a draw. Rows do not influence each other: what runs for several rows together
-(the argmax, the race) gives each row bit for bit what it would get alone. An error belongs to its row.
+temperature, min_p, typical_p, top_k, top_p and a draw. All of it is one op over all rows that need it, but for logits
+processors, which see a copy of their row. Rows do not influence each other. An error belongs to its row.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,14 +17,13 @@ from torch import Tensor
 from quire import ops
 from quire.batch import TokenLogprobs
 from quire.errors import RequestFailedError
-from quire.ops.sampling import logits as edits
+from quire.ops.sampling.edits import apply_edits
 from quire.ops.sampling.logits import Row
-from quire.runner.bad_words import completing_ids
 from quire.runner.logprobs import LogprobsMode, check_logprobs_mode, gather_logprobs, host_rows
 from quire.runner.sampling_state import RequestSamplingState, SamplingRow
 
 ROWS_AT_ONCE = 32
-"""Rows that are edited together; bounds the memory for their copies."""
+"""Rows that are worked on together where that takes a copy of each; bounds the memory for those."""
 
 NO_TOKEN = -1
 """Stands for the token of a row that failed."""
@@ -58,81 +57,62 @@ class Sampler:
             raise ValueError(f"logits must be [{len(rows)}, {self._vocab_size}], got {list(logits.shape)}")
         output = SamplerOutput([NO_TOKEN] * len(rows), [None] * len(rows), [None] * len(rows))
         step = _Step(logits, rows, output)
-        greedy, drawn, edited = _by_kind(rows)
+        greedy, sampled, called = _by_kind(rows)
         if greedy:
             self._sample_greedy(step, greedy)
-        if drawn:
-            self._sample_drawn(step, drawn)
-        for start in range(0, len(edited), ROWS_AT_ONCE):
-            self._sample_edited(step, edited[start : start + ROWS_AT_ONCE])
+        for some in _pieces(sampled, ROWS_AT_ONCE if self._reads_processed else len(rows)):
+            self._sample(step, some, step.host, some)
+        for some in _pieces(called, ROWS_AT_ONCE):
+            self._sample_called(step, some)
         return output
 
     def _sample_greedy(self, step: _Step, indices: list[int]) -> None:
         picked = None if len(indices) == len(step.rows) else torch.tensor(indices)
         token_ids, best = ops.argmax(step.logits, picked)
-        sound = self._note(step, indices, token_ids.tolist(), best.tolist(), _unsound_logits)
+        sound = self._note(step, indices, token_ids.tolist(), best.tolist(), _what_the_model_gave)
         self._add_logprobs(step, [(indices[k], indices[k]) for k in sound], None)
 
-    def _sample_drawn(self, step: _Step, indices: list[int]) -> None:
-        """Rows that are drawn from as they are."""
-        size = ROWS_AT_ONCE if self._reads_processed else len(indices)
-        for start in range(0, len(indices), size):
-            some = indices[start : start + size]
-            self._draw(step, some, step.host, some)
-
-    def _sample_edited(self, step: _Step, indices: list[int]) -> None:
-        """Rows whose logits are changed first, each in a copy."""
-        best = ops.argmax(step.host, torch.tensor(indices))[1].tolist()
-        indices = [indices[k] for k in self._note(step, indices, None, best, _unsound_logits)]
+    def _sample_called(self, step: _Step, indices: list[int]) -> None:
+        """Rows with logits processors, which are called with a copy of the row after its edits."""
+        best = dict(zip(indices, ops.argmax(step.host, torch.tensor(indices))[1].tolist(), strict=True))
+        for i in indices:
+            if not math.isfinite(best[i]):
+                step.output.errors[i] = _what_the_model_gave(step.rows[i], best[i])
+        indices = [i for i in indices if math.isfinite(best[i])]
         scores = self._copies(step.host, indices)
         places = [place for place, i in enumerate(indices) if _edit_copy(step, i, scores[place].numpy())]
-        if not places:
-            return
-        indices = [indices[place] for place in places]
-        token_ids, top = ops.argmax(scores, torch.tensor(places))
-        ids = token_ids.tolist()
-        sound = self._note(step, indices, ids, top.tolist(), _nothing_left)
-        ends = [(indices[k], places[k]) for k in sound if step.rows[indices[k]].state.params.is_greedy]
-        self._add_logprobs(step, ends, scores)
-        drawn = [(indices[k], places[k]) for k in sound if not step.rows[indices[k]].state.params.is_greedy]
-        for i, place in drawn:
-            keep_typical_row(scores[place].numpy(), step.rows[i])
-        self._draw(step, [i for i, _ in drawn], scores, [place for _, place in drawn])
+        self._sample(step, [indices[place] for place in places], scores, places)
 
-    def _draw(self, step: _Step, indices: list[int], logits: Tensor, logit_rows: list[int]) -> None:
-        """Draw rows `indices` of the step from rows `logit_rows` of logits."""
+    def _sample(self, step: _Step, indices: list[int], logits: Tensor, logit_rows: list[int]) -> None:
+        """Rows `indices` of the step from rows `logit_rows` of logits: the step's own, or copies that have their edits."""
         if not indices:
             return
-        processed = None
-        if self._reads_processed:
-            processed = torch.empty(len(indices), self._vocab_size)
-        rows = torch.tensor(logit_rows)
-        columns = _columns(step.rows[i] for i in indices)
-        token_ids, best = ops.sample(logits, rows, *columns, processed=processed)
-        sound = self._note(step, indices, token_ids.tolist(), best.tolist(), _unsound_logits)
+        rows, is_copy = [step.rows[i] for i in indices], logits is not step.host
+        edits = None if is_copy else [row.state.edits(row.draft_token_ids) for row in rows]
+        processed = torch.empty(len(rows), self._vocab_size) if self._reads_processed else None
+        token_ids, best = ops.sample(logits, torch.tensor(logit_rows), *_columns(rows), edits=edits, processed=processed)
+        describe = _what_processors_gave if is_copy else _what_the_model_gave
+        sound = self._note(step, indices, token_ids.tolist(), best.tolist(), describe)
         self._add_logprobs(step, [(indices[k], k) for k in sound], processed)
 
     def _note(
         self,
         step: _Step,
         indices: list[int],
-        token_ids: list[int] | None,
+        token_ids: list[int],
         best: list[float],
         describe: Callable[[SamplingRow, float], str],
-    ) -> Sequence[int]:
-        """Keep the tokens of rows whose largest logit is finite; errors for the others. Gives the places of the former."""
-        if token_ids is not None and len(indices) == len(step.rows) and all(map(math.isfinite, best)):
-            step.output.token_ids = token_ids
-            return range(len(indices))
+    ) -> list[int]:
+        """Keep the tokens; errors for rows that have none, by their largest logit. Gives the places of the former."""
         sound = []
-        for k, i in enumerate(indices):
-            if math.isfinite(best[k]):
+        for k, (i, token_id, value) in enumerate(zip(indices, token_ids, best, strict=True)):
+            if token_id != NO_TOKEN and math.isfinite(value):
+                step.output.token_ids[i] = token_id
                 sound.append(k)
-                if token_ids is not None:
-                    step.output.token_ids[i] = token_ids[k]
+            elif not math.isfinite(value):
+                step.output.errors[i] = describe(step.rows[i], value)
             else:
-                step.output.token_ids[i] = NO_TOKEN
-                step.output.errors[i] = describe(step.rows[i], best[k])
+                step.output.errors[i] = _nothing_left(step.rows[i])
         return sound
 
     def _add_logprobs(self, step: _Step, rows: list[tuple[int, int]], processed: Tensor | None) -> None:
@@ -164,34 +144,36 @@ class Sampler:
 
 
 def _by_kind(rows: Sequence[SamplingRow]) -> tuple[list[int], list[int], list[int]]:
-    """Indices of the rows that are greedy, that are drawn from as they are, and that are changed first."""
+    """Indices of the rows that are greedy as they are, of those with logits processors, last, and of all others."""
     greedy: list[int] = []
-    drawn: list[int] = []
-    edited: list[int] = []
+    sampled: list[int] = []
+    called: list[int] = []
     for i, row in enumerate(rows):
-        state = row.state
-        if state.edits_logits(len(row.draft_token_ids)):
-            edited.append(i)
-        elif state.is_greedy:
+        if row.state.processors:
+            called.append(i)
+        elif row.is_plain_greedy:
             greedy.append(i)
-        elif state.params.typical_p < 1.0:
-            edited.append(i)
         else:
-            drawn.append(i)
-    return greedy, drawn, edited
+            sampled.append(i)
+    return greedy, sampled, called
 
 
-def _columns(rows: Iterable[SamplingRow]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """temperature, min_p, top_k, top_p, seeds and positions of `ops.sample`."""
+def _pieces(indices: list[int], size: int) -> Iterator[list[int]]:
+    """`indices` in order, at most `size` at once."""
+    return (indices[start : start + size] for start in range(0, len(indices), max(1, size)))
+
+
+def _columns(rows: Sequence[SamplingRow]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """temperature, min_p, typical_p, top_k, top_p, seeds and positions of `ops.sample`."""
     numbers, integers = [], []
     for row in rows:
         state, params = row.state, row.state.params
-        is_hot = params.typical_p < 1.0  # `keep_typical_row` has applied the first two
-        numbers.append((1.0, 0.0, params.top_p) if is_hot else (params.temperature, params.min_p, params.top_p))
+        temperature = 0.0 if state.is_greedy else params.temperature
+        numbers.append((temperature, params.min_p, params.typical_p, params.top_p))
         integers.append((params.top_k, _signed(state.seed), row.position))
-    temperature, min_p, top_p = torch.tensor(numbers, dtype=torch.float64).T.contiguous()
+    temperatures, min_p, typical_p, top_p = torch.tensor(numbers, dtype=torch.float64).T.contiguous()
     top_k, seeds, positions = torch.tensor(integers, dtype=torch.int64).T.contiguous()
-    return temperature, min_p, top_k, top_p, seeds, positions
+    return temperatures, min_p, typical_p, top_k, top_p, seeds, positions
 
 
 def _signed(seed: int) -> int:
@@ -211,30 +193,15 @@ def _edit_copy(step: _Step, i: int, scores: Row) -> bool:
 
 def edit_row(scores: Row, row: SamplingRow) -> Row:
     """Everything that touches logits before temperature, in place. Raises RequestFailedError if a processor fails."""
-    if row.state.edits_logits(len(row.draft_token_ids)):
-        with row.state.ahead(row.draft_token_ids):
-            _edit(scores, row.state)
+    state = row.state
+    edits = state.edits(row.draft_token_ids)
+    if edits is not None:
+        apply_edits(scores, edits)
+    if state.processors:
+        with state.ahead(row.draft_token_ids):
+            for processor in state.processors:
+                _apply_processor(scores, processor, state)
     return scores
-
-
-def _edit(scores: Row, state: RequestSamplingState) -> None:
-    params = state.params
-    if state.allowed_ids is not None:
-        edits.apply_allowed_ids(scores, state.allowed_ids)
-    if state.bad_words:
-        edits.apply_mask(scores, completing_ids(state.bad_words, state.output_token_ids))
-    if state.must_go_on():
-        edits.apply_mask(scores, state.stop_ids)
-    if state.bias_ids is not None:
-        edits.apply_logit_bias(scores, state.bias_ids, state.bias_values)
-    if state.counts is not None and params.repetition_penalty != 1.0:
-        edits.apply_repetition_penalty(scores, state.counts.ids, params.repetition_penalty)
-    if state.counts is not None and (params.frequency_penalty or params.presence_penalty):
-        edits.apply_frequency_and_presence_penalty(
-            scores, state.counts.ids, state.counts.counts, params.frequency_penalty, params.presence_penalty
-        )
-    for processor in state.processors:
-        _apply_processor(scores, processor, state)
 
 
 def _apply_processor(scores: Row, processor: Callable, state: RequestSamplingState) -> None:
@@ -244,16 +211,6 @@ def _apply_processor(scores: Row, processor: Callable, state: RequestSamplingSta
         scores[:] = torch.as_tensor(result, dtype=torch.float32, device="cpu").detach().numpy()
     except Exception as error:
         raise RequestFailedError(f"a logits processor raised {type(error).__name__}: {error}") from error
-
-
-def keep_typical_row(scores: Row, row: SamplingRow) -> Row:
-    """For typical_p, which lies between min_p and top_k: temperature, min_p and typical_p, in place."""
-    params = row.state.params
-    if params.typical_p >= 1.0:
-        return scores
-    edits.apply_temperature(scores, params.temperature)
-    kept = edits.keep_likely(scores, min_p=params.min_p, typical_p=params.typical_p, top_k=0, top_p=1.0)
-    return scores if kept is None else edits.apply_allowed_ids(scores, kept)
 
 
 def accepted_tokens(sampled_token_ids: Sequence[int], draft_token_ids: Sequence[int]) -> list[int]:
@@ -286,13 +243,17 @@ class _Step:
         return self._host
 
 
-def _unsound_logits(row: SamplingRow, best: float) -> str:
+def _what_the_model_gave(row: SamplingRow, best: float) -> str:
     return f"the model's logits at position {row.position} hold NaN or +inf, or are -inf for every token"
 
 
-def _nothing_left(row: SamplingRow, best: float) -> str:
-    if best != -math.inf:
-        return f"a logits processor gave NaN or +inf at position {row.position}"
+def _what_processors_gave(row: SamplingRow, best: float) -> str:
+    if best == -math.inf:
+        return _nothing_left(row)
+    return f"a logits processor gave NaN or +inf at position {row.position}"
+
+
+def _nothing_left(row: SamplingRow) -> str:
     return (
         f"no token is possible at position {row.position}: allowed_token_ids, bad_words, min_tokens, logit_bias and logits "
         "processors together exclude the whole vocabulary"

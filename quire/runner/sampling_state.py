@@ -9,12 +9,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from quire.errors import InvalidRequestError
+from quire.ops.sampling.edits import RowEdits, make_mask
+from quire.runner.bad_words import completing_ids
 from quire.sampling_params import SamplingParams
 
 
@@ -29,16 +33,20 @@ class TokenCounts:
         self._ids = np.zeros(max(64, 2 * len(prompt)), dtype=np.int64)
         self._ids[: len(prompt)] = prompt
         self._counts = np.zeros(len(self._ids), dtype=np.float32)
+        self._share()
 
     @property
     def ids(self) -> NDArray[np.int64]:
         """Distinct token ids, in order of first appearance."""
-        return self._ids[: len(self._places)]
+        return self._ids[: len(self)]
 
     @property
     def counts(self) -> NDArray[np.float32]:
         """Occurrences in the output of each of `ids`; 0 for tokens that only the prompt has."""
-        return self._counts[: len(self._places)]
+        return self._counts[: len(self)]
+
+    def __len__(self) -> int:
+        return len(self._places)
 
     def add(self, token_id: int) -> None:
         """One more `token_id` in the output."""
@@ -54,13 +62,23 @@ class TokenCounts:
         if place >= self._num_prompt and self._counts[place] == 0:
             del self._places[token_id]
 
+    def reserve(self, num_tokens: int) -> None:
+        """Make room for that many more distinct tokens, so that adding them moves nothing."""
+        needed = len(self._places) + num_tokens
+        if needed > len(self._ids):
+            self._ids, self._counts = np.resize(self._ids, 2 * needed), np.resize(self._counts, 2 * needed)
+            self._share()
+
     def _new_place(self, token_id: int) -> int:
+        self.reserve(1)
         place = len(self._places)
-        if place == len(self._ids):
-            self._ids, self._counts = np.resize(self._ids, 2 * place), np.resize(self._counts, 2 * place)
         self._ids[place], self._counts[place] = token_id, 0
         self._places[token_id] = place
         return place
+
+    def _share(self) -> None:
+        """Tensors over the memory of `ids` and `counts`, with room behind them."""
+        self.id_tensor, self.count_tensor = torch.from_numpy(self._ids), torch.from_numpy(self._counts)
 
 
 class RequestSamplingState:
@@ -83,21 +101,19 @@ class RequestSamplingState:
         self.seed = seed
         self.prompt_token_ids = prompt_token_ids
         self.output_token_ids: list[int] = []
-        self.allowed_ids = _checked_ids(params.allowed_token_ids, "allowed_token_ids", vocab_size)
-        self.bias_ids = _checked_ids(params.logit_bias or None, "logit_bias", vocab_size)
-        self.bias_values = np.array(list((params.logit_bias or {}).values()), dtype=np.float32)
-        self.stop_ids = np.array(sorted(i for i in params.stop_ids if i < vocab_size), dtype=np.int64)
-        self.bad_words = [word for word in params.bad_words_token_ids or [] if word and word[-1] < vocab_size]
+        self._edits = _constant_edits(params, vocab_size)
+        self._stop_ids = sorted(i for i in params.stop_ids if i < vocab_size)
+        self._bad_words = [word for word in params.bad_words_token_ids or [] if word and word[-1] < vocab_size]
         self.processors = [_with_prompt(processor) for processor in params.logits_processors or []]
         self.counts = self._make_counts(vocab_size)
         self._always_edits = bool(
-            self.allowed_ids is not None
-            or self.bias_ids is not None
-            or self.bad_words
+            self._edits.allowed is not None
+            or self._edits.bias_ids is not None
+            or self._bad_words
             or self.processors
             or self.counts is not None
         )
-        self._holds_back_stops = params.min_tokens > 0 and len(self.stop_ids) > 0
+        self._holds_back_stops = params.min_tokens > 0 and len(self._stop_ids) > 0
         self.is_greedy = params.is_greedy
         for token_id in output_token_ids:
             self.append(token_id)
@@ -113,9 +129,39 @@ class RequestSamplingState:
         if self.counts is not None:
             self.counts.add(token_id)
 
+    def edits(self, draft_token_ids: Sequence[int] = ()) -> RowEdits | None:
+        """What the tokens so far and these drafts behind them do to the logits of the next token, before logits processors.
+
+        Without drafts it is the state's own and follows it: good until the next `append`.
+        """
+        if not self.edits_logits(len(draft_token_ids)):
+            return None
+        if not draft_token_ids:
+            return self._bring_up_to_date(self._edits)
+        with self.ahead(draft_token_ids):
+            edits = self._bring_up_to_date(replace(self._edits))
+            if edits.seen_ids is not None and edits.seen_counts is not None:
+                edits.seen_ids, edits.seen_counts = edits.seen_ids.clone(), edits.seen_counts.clone()
+        return edits
+
+    def _bring_up_to_date(self, edits: RowEdits) -> RowEdits:
+        counts = self.counts
+        edits.banned_ids = self._banned_ids()
+        if counts is not None:
+            edits.seen_ids, edits.seen_counts, edits.num_seen = counts.id_tensor, counts.count_tensor, len(counts)
+        return edits
+
+    def _banned_ids(self) -> Tensor | None:
+        banned = completing_ids(self._bad_words, self.output_token_ids) if self._bad_words else []
+        if self.must_go_on():
+            banned = banned + self._stop_ids
+        return torch.tensor(banned, dtype=torch.int64) if banned else None
+
     @contextmanager
     def ahead(self, draft_token_ids: Sequence[int]) -> Iterator[None]:
         """Inside, the state is as if the output already had these tokens too."""
+        if self.counts is not None:
+            self.counts.reserve(len(draft_token_ids))  # what `edits` gave before must not change for good
         for token_id in draft_token_ids:
             self.append(token_id)
         try:
@@ -159,6 +205,20 @@ class SamplingRow:
     def is_plain_greedy(self) -> bool:
         """Whether the token is the argmax of the logits as they are."""
         return self.state.params.is_greedy and not self.state.edits_logits(len(self.draft_token_ids))
+
+
+def _constant_edits(params: SamplingParams, vocab_size: int) -> RowEdits:
+    """The edits that do not depend on the tokens so far."""
+    allowed = _checked_ids(params.allowed_token_ids, "allowed_token_ids", vocab_size)
+    bias = _checked_ids(params.logit_bias or None, "logit_bias", vocab_size)
+    return RowEdits(
+        allowed=None if allowed is None else make_mask(allowed, vocab_size),
+        bias_ids=None if bias is None else torch.from_numpy(bias),
+        bias_values=torch.tensor(list((params.logit_bias or {}).values()), dtype=torch.float32),
+        repetition_penalty=params.repetition_penalty,
+        frequency_penalty=params.frequency_penalty,
+        presence_penalty=params.presence_penalty,
+    )
 
 
 def _checked_ids(ids: Iterable[int] | None, name: str, vocab_size: int) -> NDArray[np.int64] | None:

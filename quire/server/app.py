@@ -1,117 +1,138 @@
-"""`build_app`: the ASGI application over an engine. All routes are listed here; each protocol has a file or
-folder.
-"""
+"""`build_app`: the ASGI application over an engine, with every API that it speaks."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+import difflib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 
+import starlette.routing
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
+from quire.server.anthropic.api import ANTHROPIC
 from quire.server.args import ServerArgs
-from quire.server.auth import OPEN_PATHS, api_keys, check_api_key
-from quire.server.context import Engine, ServerContext
+from quire.server.auth import api_keys, check_api_key
+from quire.server.context import ServerContext
+from quire.server.cross_origin import cross_origin
 from quire.server.errors import error_response
+from quire.server.invocations import INVOCATIONS
 from quire.server.lifecycle import ClientGoneError
+from quire.server.llamacpp.api import LLAMACPP
 from quire.server.metrics import ServerMetrics
-from quire.server.openai.chat import create_chat_completion
-from quire.server.openai.completions import create_completion
-from quire.server.openai.models import list_models, show_model
+from quire.server.models import Engine, Models, OneModel
+from quire.server.ollama.api import OLLAMA
+from quire.server.openai.api import OPENAI
+from quire.server.openapi import openapi_api
+from quire.server.protocol import Api, Route
 from quire.server.replies import given_request_id
-from quire.server.status import show_health, show_load, show_metrics, show_root, show_version
-from quire.server.tokenize import detokenize, tokenize
+from quire.server.status import STATUS
+from quire.server.unknown_fields import unknown_fields_warning
 
-Handler = Callable[[ServerContext, Request], Awaitable[Response]]
+APIS: tuple[Api, ...] = (OPENAI, OLLAMA, INVOCATIONS, ANTHROPIC, LLAMACPP, STATUS)
+"""In the order of precedence; no two of them have the same method and path."""
 
-# Method, path, handler. POST routes are refused while the server drains.
-ROUTES: tuple[tuple[str, str, Handler], ...] = (
-    ("POST", "/v1/completions", create_completion),
-    ("POST", "/v1/chat/completions", create_chat_completion),
-    ("POST", "/chat/completions", create_chat_completion),
-    ("GET", "/v1/models", list_models),
-    ("GET", "/v1/models/{id:path}", show_model),
-    ("POST", "/tokenize", tokenize),
-    ("POST", "/detokenize", detokenize),
-    ("GET", "/health", show_health),
-    ("GET", "/ping", show_health),
-    ("GET", "/version", show_version),
-    ("GET", "/load", show_load),
-    ("GET", "/metrics", show_metrics),
-    ("GET", "/", show_root),
-)
+NUM_NEAR_PATHS = 3
+MAX_SHOWN_PATH = 100
 
 
 class Endpoint:
-    """One route as an ASGI application: API key, admission, error mapping, the request id in the response."""
+    """One route as an ASGI application: API key, admission, error mapping, headers that every response gets."""
 
-    def __init__(
-        self, context: ServerContext, handler: Handler, *, is_counted: bool, keys: tuple[bytes, ...] = ()
-    ) -> None:
+    def __init__(self, context: ServerContext, api: Api, route: Route, keys: tuple[bytes, ...]) -> None:
         self._context = context
-        self._handler = handler
-        self._is_counted = is_counted
-        self._keys = keys
+        self._handler = route.handler
+        self._shape_error = api.shape_error
+        self._is_counted = route.method == "POST"
+        self._keys = () if route.is_open else keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; leases of models end when its response is sent."""
         request = Request(scope, receive)
         try:
             check_api_key(self._keys, request)
             with self._context.lifecycle.admit() if self._is_counted else nullcontext():
-                response = await self._handler(self._context, request)
-                await _respond(response, request, send)
+                async with AsyncExitStack() as request.state.leases:
+                    response = await self._handler(self._context, request)
+                    await _respond(response, request, send)
         except (ClientGoneError, ClientDisconnect):
             return
         except Exception as error:
-            await _respond(error_response(error), request, send)
+            await _respond(error_response(error, self._shape_error), request, send)
+
+
+class _PlainPaths(starlette.routing.BaseRoute):
+    """All routes without parameters as one: a request finds its own by one look-up, however many there are."""
+
+    def __init__(self, endpoints: dict[tuple[str, str], Endpoint]) -> None:
+        """`endpoints` has (method, path) keys."""
+        self._endpoints = endpoints
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Starlette's question."""
+        endpoint = self._find(scope) if scope["type"] == "http" else None
+        return (Match.NONE, {}) if endpoint is None else (Match.FULL, {"endpoint": endpoint})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that matched."""
+        await scope["endpoint"](scope, receive, send)
+
+    def _find(self, scope: Scope) -> Endpoint | None:
+        return self._endpoints.get((scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))))
 
 
 async def _respond(response: Response, request: Request, send: Send) -> None:
     request_id = given_request_id(request)
     if request_id is not None:
         response.headers["x-request-id"] = request_id
+    warning = unknown_fields_warning(request)
+    if warning is not None:
+        response.headers["warning"] = warning
     await response(request.scope, request.receive, send)
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:
-    """404 and 405 in the API's own error shape, with the routes that exist."""
+    """404 and 405 in the shape of the API that the path belongs to, with the routes that were probably meant."""
     assert isinstance(error, HTTPException)
+    path = request.url.path
+    api = next((api for api in APIS if path.startswith(api.prefixes)), OPENAI)
     if error.status_code == 404:
-        paths = ", ".join(dict.fromkeys(path for _, path, _ in ROUTES))
-        detail = f"There is no route {request.method} {request.url.path}. Routes: {paths}"
+        detail = f"There is no route {request.method} {path[:MAX_SHOWN_PATH]}{_near_routes(path)}"
     else:
-        detail = f"{request.method} is not allowed for {request.url.path}"
-    return error_response(HTTPException(error.status_code, detail, error.headers))
+        detail = f"{request.method} is not allowed for {path}"
+    return error_response(HTTPException(error.status_code, detail, error.headers), api.shape_error)
+
+
+def _near_routes(path: str) -> str:
+    paths = dict.fromkeys(route.path for api in APIS for route in api.routes)
+    near = difflib.get_close_matches(path[:MAX_SHOWN_PATH], paths, NUM_NEAR_PATHS, cutoff=0.5)
+    return f"; near it: {', '.join(near)}" if near else ""
 
 
 def build_app(engine: Engine, args: ServerArgs | None = None) -> Starlette:
-    """The application; its `state.context` holds what the routes share. The engine is the caller's to shut
-    down.
-    """
-    model = engine.config.model
-    context = ServerContext(
-        engine=engine,
-        args=args or ServerArgs(),
-        metrics=ServerMetrics(model.served_model_names[0], engine.max_model_len, engine.stats),
-    )
+    """The application over one engine, which is the caller's to shut down."""
+    name = engine.config.model.served_model_names[0]
+    metrics = ServerMetrics(engine.max_model_len)
+    return build_app_over(OneModel(engine, metrics.of_model(name, engine.stats)), metrics, args)
+
+
+def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | None = None) -> Starlette:
+    """The application over models; its `state.context` holds what the routes share."""
+    context = ServerContext(models, args or ServerArgs(), metrics)
     keys = api_keys(context.args)
-    routes = [
-        Route(
-            path,
-            Endpoint(
-                context,
-                handler,
-                is_counted=method == "POST",
-                keys=() if path in OPEN_PATHS else keys,
-            ),
-            methods=[method],
-        )
-        for method, path, handler in ROUTES
+    endpoints = {
+        (route.method, route.path): Endpoint(context, api, route, keys)
+        for api in (*APIS, openapi_api(APIS))
+        for route in api.routes
+    }
+    # All of them: patterns, HEAD, and the answer to a wrong method need Starlette's own.
+    routes: list[starlette.routing.BaseRoute] = [
+        starlette.routing.Route(path, endpoint, methods=[method])
+        for (method, path), endpoint in endpoints.items()
     ]
 
     @asynccontextmanager
@@ -119,7 +140,12 @@ def build_app(engine: Engine, args: ServerArgs | None = None) -> Starlette:
         yield
         context.lifecycle.stop()
 
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _routing_error})
+    app = Starlette(
+        routes=[_PlainPaths(endpoints), *routes],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _routing_error},
+        middleware=cross_origin(context.args),
+    )
     app.router.redirect_slashes = False
     app.state.context = context
     return app

@@ -22,6 +22,9 @@ class ServerArgs:
         "info", "Level of the HTTP log.", choices=("critical", "error", "warning", "info", "debug", "trace")
     )
     disable_uvicorn_access_log: bool = option(False, "No line in the log for each request.")
+    api_server_count: int = option(
+        1, "Front-end processes on the one port; each serves its own connections.", low=1, high=64, aliases=("-asc",)
+    )
     shutdown_timeout: float = option(
         5.0, "Seconds that running requests get to finish after Ctrl-C or SIGTERM.", low=0
     )
@@ -32,7 +35,38 @@ class ServerArgs:
     )
     ssl_keyfile: str | None = option(None, "File with the TLS key.")
     ssl_certfile: str | None = option(None, "File with the TLS certificate.")
+    strict: bool = option(
+        False,
+        "Refuse requests with fields that the server does not know, instead of naming them in a header.",
+    )
+    max_stored_responses: int = option(
+        1024, "Responses of /v1/responses kept in memory, so that conversations can go on from them.", low=0
+    )
     response_role: str = option("assistant", "Role of the messages that the server generates.")
+
+    allowed_origins: list[str] | None = option(
+        None, "Origins of web pages that may call the server (CORS); default: none. Also OLLAMA_ORIGINS.", many=True
+    )
+
+    # Several models
+    models_dir: str | None = option(
+        None, "Serve every checkpoint folder in this folder, each loaded when it is asked for; also QUIRE_MODELS."
+    )
+    models_memory: int | None = option(
+        None,
+        "With --models-dir: memory of all loaded models, weights and KV caches, bytes (8G); "
+        "default: 80 % of what is free at the start.",
+        low=1,
+    )
+    max_loaded_models: int | None = option(
+        None, "With --models-dir: most models in memory; default: no limit.", low=1
+    )
+    keep_alive: str | None = option(
+        None, "With --models-dir: how long an idle model stays loaded (300, 1h30m, -1: forever, 0); default: 5m."
+    )
+    models_wait: float = option(
+        300.0, "With --models-dir: longest that a request waits for room in memory, seconds; then 503.", low=0
+    )
 
     def __post_init__(self) -> None:
         for field in fields(self):

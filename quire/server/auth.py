@@ -1,4 +1,4 @@
-"""API keys: where the server has any, a request must bring one as `Authorization: Bearer KEY`."""
+"""API keys: where the server has any, a request must bring one, as `Authorization: Bearer KEY` or `x-api-key: KEY`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from starlette.requests import Request
 from quire import envs
 from quire.errors import WrongApiKeyError
 from quire.server.args import ServerArgs
-
-OPEN_PATHS = frozenset(("/", "/health", "/ping", "/version", "/load", "/metrics"))
-"""What probes and scrapers read without a key; no request of a user is among it."""
 
 
 def api_keys(args: ServerArgs) -> tuple[bytes, ...]:
@@ -26,6 +23,8 @@ def check_api_key(keys: tuple[bytes, ...], request: Request) -> None:
     if not keys:
         return
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    given = token.strip().encode()
-    if scheme.lower() != "bearer" or not any([hmac.compare_digest(given, key) for key in keys]):
+    given = [request.headers.get("x-api-key", "")]
+    if scheme.lower() == "bearer":
+        given.append(token.strip())
+    if not any([hmac.compare_digest(one.encode(), key) for one in given for key in keys]):
         raise WrongApiKeyError("This server asks for an API key: send it as 'Authorization: Bearer KEY'")

@@ -1,5 +1,4 @@
-"""The one map from Quire's exception tree to HTTP: status, OpenAI error object, headers. Every error body is
-rendered here.
+"""The one map from Quire's exception tree to HTTP: an `ErrorReport`, which each API puts into its own shape.
 
 Messages for the client name the parameter, the value and the rule. What only the operator may know goes to the
 log.
@@ -7,7 +6,8 @@ log.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -18,7 +18,10 @@ from starlette.responses import Response
 from quire.errors import (
     BodyTooLargeError,
     EngineDeadError,
+    HubError,
     InvalidRequestError,
+    ModelLoadError,
+    NotFoundError,
     NotSupportedError,
     PromptTooLongError,
     QueueFullError,
@@ -46,6 +49,10 @@ class ErrorReport:
     param: str | None = None
     code: str | None = None
     retry_after_s: float | None = None
+    num_prompt_tokens: int | None = None
+    """Length of a prompt that is too long, where it is known."""
+    max_model_len: int | None = None
+    """What a prompt that is too long had to stay below, in tokens."""
 
 
 # First match wins, so subclasses stand before their base.
@@ -53,6 +60,7 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (PromptTooLongError, 400, "invalid_request_error", "context_length_exceeded"),
     (NotSupportedError, 400, "invalid_request_error", "unsupported_parameter"),
     (UnknownModelError, 404, "invalid_request_error", "model_not_found"),
+    (NotFoundError, 404, "invalid_request_error", "not_found"),
     (BodyTooLargeError, 413, "invalid_request_error", "body_too_large"),
     (InvalidRequestError, 400, "invalid_request_error", None),
     (WrongApiKeyError, 401, "invalid_request_error", "invalid_api_key"),
@@ -60,6 +68,8 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (ShuttingDownError, 503, "service_unavailable", "shutting_down"),
     (EngineDeadError, 503, "service_unavailable", "engine_dead"),
     (RequestFailedError, 500, "server_error", "request_failed"),
+    (HubError, 502, "server_error", "hub_failed"),
+    (ModelLoadError, 500, "server_error", "model_load_failed"),
 )
 
 
@@ -78,6 +88,8 @@ def report_error(error: BaseException) -> ErrorReport:
                 param=getattr(error, "parameter", None),
                 code=code,
                 retry_after_s=_retry_after(error),
+                num_prompt_tokens=getattr(error, "num_tokens", None),
+                max_model_len=getattr(error, "max_model_len", None),
             )
     _log.error("unexpected error while serving a request", exc_info=error)
     return ErrorReport(
@@ -102,26 +114,37 @@ def _cap(text: str) -> str:
     return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 3] + "..."
 
 
-def openai_error(report: ErrorReport) -> dict[str, Any]:
-    """OpenAI's error object; also what a stream sends when it breaks."""
-    return {
-        "error": {"message": report.message, "type": report.type, "param": report.param, "code": report.code}
-    }
+def openai_error(report: ErrorReport) -> tuple[int, dict[str, Any]]:
+    """OpenAI's error object, with the status as it is."""
+    detail = {"message": report.message, "type": report.type, "param": report.param, "code": report.code}
+    return report.status, {"error": detail}
 
 
-def encode_error(report: ErrorReport) -> bytes:
-    """The error object as JSON; text that has no UTF-8 form is escaped rather than refused."""
+def encode_json(content: Any) -> bytes:
+    """JSON; text that has no UTF-8 form (a lone surrogate that a client sent) is escaped rather than refused."""
     try:
-        return msgspec.json.encode(openai_error(report))
+        return msgspec.json.encode(content)
     except UnicodeEncodeError:
-        escaped = report.message.encode("utf-8", "backslashreplace").decode()
-        return msgspec.json.encode(openai_error(replace(report, message=escaped)))
+        return msgspec.json.encode(_escape(content))
 
 
-def error_response(error: BaseException) -> Response:
-    """The HTTP response for an exception."""
+def _escape(content: Any) -> Any:
+    if isinstance(content, str):
+        return content.encode("utf-8", "backslashreplace").decode()
+    if isinstance(content, dict):
+        return {_escape(key): _escape(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_escape(item) for item in content]
+    return content
+
+
+def error_response(
+    error: BaseException, shape: Callable[[ErrorReport], tuple[int, Any]] = openai_error
+) -> Response:
+    """The HTTP response for an exception, in the shape of one API."""
     report = report_error(error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if report.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(report.retry_after_s)))
-    return Response(encode_error(report), report.status, headers, media_type="application/json")
+    status, body = shape(report)
+    return Response(encode_json(body), status, headers, media_type="application/json")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.types import Receive
 
 from quire.errors import QuireError, ShuttingDownError
+from quire.server.connection import connection_of
 
 _Result = TypeVar("_Result")
 
@@ -30,6 +32,7 @@ class Lifecycle:
         self.num_running = 0
         self._is_stopped = False
         self._tasks: set[asyncio.Future[Any]] = set()
+        self._waits: set[asyncio.Future[Any]] = set()
 
     @contextmanager
     def admit(self) -> Iterator[None]:
@@ -41,6 +44,31 @@ class Lifecycle:
             yield
         finally:
             self.num_running -= 1
+
+    async def wait(self, request: Request, future: asyncio.Future[_Result]) -> _Result:
+        """The result of `future`, unless the client goes away or the server stops before it is there.
+
+        Raises ClientGoneError or ShuttingDownError then.
+        """
+        connection = connection_of(request.scope)
+        gone = partial(fail_future, future, ClientGoneError("the client closed the connection"))
+        if connection is None:
+            watch = asyncio.ensure_future(_call_when_gone(request.receive, gone))
+        elif connection.is_gone:
+            gone()
+        else:
+            connection.on_gone = gone
+        if self._is_stopped:
+            fail_future(future, _stopped())
+        self._waits.add(future)
+        try:
+            return await future
+        finally:
+            self._waits.discard(future)
+            if connection is None:
+                watch.cancel()
+            else:
+                connection.on_gone = None
 
     async def run(self, request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Run `work` while the client is there; it is cancelled, and may clean up, when it is no longer
@@ -56,7 +84,7 @@ class Lifecycle:
             return await task
         except asyncio.CancelledError:
             if self._is_stopped:
-                raise ShuttingDownError("The server shut down before this request was finished") from None
+                raise _stopped() from None
             if gone.done() and not gone.cancelled():
                 raise ClientGoneError("the client closed the connection") from None
             raise
@@ -77,6 +105,23 @@ class Lifecycle:
         self.is_draining = self._is_stopped = True
         for task in self._tasks:
             task.cancel()
+        for future in self._waits:
+            fail_future(future, _stopped())
+
+
+def fail_future(future: asyncio.Future[Any], error: BaseException) -> None:
+    """Make `future` raise, unless it is done."""
+    if not future.done():
+        future.set_exception(error)
+
+
+def _stopped() -> ShuttingDownError:
+    return ShuttingDownError("The server shut down before this request was finished")
+
+
+async def _call_when_gone(receive: Receive, gone: Callable[[], None]) -> None:
+    await _wait_until_gone(receive)
+    gone()
 
 
 async def _wait_until_gone(receive: Receive) -> None:

@@ -1,75 +1,99 @@
-"""Several requests of one HTTP call as one stream of outputs: all that is ready comes in one batch, so in one
-write.
+"""Several requests of one HTTP call as one source of outputs: all that a step brings is taken in one batch, so it leaves in
+one write.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
+from quire.engine.output_stream import OnNews, OutputStream
 from quire.errors import RequestFailedError
 from quire.outputs import RequestOutput
 
 Batch = list[tuple[int, RequestOutput]]
 """(index of the prompt, output) pairs."""
 
-
-async def merge_outputs(streams: Sequence[AsyncGenerator[RequestOutput]]) -> AsyncGenerator[Batch]:
-    """Outputs of all streams as they come; closing this closes every stream.
-
-    Raises what a stream raises, and RequestFailedError for an output that reports an error.
-    """
-    source = _single(streams[0]) if len(streams) == 1 else _many(streams)
-    async with aclosing(source):
-        async for batch in source:
-            for _, output in batch:
-                if output.error is not None:
-                    raise RequestFailedError(output.error)
-            yield batch
+Opener = Callable[[OnNews], Awaitable[OutputStream]]
+"""Starts one request."""
 
 
-async def _single(stream: AsyncGenerator[RequestOutput]) -> AsyncGenerator[Batch]:
-    async with aclosing(stream):
-        async for output in stream:
-            yield [(0, output)]
+class MergedOutputs:
+    """The outputs of the requests of one response. Who reads waits for `news`, or sets `on_news` to be called."""
+
+    def __init__(self) -> None:
+        self.on_news: OnNews = _ignore
+        self.num_open = 0
+        """Requests whose last output was not taken yet."""
+        self._streams: list[OutputStream] = []
+        self._ready: dict[int, None] = {}
+        """Indexes of the streams that have something to take, in the order in which they got it."""
+
+    async def open(self, openers: Sequence[Opener]) -> None:
+        """Start the requests. Raises what keeps one from starting; then none runs any more."""
+        self.num_open = len(openers)
+        tell = self._tell_at_once if len(openers) == 1 else self._tell_at_the_end
+        try:
+            for index, opener in enumerate(openers):
+                self._streams.append(await opener(partial(tell, index)))
+        except BaseException:
+            self.close()
+            raise
+
+    def _tell_at_once(self, index: int) -> None:
+        self._ready[index] = None
+        self.on_news()
+
+    def _tell_at_the_end(self, index: int) -> None:
+        """The other requests' part of this step follows before the event loop turns to anything else."""
+        if not self._ready:
+            asyncio.get_running_loop().call_soon(self._tell)
+        self._ready[index] = None
+
+    def _tell(self) -> None:
+        if self._ready:
+            self.on_news()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._ready)
+
+    def news(self) -> asyncio.Future[None]:
+        """Done once there is something to take. Takes the place of `on_news`."""
+        future = asyncio.get_running_loop().create_future()
+        if self._ready:
+            future.set_result(None)
+        else:
+            self.on_news = partial(_set, future)
+        return future
+
+    def take(self) -> Batch:
+        """All that has come since the last call. Raises what a request raises, and RequestFailedError for an output that
+        reports an error.
+        """
+        ready, self._ready = self._ready, {}
+        batch: Batch = []
+        for index in ready:
+            output = self._streams[index].take()
+            if output.error is not None:
+                raise RequestFailedError(output.error)
+            self.num_open -= output.finished
+            batch.append((index, output))
+        return batch
+
+    def close(self) -> None:
+        """Abort what still runs. Idempotent."""
+        self.on_news = _ignore
+        for stream in self._streams:
+            stream.close()
 
 
-async def _many(streams: Sequence[AsyncGenerator[RequestOutput]]) -> AsyncGenerator[Batch]:
-    queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]] = asyncio.Queue()
-    tasks = [asyncio.create_task(_pump(index, stream, queue)) for index, stream in enumerate(streams)]
-    num_open = len(tasks)
-    try:
-        while num_open:
-            items = [await queue.get()]
-            while not queue.empty():
-                items.append(queue.get_nowait())
-            batch: Batch = []
-            for index, item in items:
-                if isinstance(item, Exception):
-                    raise item
-                if item is None:
-                    num_open -= 1
-                else:
-                    batch.append((index, item))
-            if batch:
-                yield batch
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+def _ignore() -> None:
+    """Nobody waits."""
 
 
-async def _pump(
-    index: int,
-    stream: AsyncGenerator[RequestOutput],
-    queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]],
-) -> None:
-    try:
-        async with aclosing(stream):
-            async for output in stream:
-                queue.put_nowait((index, output))
-    except Exception as error:
-        queue.put_nowait((index, error))
-    else:
-        queue.put_nowait((index, None))
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

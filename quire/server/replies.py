@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import quire
+from quire.errors import wrong_value
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -22,9 +23,15 @@ def given_request_id(request: Request) -> str | None:
     return given if _REQUEST_ID.fullmatch(given) else None
 
 
-def make_response_id(prefix: str, request: Request) -> str:
-    """`cmpl-<X-Request-Id>`, or `cmpl-<random>`."""
-    return f"{prefix}-{given_request_id(request) or uuid.uuid4().hex}"
+def make_response_id(prefix: str, request: Request, given: str | None = None) -> str:
+    """`cmpl-<given>`, `cmpl-<X-Request-Id>`, or `cmpl-<random>`; raises InvalidRequestError for a given one of other
+    characters.
+    """
+    if given is not None and not _REQUEST_ID.fullmatch(given):
+        raise wrong_value(
+            "request_id", "1 to 128 letters, digits, dots, dashes, underscores or colons", given
+        )
+    return f"{prefix}-{given or given_request_id(request) or uuid.uuid4().hex}"
 
 
 @cache

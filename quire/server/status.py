@@ -10,23 +10,35 @@ import quire
 from quire.errors import ShuttingDownError
 from quire.server.auth import api_keys
 from quire.server.context import ServerContext
+from quire.server.errors import openai_error
+from quire.server.protocol import Api, Route
 from quire.server.replies import json_response
+
+_MAX_NAMES = 8
 
 
 async def show_root(context: ServerContext, request: Request) -> Response:
     """A page of plain text that says what this is and how to try it."""
     base = str(request.base_url).rstrip("/")
-    names = ", ".join(context.config.model.served_model_names)
     return PlainTextResponse(
-        f"Quire {quire.__version__} serves {names}.\n\n"
+        f"Quire {quire.__version__} serves {list_names(context)}.\n\n"
         f"Try it:\n  {curl_line(context, base)}\n\n"
         "Routes: /v1/completions /v1/chat/completions /v1/models /tokenize /detokenize /health /metrics\n"
+        "\nOllama is running\n"  # what Ollama's clients look for
     )
+
+
+def list_names(context: ServerContext) -> str:
+    """The models in words; the first few of many."""
+    names = list(context.models.names())
+    rest = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return (", ".join(names[:_MAX_NAMES]) or "no models yet") + rest
 
 
 def curl_line(context: ServerContext, base: str) -> str:
     """A command that gets an answer from the server at `base`."""
-    if context.has_chat_template:
+    loaded = context.models.loaded()
+    if not loaded or any(model.has_chat_template for model in loaded):
         path, body = "chat/completions", '{"messages": [{"role": "user", "content": "Hello!"}]}'
     else:
         path, body = "completions", '{"prompt": "Once upon a time", "max_tokens": 32}'
@@ -38,7 +50,7 @@ async def show_health(context: ServerContext, request: Request) -> Response:
     """200 while requests are served; 503 when the engine is dead or the server is about to stop."""
     if context.lifecycle.is_draining:
         raise ShuttingDownError("The server is shutting down")
-    await context.engine.health()
+    await context.models.health()
     return json_response({"status": "ok"})
 
 
@@ -55,3 +67,21 @@ async def show_load(context: ServerContext, request: Request) -> Response:
 async def show_metrics(context: ServerContext, request: Request) -> Response:
     """Prometheus' text format."""
     return Response(context.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+STATUS = Api(
+    name="status",
+    routes=tuple(
+        Route("GET", path, handler, is_open=True)
+        for path, handler in (
+            ("/", show_root),
+            ("/health", show_health),
+            ("/v1/health", show_health),
+            ("/ping", show_health),
+            ("/version", show_version),
+            ("/load", show_load),
+            ("/metrics", show_metrics),
+        )
+    ),
+    shape_error=openai_error,
+)

@@ -20,6 +20,8 @@ class IncrementalDetokenizer:
       after the prompt (cut at the stop string, if one completed);
     - no U+FFFD is shown for bytes that a later token completes, and nothing shown is taken back;
     - of several stop strings the one that completes first wins, ties go to the first listed.
+
+    Without stop strings nothing is decoded before somebody asks for text, and then all new tokens at once.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class IncrementalDetokenizer:
         self._min_tokens = min_tokens
         self._shown: list[str] = []
         self._waiting = ""
+        self._undecoded: list[int] = []
         self._is_complete = False
         self.num_tokens = 0
         """Output tokens consumed; once a stop string completed, the count up to and with its last token."""
@@ -58,7 +61,7 @@ class IncrementalDetokenizer:
         if self._is_complete:
             return self.stop
         if self._matcher is None:
-            self._waiting += self._stream.push(token_ids)
+            self._undecoded += token_ids
             self.num_tokens += len(token_ids)
             return None
         for token_id in token_ids:
@@ -91,8 +94,14 @@ class IncrementalDetokenizer:
         """No more tokens: bytes that stayed incomplete become U+FFFD and nothing is held back. Idempotent."""
         if self._is_complete:
             return
+        self._decode()
         self._is_complete = True
         self._waiting += self._stream.flush() if self.num_tokens else ""
+
+    def _decode(self) -> None:
+        if self._undecoded:
+            self._waiting += self._stream.push(self._undecoded)
+            self._undecoded = []
 
     @property
     def num_held(self) -> int:
@@ -108,8 +117,14 @@ class IncrementalDetokenizer:
         """
         if finished:
             self.finish()
-        num_ready = len(self._waiting) - self.num_held
-        new, self._waiting = self._waiting[:num_ready], self._waiting[num_ready:]
+        else:
+            self._decode()
+        num_held = self.num_held
+        if num_held:
+            num_ready = len(self._waiting) - num_held
+            new, self._waiting = self._waiting[:num_ready], self._waiting[num_ready:]
+        else:
+            new, self._waiting = self._waiting, ""
         if new:
             self._shown.append(new)
         if delta:
@@ -120,4 +135,5 @@ class IncrementalDetokenizer:
     @property
     def text(self) -> str:
         """All settled text, shown or held back."""
+        self._decode()
         return "".join(self._shown) + self._waiting

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from quire.errors import ConfigError
+from quire.errors import ConfigError, NotSupportedError
 from quire.tokenizer.settings import SPECIAL_TOKEN_NAMES, TokenizerSettings
 from quire.tokenizer.text_stream import TextStream, WindowStream
 from quire.tokenizer.tokenizer import FastTokenizer, Tokenizer, check_texts
@@ -74,6 +74,14 @@ class TransformersTokenizer(Tokenizer):
         """See `Tokenizer.encode`."""
         check_texts([text], parameter)
         return list(self._loaded.encode(text, add_special_tokens=add_special_tokens))
+
+    def encode_spans(
+        self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"
+    ) -> list[tuple[int, int, int]]:
+        """See `Tokenizer.encode_spans`; Python tokenizers keep no places."""
+        raise NotSupportedError(
+            "this model's tokenizer does not say where in a text its tokens are", parameter=parameter
+        )
 
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = True, *, parameter: str = "prompt"

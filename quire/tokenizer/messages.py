@@ -79,6 +79,8 @@ def _prepare(message: Any, where: str, traits: TemplateTraits) -> Message:
         problem = f"{where} must be an object with a string 'role', got {describe(message)}"
         raise InvalidRequestError(problem, parameter=where, value=message)
     # Clients send `content: null` and `tool_calls: null`, but templates know only present and absent.
+    if plain["role"] == "developer" and not traits.knows_developer:
+        plain["role"] = "system"
     plain = _with_reasoning({key: value for key, value in plain.items() if value is not None})
     if "content" in plain:
         plain["content"] = _prepare_content(plain["content"], f"{where}.content", traits)

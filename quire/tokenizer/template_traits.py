@@ -28,6 +28,8 @@ class NullContent(Enum):
 class TemplateTraits:
     """What a template expects."""
 
+    knows_developer: bool
+    """The role `developer` has a meaning of its own; elsewhere it is what `system` is."""
     takes_parts: bool
     """Content may be a list of parts."""
     needs_parts: bool
@@ -44,7 +46,7 @@ def find_traits(environment: SandboxedEnvironment, source: str, render: Callable
     needs_parts = takes_parts and not any(
         test.name in ("string", "iterable") for test in tree.find_all(nodes.Test)
     )
-    return TemplateTraits(takes_parts, needs_parts, *_probe_tool_calls(render))
+    return TemplateTraits("developer" in source, takes_parts, needs_parts, *_probe_tool_calls(render))
 
 
 def _names_in(target: nodes.Node) -> Iterator[str]:

@@ -59,10 +59,14 @@ class PieceStream:
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Text that these tokens settle; may be empty."""
-        if len(token_ids) == 1:
-            return self._strip(self._push_piece(self._pieces[token_ids[0]]))
-        pieces = [self._pieces[token_id] for token_id in token_ids]
-        return self._strip("".join(map(self._push_piece, pieces)))
+        text = self._push_pieces([self._pieces[token_id] for token_id in token_ids])
+        return self._strip(text) if self._num_strip else text
+
+    def _push_pieces(self, pieces: list[Piece]) -> str:
+        try:
+            return self._utf8.decode(b"".join(pieces))  # type: ignore[arg-type]
+        except TypeError:  # there is finished text among them
+            return "".join(map(self._push_piece, pieces))
 
     def _push_piece(self, piece: Piece) -> str:
         if isinstance(piece, bytes):

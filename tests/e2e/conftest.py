@@ -29,3 +29,14 @@ def server(model_path: str) -> Iterator[ServerProcess]:
     )
     yield process
     process.kill()
+
+
+@pytest.fixture(scope="session")
+def folio_server() -> Iterator[ServerProcess]:
+    """The built-in model, which answers simple questions, started by the command that users of vLLM know."""
+    process = ServerProcess(
+        "--model", "folio", "--dtype", "float16", "--max-model-len", "1024", "--gpu-memory-utilization", "0.95",
+        "--max-num-seqs", "128", command=["quire.entrypoints.openai.api_server"],
+    )  # fmt: skip
+    yield process
+    process.kill()

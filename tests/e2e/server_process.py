@@ -19,11 +19,15 @@ LONG_JOB = {"prompt": ["Once upon a time"] * 8, "n": 64, "max_tokens": 500, "ign
 
 
 class ServerProcess:
-    """A server on a free port, started by `python -m COMMAND`; `url` is where it listens."""
+    """A server on a free port, started by `python -m COMMAND`, or by a program; `url` is where it listens."""
 
-    def __init__(self, *words: str, command: Sequence[str] = ("quire", "serve")) -> None:
+    def __init__(
+        self, *words: str, command: Sequence[str] = ("quire", "serve"), program: str | None = None
+    ) -> None:
+        """`program` is Python text that serves on port 0."""
+        start = ["-m", *command, *words, "--port", "0"] if program is None else ["-c", program]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *command, *words, "--port", "0"],
+            [sys.executable, *start],
             cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -47,7 +51,7 @@ class ServerProcess:
 
     def _wait_for_url(self) -> str:
         for _ in range(START_TIMEOUT_S * 20):
-            match = re.search(r"http://\S+", "".join(self.out))
+            match = re.search(r"https?://\S+", "".join(self.out))
             if match:
                 return match[0]
             if self._process.poll() is not None:
@@ -69,11 +73,20 @@ class ServerProcess:
         self._process.stderr.close()  # type: ignore[union-attr]
         return status
 
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        return self._process.pid
+
     def engine_pid(self) -> int:
         """Process id of the engine, the server's only child."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        assert len(children) == 1, children
-        return int(children[0])
+        (pid,) = self.engine_pids()
+        return pid
+
+    def engine_pids(self) -> list[int]:
+        """Process ids of all engines. A child belongs to the thread that started it."""
+        threads = Path(f"/proc/{self._process.pid}/task").iterdir()
+        return [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
 
     def kill(self) -> None:
         """End it, whatever it does."""

@@ -11,9 +11,8 @@ import pytest
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.engine.clients import ThreadClient
 from quire.engine.engine_core import EngineCore
-from quire.engine.mailbox import Mailbox, merge_deltas
 from quire.errors import EngineDeadError, InvalidRequestError, NotSupportedError, QueueFullError
-from quire.outputs import CompletionOutput, Logprob, RequestOutput
+from quire.outputs import RequestOutput
 from quire.sampling_params import RequestOutputKind
 from tests.engine.fakes import FakeExecutor, greedy, make_config, says
 
@@ -194,30 +193,68 @@ def test_two_event_loops_one_after_the_other(byte_tokenizer):
     asyncio.run(engine.shutdown())
 
 
-def make_output(*completions: CompletionOutput, finished: bool = False) -> RequestOutput:
-    return RequestOutput("r", None, [1], list(completions), finished)
+async def test_news_come_at_once_and_gather_until_they_are_taken(make_async):
+    engine = make_async(FakeExecutor(says("a fairly long answer")))
+    told, taken = [], []
+    done = asyncio.Event()
+
+    def on_news() -> None:
+        told.append(len(told))
+        if len(told) % 4 == 0 or "r" not in engine._streams:
+            taken.append(stream.take())
+            if taken[-1].finished:
+                done.set()
+
+    params = greedy(max_tokens=20, output_kind=RequestOutputKind.DELTA, logprobs=1)
+    stream = await engine.open("x", params, "r", on_news)
+    await asyncio.wait_for(done.wait(), 5)
+    deltas = [output.outputs[0] for output in taken]
+    assert "".join(delta.text for delta in deltas) == "a fairly long answer"
+    assert [token for delta in deltas for token in delta.token_ids] == list(b"a fairly long answer")
+    assert sum(len(delta.logprobs) for delta in deltas) == 20
+    stream.close()
 
 
-def test_merged_deltas():
-    first = make_output(
-        CompletionOutput(0, "ab", [1, 2], -1.0, [{1: Logprob(-0.5)}, {2: Logprob(-0.5)}]),
-        CompletionOutput(2, "x", [9]),
-    )
-    second = make_output(
-        CompletionOutput(0, "c", [3], -1.5, [{3: Logprob(-0.5)}], "stop", "c"),
-        CompletionOutput(1, "y", [8]),
-        finished=True,
-    )
-    merged = merge_deltas(first, second)
-    assert merged.finished and [completion.index for completion in merged.outputs] == [0, 1, 2]
-    assert merged.outputs[0].text == "abc" and merged.outputs[0].token_ids == [1, 2, 3]
-    assert len(merged.outputs[0].logprobs) == 3 and merged.outputs[0].cumulative_logprob == -1.5
-    assert merged.outputs[0].finish_reason == "stop"
-    assert first.outputs[0].text == "ab"
+async def test_a_closed_stream_is_not_told(make_async):
+    engine = make_async(FakeExecutor(step_s=0.002))
+    told = []
+
+    def on_news() -> None:
+        told.append(stream.take())
+        stream.close()
+        stream.close()
+
+    stream = await engine.open("x", greedy(max_tokens=50), "r", on_news)
+    await until(lambda: bool(told))
+    await until(lambda: engine.stats().num_running == 0)
+    assert len(told) == 1 and not told[0].finished
+    assert not engine._streams and len(engine._outputs) == 0
 
 
-async def test_a_mailbox_keeps_the_latest_of_cumulative_outputs():
-    mailbox = Mailbox(RequestOutputKind.CUMULATIVE)
-    mailbox.put(make_output(CompletionOutput(0, "a", [1])))
-    mailbox.put(make_output(CompletionOutput(0, "ab", [1, 2])))
-    assert (await mailbox.get()).outputs[0].text == "ab"
+async def test_a_reader_may_close_the_others(make_async):
+    engine = make_async(FakeExecutor(step_s=0.002))
+    streams, told = [], []
+
+    def on_news() -> None:
+        told.append(1)
+        for stream in streams:
+            stream.close()
+
+    for index in range(5):
+        streams.append(await engine.open("x", greedy(max_tokens=50), str(index), on_news))
+    await until(lambda: bool(told))
+    await until(lambda: engine.stats().num_running == 0)
+    assert len(told) == 1 and not engine._streams
+
+
+async def test_the_latest_of_cumulative_outputs(make_async):
+    engine = make_async(FakeExecutor(says("abc")))
+    num_told = 0
+
+    def on_news() -> None:
+        nonlocal num_told
+        num_told += 1
+
+    stream = await engine.open("x", greedy(), "r", on_news)
+    await until(lambda: engine.stats().total_requests == 1 and engine.stats().num_running == 0)
+    assert num_told >= 1 and stream.take().outputs[0].text == "abc"

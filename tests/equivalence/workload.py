@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 from quire import RequestOutput, SamplingParams
-from quire.runner.forward import Head
 from quire.runner.sampler import Sampler
+from quire.runner.sampling_state import SamplingRow
 
 NUM_PROMPTS = 32
 MAX_TOKENS = 24
@@ -80,6 +80,6 @@ def logits_hashes() -> Iterator[Hashes]:
             assert hashes.setdefault(tokens, digest) == digest, f"other logits after {len(tokens)} tokens"
         return sample(self, logits, rows)
 
-    through_logits = patch.object(Head, "greedy_tokens", lambda self, hidden: None)
+    through_logits = patch.object(SamplingRow, "is_plain_greedy", False)
     with patch.object(Sampler, "__call__", spy), through_logits:
         yield hashes

@@ -44,6 +44,9 @@ class Outcome:
     """What a run of the program printed."""
 
     levels: list[str]
+    """Those that the processor has."""
+    emulated: list[str]
+    """Those whose instructions the program carries out itself."""
     hashes: dict[str, str]
     """By case; the same on every machine."""
 
@@ -55,7 +58,10 @@ def run(*emulator: str, architecture: str = "native") -> Outcome:
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     first, *lines, last = done.stdout.splitlines()
     assert last == "ok"
-    return Outcome(first.split()[1:], dict(reversed(line.split(" ", 1)) for line in lines))
+    levels = first.split()[1:]
+    emulated = [level.removesuffix("(emulated)") for level in levels if level.endswith("(emulated)")]
+    own = [level for level in levels if not level.endswith("(emulated)")]
+    return Outcome(own, emulated, dict(reversed(line.split(" ", 1)) for line in lines))
 
 
 def level_of(name: str, levels: set[str]) -> str | None:

@@ -20,8 +20,10 @@ pytestmark = [
     pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86-64 code"),
 ]
 
-LEVELS = {"generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16"}
-_VECTOR = re.compile(r"%[yz]mm|%k[0-7]|^v[a-z]")  # wide registers, masks, or any instruction in VEX or EVEX coding
+LEVELS = {"generic", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "avx512_amx"}
+_TILES = "%tmm|tilecfg|tilerelease"
+# Wide registers, masks, tiles, or any instruction in VEX or EVEX coding.
+_VECTOR = re.compile(rf"%[yz]mm|%k[0-7]|^v[a-z]|{_TILES}")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,8 @@ def uses_vectors(body: list[str]) -> bool:
 
 def test_the_levels_use_their_own_registers(objects):
     """The check below would pass on anything if the patterns found nothing."""
-    for level, register in [("avx2", "%ymm"), ("avx512", "%zmm"), ("avx512_vnni", "vpdpbusd")]:
+    found = [("avx2", "%ymm"), ("avx512", "%zmm"), ("avx512_vnni", "vpdpbusd"), ("avx512_amx", "%tmm")]
+    for level, register in found:
         own = [path for path in objects if selftest_program.level_of(path.name, LEVELS) == level]
         assert any(register in line for path in own for _, body in functions_of(path) for line in body), level
 
@@ -67,7 +70,12 @@ def test_only_the_levels_above_generic_use_vector_extensions(objects):
 
 
 def test_a_level_uses_no_higher_one(objects):
-    forbidden = {"avx2": "%zmm", "avx512": "vpdpbusd|vdpbf16ps", "avx512_vnni": "vdpbf16ps"}
+    forbidden = {
+        "avx2": f"%zmm|{_TILES}",
+        "avx512": f"vpdpbusd|vdpbf16ps|{_TILES}",
+        "avx512_vnni": f"vdpbf16ps|{_TILES}",
+        "avx512_bf16": _TILES,
+    }
     for path in objects:
         pattern = forbidden.get(selftest_program.level_of(path.name, LEVELS) or "")
         if pattern:

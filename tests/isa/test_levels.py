@@ -34,6 +34,16 @@ def test_every_level_of_this_processor(native):
 
 
 @only_x86
+def test_amx_is_emulated_where_the_processor_lacks_it(native):
+    """On a processor without AMX the program carries out the tile instructions of the compiled kernels itself."""
+    compiled = any(selftest_program.level_of(path.name, {"avx512_amx"}) for path in selftest_program.objects())
+    if not compiled or "avx512_bf16" not in native.levels:
+        pytest.skip("needs a compiler that knows AMX and a processor with AVX-512-BF16")
+    assert ("avx512_amx" in native.levels) != (native.emulated == ["avx512_amx"])
+    assert sum(case.startswith("tiles bfloat16") for case in native.hashes) >= 5
+
+
+@only_x86
 @pytest.mark.parametrize(
     "model, levels",
     [("qemu64", ["generic"]), ("Nehalem", ["generic"]), ("Haswell", ["generic", "avx2"])],

@@ -75,6 +75,7 @@ def test_features_agree_with_levels():
     features = _extension.cpu_features()
     assert ("avx512" in _LEVELS) <= features["avx512f"]
     assert ("avx2" in _LEVELS) <= features["avx2"]
+    assert ("avx512_amx" in _LEVELS) <= (features["amx_tile"] and features["amx_int8"] and features["amx_bf16"])
 
 
 @needs_extension

@@ -88,7 +88,7 @@ def test_norm_and_quantization_become_one_kernel() -> None:
 
 
 def test_memory_is_shared_by_rows_that_do_not_live_together() -> None:
-    sizes = [captured(make_forward(WeightFormat("float32"), n))._compiled._arena.numel() for n in (8, 12)]
+    sizes = [captured(make_forward(WeightFormat("float32"), n)).compiled._arena.numel() for n in (8, 12)]
     assert sizes[0] == sizes[1]
 
 

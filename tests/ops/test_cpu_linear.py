@@ -52,6 +52,16 @@ def multiply_at(level: int, x, weight, bias):
     return module._multiply(x, weight, bias, width, level)
 
 
+def levels_alike(format: WeightFormat) -> list[int]:
+    """The levels that give the bits of the one in use: AMX adds bfloat16 products in an order of its own."""
+
+    def has_own_order(level: str) -> bool:
+        return (format.name, level) == ("bfloat16", "avx512_amx")
+
+    own = has_own_order(cpu.level())
+    return [extension.LEVEL_NAMES.index(name) for name in extension.levels() if has_own_order(name) == own]
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     format=st.sampled_from(FORMATS),
@@ -72,7 +82,7 @@ def test_a_row_is_the_same_alone_in_any_slice_on_two_threads_and_at_every_level(
     end = data.draw(st.integers(begin + 1, rows))
     assert torch.equal(call(x[begin:end], weight, bias), expected[begin:end])
     assert torch.equal(call(x[begin], weight, bias), expected[begin])
-    for level in range(len(extension.levels())):
+    for level in levels_alike(format):
         assert torch.equal(multiply_at(level, x, weight, bias), expected)
     extension.set_num_threads(2)
     try:

@@ -20,7 +20,7 @@ def test_every_level_measures_what_it_has(level):
         rates = extension.probe_arithmetic(kind, 1, 2, code)
         assert len(rates) == 2 and min(rates) > 0
     has_bfloat16 = bool(extension.probe_arithmetic(extension.PROBE_BFLOAT16, 1, 1, code))
-    assert has_bfloat16 == (level == "avx512_bf16")
+    assert has_bfloat16 == (level in ("avx512_bf16", "avx512_amx"))
 
 
 def test_the_pool_is_as_it_was_afterwards():

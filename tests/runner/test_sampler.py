@@ -127,6 +127,10 @@ def test_drafts_count_as_output():
     assert row.position == 3
     assert sample_token(logits, row) == sample_token(logits, make_row(output=[1, 0, 0], frequency_penalty=1.0)) == 0
     assert row.state.output_token_ids == [1]
+    rows = [make_row(output=[1], drafts=[0] * j, frequency_penalty=1.0) for j in range(4)]
+    for row in rows:
+        row.state = rows[0].state
+    assert Sampler(VOCAB)(torch.tensor([logits] * 4), rows).token_ids == [0, 0, 0, 1]
     assert sample_token(logits, make_row(drafts=[3], bad_words_token_ids=[[3, 0]])) == 1
     assert sample_token(logits, make_row(drafts=[3], min_tokens=1, eos_token_ids=[0])) == 0
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from quire.config import EngineConfig
 from quire.config.types import HFConfig, ModelConfig
+from quire.engine.output_stream import OnNews, OutputStream
 from quire.engine.stats import EngineStats
 from quire.errors import EngineDeadError, InvalidRequestError, PromptTooLongError
 from quire.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
@@ -28,12 +29,22 @@ class MockTokenizer:
 
     max_chars_per_token = 1
     special_tokens: ClassVar[dict[str, str]] = {}
+    all_special_ids: ClassVar[frozenset[int]] = frozenset({1})
     chat_template = TEMPLATE
     chat_templates: ClassVar[dict[str, str]] = {"default": TEMPLATE}
 
     def encode(self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt") -> list[int]:
         """Bytes, after a 1 for the beginning of text."""
         return [1, *text.encode()] if add_special_tokens else list(text.encode())
+
+    def encode_spans(
+        self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"
+    ) -> list[tuple[int, int, int]]:
+        """Each byte with the character that it belongs to."""
+        spans = [(1, 0, 0)] if add_special_tokens else []
+        for place, character in enumerate(text):
+            spans += [(byte, place, place + 1) for byte in character.encode()]
+        return spans
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
         """Text of bytes; the 1 shows unless it is skipped."""
@@ -69,6 +80,50 @@ def make_config(**changes: Any) -> EngineConfig:
     return EngineConfig(model=ModelConfig(**fields | changes))
 
 
+class _MockStream:
+    """Reads the steps in a task; keeps the outputs that nobody took, and joins them as the engine would."""
+
+    def __init__(
+        self, engine: MockEngine, request_id: str, steps: AsyncIterator[RequestOutput], on_news: OnNews
+    ) -> None:
+        self._engine = engine
+        self._request_id = request_id
+        self._waiting: list[RequestOutput] = []
+        self._on_news = on_news
+        self._task = asyncio.create_task(self._read(steps))
+        engine.running.add(request_id)
+
+    async def _read(self, steps: AsyncIterator[RequestOutput]) -> None:
+        async for output in steps:
+            self._waiting.append(output)
+            if output.finished:
+                self._engine.running.discard(self._request_id)
+            self._on_news()
+            while (
+                self._waiting and self._engine.step_s == 0
+            ):  # in step with the reader, so that nothing is joined
+                await asyncio.sleep(0)
+
+    def take(self) -> RequestOutput:
+        """All that nobody took yet."""
+        waiting, self._waiting = self._waiting, []
+        joined = waiting[-1]
+        for choice in joined.outputs:
+            before = [output.outputs[choice.index] for output in waiting[:-1]]
+            choice.text = "".join(part.text for part in before) + choice.text
+            choice.token_ids = sum((part.token_ids for part in before), []) + choice.token_ids
+            if choice.logprobs is not None:
+                choice.logprobs = sum((part.logprobs or [] for part in before), []) + choice.logprobs
+        return joined
+
+    def close(self) -> None:
+        """Abort what has not finished."""
+        self._task.cancel()
+        if self._request_id in self._engine.running:
+            self._engine.running.discard(self._request_id)
+            self._engine.aborted.append(self._request_id)
+
+
 class MockEngine:
     """Implements what the server sees of an engine."""
 
@@ -83,32 +138,25 @@ class MockEngine:
         self.aborted: list[str] = []
         self.seen: list[tuple[Any, SamplingParams, int, str | None]] = []
 
-    async def generate(
+    async def open(
         self,
         prompt: str | list[int],
         sampling_params: SamplingParams,
         request_id: str,
+        on_news: OnNews,
         *,
         priority: int = 0,
         cache_salt: str | None = None,
         add_special_tokens: bool = True,
-    ) -> AsyncIterator[RequestOutput]:
+    ) -> OutputStream:
         """Echo the prompt's bytes, again and again, until max_tokens."""
         if self.is_dead:
             raise EngineDeadError("the engine process is gone")
         self.seen.append((prompt, sampling_params, priority, cache_salt))
         ids = self.tokenizer.encode(prompt, add_special_tokens) if isinstance(prompt, str) else prompt
         self._check(ids, sampling_params)
-        self.running.add(request_id)
-        finished = False
-        try:
-            async for output in self._steps(request_id, prompt, ids, sampling_params):
-                finished = output.finished
-                yield output
-        finally:
-            self.running.discard(request_id)
-            if not finished:
-                self.aborted.append(request_id)
+        steps = self._steps(request_id, prompt, ids, sampling_params)
+        return _MockStream(self, request_id, steps, on_news)
 
     def _check(self, ids: list[int], params: SamplingParams) -> None:
         for token in ids:
@@ -122,6 +170,8 @@ class MockEngine:
                 f"However, your prompt contains "
                 f"{len(ids)} tokens.",
                 parameter="prompt",
+                num_tokens=len(ids),
+                max_model_len=MAX_MODEL_LEN,
             )
         for name in ("logprobs", "prompt_logprobs"):
             if (getattr(params, name) or 0) > self.config.model.max_logprobs:

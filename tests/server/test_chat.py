@@ -112,6 +112,8 @@ async def test_logprobs(client: httpx.AsyncClient) -> None:
     }
     body = await chat(client, max_tokens=1, logprobs=True)
     assert body["choices"][0]["logprobs"]["content"] == [token | {"top_logprobs": []}]
+    body = await chat(client, max_tokens=1, logprobs=True, return_tokens_as_token_ids=True)
+    assert body["choices"][0]["logprobs"]["content"][0]["token"] == "token_id:60"
 
 
 async def test_empty_tools_and_text_format_are_fine(client: httpx.AsyncClient) -> None:
@@ -158,22 +160,3 @@ async def test_long_conversations_are_rendered_on_a_thread(client: httpx.AsyncCl
     response = await client.post("/tokenize", json={"messages": [{"role": "user", "content": "x" * 20_000}]})
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "context_length_exceeded"
-
-
-async def test_tokenize(client: httpx.AsyncClient) -> None:
-    body = (await client.post("/tokenize", json={"prompt": "hé", "return_token_strs": True})).json()
-    assert body == {
-        "count": 4,
-        "max_model_len": 64,
-        "tokens": [1, 104, 195, 169],
-        "token_strs": ["<1>", "<104>", "<195>", "<169>"],
-    }
-    body = (await client.post("/tokenize", json={"prompt": "h", "add_special_tokens": False})).json()
-    assert (body["tokens"], body["token_strs"]) == ([104], None)
-    body = (await client.post("/tokenize", json={"messages": HI})).json()
-    assert bytes(body["tokens"]) == PROMPT
-
-
-async def test_detokenize(client: httpx.AsyncClient) -> None:
-    assert (await client.post("/detokenize", json={"tokens": [104, 195, 169]})).json() == {"prompt": "hé"}
-    assert (await client.post("/detokenize", json={"tokens": []})).json() == {"prompt": ""}

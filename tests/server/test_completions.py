@@ -157,6 +157,44 @@ async def test_return_token_ids(client: httpx.AsyncClient) -> None:
     assert (choice["prompt_token_ids"], choice["token_ids"]) == ([1, 97, 98], [97, 98])
 
 
+async def test_the_best_of_several(client: httpx.AsyncClient, engine: MockEngine) -> None:
+    """Sequence i has a mean logprob of -1, -5, -2, -4: 0 and 2 are the best, in this order."""
+    make_output = engine._output
+
+    def with_scores(*args: Any) -> Any:
+        output = make_output(*args)
+        for choice, mean in zip(output.outputs, (-1, -5, -2, -4)):
+            choice.cumulative_logprob = mean * len(choice.token_ids)
+            choice.text = str(choice.index)
+        return output
+
+    engine._output = with_scores  # type: ignore[method-assign]
+    body = await complete(client, prompt=["ab", "cd"], n=2, best_of=4, max_tokens=2)
+    assert [(choice["index"], choice["text"]) for choice in body["choices"]] == [
+        (0, "0"),
+        (1, "2"),
+        (2, "0"),
+        (3, "2"),
+    ]
+    assert all(choice["logprobs"] is None for choice in body["choices"])
+    assert body["usage"]["completion_tokens"] == 2 * 4 * 2
+
+
+async def test_tokens_as_token_ids(client: httpx.AsyncClient) -> None:
+    body = {"prompt": [97, 98], "max_tokens": 1, "echo": True, "logprobs": 1}
+    choice = (await complete(client, **body, return_tokens_as_token_ids=True))["choices"][0]
+    assert choice["logprobs"] == {
+        "text_offset": [0, 1, 2],
+        "token_logprobs": [None, -0.5, -0.5],
+        "tokens": ["token_id:97", "token_id:98", "token_id:97"],
+        "top_logprobs": [None, {"token_id:98": -0.5}, {"token_id:97": -0.5}],
+    }
+
+
+async def test_an_id_of_the_clients_own(client: httpx.AsyncClient) -> None:
+    assert (await complete(client, prompt="ab", max_tokens=1, request_id="mine"))["id"] == "cmpl-mine"
+
+
 async def test_logprobs(client: httpx.AsyncClient) -> None:
     choice = (await complete(client, prompt="ab", max_tokens=2, logprobs=2))["choices"][0]
     assert choice["logprobs"] == {
@@ -243,6 +281,15 @@ async def test_usage_in_a_stream(client: httpx.AsyncClient) -> None:
         stream_options={"include_usage": True, "continuous_usage_stats": True},
     )
     assert [event["usage"]["completion_tokens"] for event in events] == [1, 2, 2]
+
+
+async def test_token_ids_in_a_stream(client: httpx.AsyncClient) -> None:
+    events = await stream(client, prompt="ab", max_tokens=2, return_token_ids=True)
+    choices = [event["choices"][0] for event in events]
+    assert [choice["token_ids"] for choice in choices] == [[97], [98]]
+    assert choices[0]["prompt_token_ids"] == [1, 97, 98] and "prompt_token_ids" not in choices[1]
+    (event,) = await stream(client, prompt="ab", max_tokens=0, echo=True, return_token_ids=True)
+    assert (event["choices"][0]["text"], event["choices"][0]["token_ids"]) == ("ab", [])
 
 
 async def test_stream_with_echo_and_logprobs(client: httpx.AsyncClient) -> None:

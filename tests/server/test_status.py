@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import httpx
+import openai
 import pytest
 
 import quire
@@ -13,10 +16,15 @@ from tests.server.mock_engine import MockEngine
 
 async def test_models(client: httpx.AsyncClient) -> None:
     body = (await client.get("/v1/models")).json()
-    assert body["object"] == "list"
+    assert (await client.get("/models")).json() == body
+    assert (body["object"], body["has_more"]) == ("list", False)
+    assert (body["first_id"], body["last_id"]) == ("mock", "alias/two")
     assert [card["id"] for card in body["data"]] == ["mock", "alias/two"]
+    openai.types.Model.model_validate(body["data"][0])
     card = body["data"][0]
-    assert isinstance(card.pop("created"), int)
+    created = card.pop("created")
+    assert datetime.fromisoformat(card.pop("created_at")).timestamp() == created
+    assert isinstance(card["meta"].pop("size"), int)
     assert card == {
         "id": "mock",
         "object": "model",
@@ -25,6 +33,12 @@ async def test_models(client: httpx.AsyncClient) -> None:
         "parent": None,
         "max_model_len": 64,
         "permission": [],
+        "type": "model",
+        "display_name": "mock",
+        "lifecycle": "active",
+        "max_input_tokens": 64,
+        "max_tokens": 64,
+        "meta": {"n_ctx_train": 64, "n_vocab": 256, "n_embd": 8, "n_params": 0},
     }
 
 
@@ -54,6 +68,13 @@ async def test_unknown_route(client: httpx.AsyncClient, path: str) -> None:
     response = await client.post(path, json={})
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "route_not_found"
+
+
+async def test_a_near_route_is_named(client: httpx.AsyncClient) -> None:
+    message = (await client.post("/v1/chat/completion", json={})).json()["error"]["message"]
+    assert "near it: /v1/chat/completions" in message
+    long = (await client.post(f"/{'x' * 10_000}", json={})).json()["error"]["message"]
+    assert len(long) < 200 and "near" not in long
 
 
 async def test_wrong_method(client: httpx.AsyncClient) -> None:

@@ -150,6 +150,14 @@ def test_reasoning_is_known_by_every_name() -> None:
         assert render_chat(source, [assistant("a", **{name: "r"})]) == "rr"
 
 
+def test_a_developer_is_the_system_where_the_template_knows_none() -> None:
+    messages = [{"role": "developer", "content": "d"}]
+    plain = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    assert render_chat(plain, messages) == "<system>d"
+    knows = "{% for m in messages %}{% if m.role == 'developer' %}[{{ m.content }}]{% endif %}{% endfor %}"
+    assert render_chat(knows, messages) == "[d]"
+
+
 def test_the_final_message_is_left_open() -> None:
     chat = [user("a"), assistant("Once upon a ")]
     open_end = {"continue_final_message": True, "add_generation_prompt": False}

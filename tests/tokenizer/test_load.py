@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quire.errors import ConfigError, InvalidRequestError
 from quire.tokenizer import Tokenizer, load_tokenizer
 from quire.tokenizer.fallback import TransformersTokenizer
+from quire.tokenizer.settings import TokenizerSettings
 from quire.tokenizer.tokenizer import FastTokenizer
 from tests.shared_data import shared
 from tests.tokenizer import tiny
@@ -186,6 +188,8 @@ def test_python_tokenizers_come_from_transformers(tmp_path: Path) -> None:
     assert tokenizer.eos_token_id == reference.eos_token_id
     with pytest.raises(InvalidRequestError, match="prompt must be valid Unicode"):
         tokenizer.encode("\ud800")
+    with pytest.raises(InvalidRequestError, match="where in a text"):
+        tokenizer.encode_spans("a")
 
 
 def test_mode_hf_gives_the_same_ids() -> None:
@@ -264,3 +268,19 @@ def test_skipped_tokens_are_those_marked_special() -> None:
     tokenizer = tiny.byte_level()
     names = {tokenizer.id_to_token(token_id) for token_id in tokenizer.all_special_ids}
     assert names == {"<s>", "</s>", "<unk>"}
+
+
+def test_the_extent_of_a_vocabulary_with_a_gap():
+    model = tokenizers.models.WordLevel({"a": 0, "word": 3, "far": 1000}, unk_token="a")
+    tokenizer = FastTokenizer(tokenizers.Tokenizer(model), TokenizerSettings())
+    assert (tokenizer.vocab_size, tokenizer.max_chars_per_token) == (1001, len("word"))
+
+
+def test_spans_are_places_in_the_text() -> None:
+    text = "the <s> ab你"
+    spans = tiny.byte_level().encode_spans(text)
+    assert [token_id for token_id, _, _ in spans] == tiny.byte_level().encode(text)
+    pieces = [text[start:stop] for _, start, stop in spans]
+    assert pieces == ["the", " ", "<s>", " ", "ab", "你", "你", "你"]
+    with pytest.raises(InvalidRequestError, match="inputs"):
+        tiny.byte_level().encode_spans("\ud800", parameter="inputs")

@@ -1,11 +1,40 @@
-// Cases of packed weights: packing, gathering rows, quantizing activations, multiplying.
+// Cases of packed weights: packing, gathering rows, quantizing activations, multiplying; rows alone and in a batch.
 #include "linear.h"
 #include "pack.h"
 #include "quantize.h"
 #include "selftest.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 namespace quire {
 namespace {
+
+// A copy of some numbers that ends where readable memory does: a kernel that reads on ends the process.
+class Guarded {
+ public:
+  template <typename T>
+  explicit Guarded(const std::vector<T>& numbers) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), num_bytes = numbers.size() * sizeof(T);
+    const size_t readable = (num_bytes + page - 1) / page * page;
+    size_ = readable + page;
+    memory_ = static_cast<char*>(mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (memory_ == MAP_FAILED || mprotect(memory_ + readable, page, PROT_NONE) != 0) std::abort();
+    data_ = memory_ + readable - num_bytes;
+    std::memcpy(data_, numbers.data(), num_bytes);
+  }
+  ~Guarded() { munmap(memory_, size_); }
+  Guarded(const Guarded&) = delete;
+  Guarded& operator=(const Guarded&) = delete;
+
+  template <typename T>
+  T* as() const { return reinterpret_cast<T*>(data_); }
+
+ private:
+  char* memory_;
+  char* data_;
+  size_t size_;
+};
 
 struct LinearShape {
   WeightKind kind;
@@ -13,11 +42,14 @@ struct LinearShape {
   int64_t group;                  // int4: inputs per weight scale
   int64_t activation_group;       // 0: all of a row
   bool gate_up;
+  int64_t rows = 14;              // M; more than one tile of every height
+  bool zeros = false;             // int4: with zero points
+  bool argmax = false;            // each row's largest output in place of the outputs
 };
 
 // A matrix packed at one level, and what that wrote.
 struct Packed {
-  std::vector<uint8_t> data, scales;
+  std::vector<uint8_t> data, scales, zeros;
   WeightView view;
 };
 
@@ -29,8 +61,10 @@ Packed pack_at(const LinearShape& shape, Level level, Random& random) {
   packed.data.resize(static_cast<size_t>(panels * kPanelRows * inputs * bits[static_cast<int>(shape.kind)] / 8));
   const int64_t groups = shape.kind == WeightKind::int4 ? shape.num_inputs / shape.group : 1;
   packed.scales.resize(static_cast<size_t>(panels * kPanelRows * groups * 4));
-  packed.view = {packed.data.data(), packed.scales.data(), nullptr, shape.num_rows, shape.num_inputs, shape.group,
-                 shape.gate_up, shape.kind};
+  if (shape.zeros) packed.zeros.resize(static_cast<size_t>(panels * kPanelRows * groups));
+  for (uint8_t& zero : packed.zeros) zero = static_cast<uint8_t>(random.next() % 16);
+  packed.view = {packed.data.data(), packed.scales.data(), shape.zeros ? packed.zeros.data() : nullptr, shape.num_rows,
+                 shape.num_inputs, shape.group, shape.gate_up, shape.kind};
   PackArgs args{};
   args.floats = matrix.data();
   args.dtype = DType::float32;
@@ -70,98 +104,252 @@ struct Quantized {
   QuantizedRows view;
 };
 
-Quantized quantize_at(const LinearShape& shape, const std::vector<float>& x, int64_t rows, Level level) {
+Quantized quantize_at(const LinearShape& shape, const float* x, int64_t rows, Level level) {
   const int64_t whole = divide_up(shape.num_inputs, 4) * 4;
-  int64_t step = shape.activation_group ? shape.activation_group : whole;
+  int64_t step = whole;
+  if (shape.activation_group && shape.activation_group < step) step = shape.activation_group;
   if (shape.kind == WeightKind::int4 && shape.group < step) step = shape.group;
   const int64_t stride = divide_up(shape.num_inputs, 64) * 64, num_steps = divide_up(shape.num_inputs, step);
   Quantized q;
-  q.values.resize(static_cast<size_t>(rows * stride));
+  q.values.resize(static_cast<size_t>(rows * stride), 0x55);  // what no level writes must not matter
   q.scales.resize(static_cast<size_t>(rows * num_steps));
   q.offsets.resize(static_cast<size_t>(rows * num_steps));
   q.view = {reinterpret_cast<int8_t*>(q.values.data()), q.scales.data(), q.offsets.data(), stride, num_steps, step};
   QuantizeArgs args{};
-  args.x = x.data();
+  args.x = x;
   args.rows = rows;
   args.x_stride = args.dim = shape.num_inputs;
   args.activation_group = shape.activation_group ? shape.activation_group : shape.num_inputs;
-  args.multiplier = shape.kind == WeightKind::int8 ? -128 : -8;
+  args.multiplier = shape.kind == WeightKind::int8 ? -128 : shape.zeros ? 1 : -8;
   args.out = q.view;
   run(quantize_for(level), args);
   return q;
 }
 
+// Rows rounded to bfloat16, [rows, an even number].
+std::vector<uint16_t> narrow_at(const LinearShape& shape, const float* x, int64_t rows, Level level) {
+  const int64_t stride = divide_up(shape.num_inputs, 2) * 2;
+  std::vector<uint16_t> narrow(static_cast<size_t>(rows * stride));
+  QuantizeArgs args{};
+  args.x = x;
+  args.rows = rows;
+  args.x_stride = args.dim = shape.num_inputs;
+  args.narrow_out = reinterpret_cast<bf16*>(narrow.data());
+  args.narrow_stride = stride;
+  run(quantize_for(level), args);
+  return narrow;
+}
+
+// Outputs of rows, or their argmax.
+struct Outputs {
+  int64_t width;
+  std::vector<float> values;   // [rows, width]
+  std::vector<int64_t> ids;    // [rows], with width 1
+
+  void require_rows(const Outputs& other, int64_t first, int64_t rows) const {
+    const size_t begin = static_cast<size_t>(first * width), count = static_cast<size_t>(rows * width);
+    const bool same = std::memcmp(other.values.data(), values.data() + begin, count * sizeof(float)) == 0 &&
+                      (ids.empty() || std::memcmp(other.ids.data(), ids.data() + first, rows * sizeof(int64_t)) == 0);
+    if (same) return;
+    std::fprintf(stderr, "rows %d to %d alone have other bits than in the batch\n", static_cast<int>(first),
+                 static_cast<int>(first + rows));
+    std::abort();
+  }
+};
+
+template <typename Args>
+void multiply(Kernel<Args> kernel, Args args, const LinearShape& shape, const WeightView& weight, int64_t rows,
+              const float* bias, Outputs& out) {
+  args.rows = rows;
+  args.weight = weight;
+  if (shape.argmax) {
+    args.argmax = {out.ids.data(), out.values.data()};
+  } else {
+    args.out = out.values.data();
+    args.out_stride = out.width;
+    args.bias = bias;
+  }
+  run(kernel, args);
+}
+
+// Rounds rows as the weight wants them, and multiplies.
+Outputs multiply_at(const LinearShape& shape, const Packed& packed, const float* x, int64_t rows, const float* bias,
+                    Level level) {
+  const Guarded data(packed.data);
+  WeightView weight = packed.view;
+  weight.data = data.as<void>();
+  Outputs out;
+  out.width = shape.argmax ? 1 : shape.gate_up ? shape.num_rows / 2 : shape.num_rows;
+  out.values.resize(static_cast<size_t>(rows * out.width));
+  if (shape.argmax) out.ids.resize(static_cast<size_t>(rows));
+  if (shape.kind == WeightKind::float32) {
+    LinearArgs args{};
+    args.x = x;
+    args.x_stride = shape.num_inputs;
+    multiply(linear_for(level), args, shape, weight, rows, bias, out);
+  } else if (shape.kind == WeightKind::bfloat16) {
+    const std::vector<uint16_t> narrow = narrow_at(shape, x, rows, level);
+    Bf16LinearArgs args{};
+    const Guarded guarded(narrow);
+    args.x = guarded.as<bf16>();
+    args.x_stride = divide_up(shape.num_inputs, 2) * 2;
+    multiply(bf16_linear_for(level), args, shape, weight, rows, bias, out);
+  } else {
+    const Quantized q = quantize_at(shape, x, rows, level);
+    const Guarded values(q.values);
+    QuantLinearArgs args{};
+    args.x = q.view;
+    args.x.values = values.as<int8_t>();
+    multiply(quant_linear_for(level), args, shape, weight, rows, bias, out);
+  }
+  return out;
+}
+
+// Levels whose bfloat16 products are summed in an order of their own.
+bool has_tiles(Level level) { return level == Level::avx512_amx; }
+
 void run_linear(const LinearShape& shape, Level level, Hash& hash) {
-  constexpr int64_t rows = 14;  // more than one tile of every height
   Random random(3);
   const Packed packed = pack_at(shape, level, random);
   hash.add(packed.data);
   hash.add(packed.scales);
   hash.add(gather_at(packed.view, level));
-  const std::vector<float> x = random.floats(rows * shape.num_inputs), bias = random.floats(shape.num_rows);
-  const int64_t width = shape.gate_up ? shape.num_rows / 2 : shape.num_rows;
-  std::vector<float> out(static_cast<size_t>(rows * width));
-  if (shape.kind == WeightKind::float32) {
-    LinearArgs args{};
-    args.out = out.data();
-    args.x = x.data();
-    args.bias = bias.data();
-    args.rows = rows;
-    args.out_stride = width;
-    args.x_stride = shape.num_inputs;
-    args.weight = packed.view;
-    run(linear_for(level), args);
-  } else if (shape.kind == WeightKind::bfloat16) {
-    const int64_t stride = divide_up(shape.num_inputs, 2) * 2;
-    std::vector<uint16_t> narrow(static_cast<size_t>(rows * stride));
-    QuantizeArgs rounding{};
-    rounding.x = x.data();
-    rounding.rows = rows;
-    rounding.x_stride = rounding.dim = shape.num_inputs;
-    rounding.narrow_out = reinterpret_cast<bf16*>(narrow.data());
-    rounding.narrow_stride = stride;
-    run(quantize_for(level), rounding);
-    hash.add(narrow);
-    Bf16LinearArgs args{};
-    args.out = out.data();
-    args.x = rounding.narrow_out;
-    args.bias = bias.data();
-    args.rows = rows;
-    args.out_stride = width;
-    args.x_stride = stride;
-    args.weight = packed.view;
-    run(bf16_linear_for(level), args);
-  } else {
-    const Quantized q = quantize_at(shape, x, rows, level);
+  const std::vector<float> x = random.floats(shape.rows * shape.num_inputs), bias = random.floats(shape.num_rows);
+  if (shape.kind == WeightKind::bfloat16) {
+    hash.add(narrow_at(shape, x.data(), shape.rows, level));
+    if (has_tiles(level)) level = Level::avx512_bf16;  // tiles add up in another order: see run_bf16_tiles
+  } else if (shape.kind != WeightKind::float32) {
+    const Quantized q = quantize_at(shape, x.data(), shape.rows, level);
     hash.add(q.values);
     hash.add(q.scales);
-    QuantLinearArgs args{};
-    args.out = out.data();
-    args.bias = bias.data();
-    args.rows = rows;
-    args.out_stride = width;
-    args.x = q.view;
-    args.weight = packed.view;
-    run(quant_linear_for(level), args);
   }
-  hash.add(not_zero(out));
+  const auto rows_at = [&](int64_t first, int64_t rows) {
+    return multiply_at(shape, packed, x.data() + first * shape.num_inputs, rows, bias.data(), level);
+  };
+  const Outputs all = rows_at(0, shape.rows);
+  hash.add(not_zero(all.values));
+  hash.add(all.ids);
+  for (int64_t row : {int64_t{0}, shape.rows / 2, shape.rows - 1}) all.require_rows(rows_at(row, 1), row, 1);
+  const int64_t first = shape.rows / 3;
+  all.require_rows(rows_at(first, shape.rows - first), first, shape.rows - first);
+}
+
+// ---------------------------------------------------------------- bfloat16 tiles
+
+float widened(uint16_t bits) {
+  const uint32_t word = static_cast<uint32_t>(bits) << 16;
+  float value;
+  std::memcpy(&value, &word, sizeof value);
+  return value;
+}
+
+// bf16_linear by the definition of tdpbf16ps, one output at a time: of every 32 inputs the even ones are one chain of
+// multiply-adds and the odd ones another, and the sum of both joins the output.
+Outputs multiply_by_tiles(const LinearShape& shape, const Packed& packed, const std::vector<uint16_t>& x, const float* bias) {
+  const int64_t inputs = divide_up(shape.num_inputs, 2) * 2;
+  const uint16_t* weights = reinterpret_cast<const uint16_t*>(packed.data.data());
+  Outputs out{shape.num_rows, {}, {}};
+  for (int64_t row = 0; row < shape.rows; ++row)
+    for (int64_t n = 0; n < shape.num_rows; ++n) {
+      float total = 0;
+      for (int64_t begin = 0; begin < inputs; begin += 32) {
+        float chains[2] = {0, 0};
+        for (int64_t k = begin; k < begin + 32 && k < inputs; ++k) {
+          const int64_t word = (n / kPanelRows * (inputs / 2) + k / 2) * kPanelRows + n % kPanelRows;
+          chains[k % 2] = std::fma(widened(x[row * inputs + k]), widened(weights[2 * word + k % 2]), chains[k % 2]);
+        }
+        total += chains[0] + chains[1];
+      }
+      out.values.push_back(total + bias[n]);
+    }
+  if (!shape.argmax) return out;
+  Outputs best{1, {}, {}};
+  for (int64_t row = 0; row < shape.rows; ++row) {
+    const float* values = out.values.data() + row * shape.num_rows;
+    int64_t id = 0;
+    for (int64_t n = 1; n < shape.num_rows; ++n)
+      if (values[n] > values[id]) id = n;
+    best.ids.push_back(id);
+    best.values.push_back(values[id]);
+  }
+  return best;
+}
+
+// The kernel at levels with tiles, the definition at all others.
+void run_bf16_tiles(const LinearShape& shape, Level level, Hash& hash) {
+  Random random(4);
+  const Packed packed = pack_at(shape, level, random);
+  const std::vector<float> x = random.floats(shape.rows * shape.num_inputs);
+  std::vector<float> bias = random.floats(shape.num_rows);
+  if (shape.argmax) bias.assign(bias.size(), 0.0f);
+  const Outputs all = has_tiles(level)
+      ? multiply_at(shape, packed, x.data(), shape.rows, bias.data(), level)
+      : multiply_by_tiles(shape, packed, narrow_at(shape, x.data(), shape.rows, level), bias.data());
+  hash.add(not_zero(all.values));
+  hash.add(all.ids);
+  if (!has_tiles(level)) return;
+  for (int64_t row = 0; row < shape.rows; row += 3)
+    all.require_rows(multiply_at(shape, packed, x.data() + row * shape.num_inputs, 1, bias.data(), level), row, 1);
+}
+
+// ---------------------------------------------------------------- shapes
+
+LinearShape draw_shape(Random& random) {
+  const auto below = [&](uint64_t bound) { return static_cast<int64_t>(random.next() % bound); };
+  constexpr int64_t groups[] = {32, 64, 128};
+  LinearShape shape{};
+  shape.kind = below(2) ? WeightKind::int8 : WeightKind::int4;
+  shape.activation_group = below(4) ? groups[below(3)] : 0;
+  shape.rows = 1 + below(70);
+  shape.num_rows = 1 + below(100);
+  shape.num_inputs = 1 + below(330);
+  if (shape.kind == WeightKind::int4) {
+    shape.group = groups[below(3)];
+    shape.num_inputs = shape.group * (1 + below(3));
+    shape.zeros = below(2);
+  }
+  shape.argmax = below(4) == 0;
+  if (!shape.argmax && below(2)) {
+    shape.gate_up = true;
+    shape.num_rows *= 2;
+  }
+  return shape;
+}
+
+std::string name_of(const char* what, const LinearShape& shape) {
+  const char* const kind_names[] = {"float32", "bfloat16", "int8", "int4"};
+  char name[128];
+  std::snprintf(name, sizeof name, "%s %s M=%d N=%d K=%d groups %d/%d%s%s%s", what, kind_names[static_cast<int>(shape.kind)],
+                static_cast<int>(shape.rows), static_cast<int>(shape.num_rows), static_cast<int>(shape.num_inputs),
+                static_cast<int>(shape.group), static_cast<int>(shape.activation_group), shape.gate_up ? " gate/up" : "",
+                shape.zeros ? " zeros" : "", shape.argmax ? " argmax" : "");
+  return name;
 }
 
 }  // namespace
 
 void add_linear_cases(std::vector<Case>& all) {
-  const char* const kind_names[] = {"float32", "bfloat16", "int8", "int4"};
-  const LinearShape shapes[] = {
+  std::vector<LinearShape> shapes = {
       {WeightKind::float32, 70, 37, 0, 0, false}, {WeightKind::float32, 64, 96, 0, 0, true},
       {WeightKind::bfloat16, 70, 37, 0, 0, false}, {WeightKind::bfloat16, 64, 96, 0, 0, true},
       {WeightKind::int8, 70, 37, 0, 0, false}, {WeightKind::int8, 70, 300, 0, 128, false},
       {WeightKind::int8, 64, 192, 0, 64, true}, {WeightKind::int4, 70, 128, 32, 32, false},
-      {WeightKind::int4, 70, 256, 128, 0, false}, {WeightKind::int4, 64, 256, 64, 128, true}};
+      {WeightKind::int4, 70, 256, 128, 0, false}, {WeightKind::int4, 64, 256, 64, 128, true},
+      {WeightKind::int8, 40, 132, 0, 64, false, 131}};
+  constexpr int num_drawn = 24;
+  Random random(5);
+  for (int i = 0; i < num_drawn; ++i) shapes.push_back(draw_shape(random));
   for (const LinearShape& shape : shapes)
-    all.push_back({std::string("linear ") + kind_names[static_cast<int>(shape.kind)] + " " +
-                       std::to_string(shape.num_rows) + "x" + std::to_string(shape.num_inputs) + " " +
-                       std::to_string(shape.activation_group),
-                   [=](Level level, Hash& hash) { run_linear(shape, level, hash); }});
+    all.push_back({name_of("linear", shape), [=](Level level, Hash& hash) { run_linear(shape, level, hash); }});
+  LinearShape tiled{WeightKind::bfloat16, 0, 0, 0, 0, false};
+  constexpr int64_t sizes[][3] = {{1, 70, 64}, {5, 33, 37}, {16, 32, 31}, {17, 70, 96}, {33, 9, 130}, {70, 40, 65}, {101, 3, 34}};
+  for (const auto& [rows, num_rows, num_inputs] : sizes) {
+    tiled.rows = rows;
+    tiled.num_rows = num_rows;
+    tiled.num_inputs = num_inputs;
+    tiled.argmax = rows % 16 == 1;
+    all.push_back({name_of("tiles", tiled), [=](Level level, Hash& hash) { run_bf16_tiles(tiled, level, hash); }});
+  }
 }
 
 }  // namespace quire

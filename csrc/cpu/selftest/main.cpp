@@ -1,9 +1,11 @@
 // A program that runs every kernel at every level that the processor has, on 1 to 3 threads, and compares the bits with
 // those of plain C++ on one thread. Prints a line per case with a hash of what it wrote, the same on every machine.
+// AMX is emulated on a processor that lacks it but has the level below.
 //
 // It needs no Python, so that it also runs under an emulator: see tests/isa. Build: cmake -DQUIRE_SELFTEST=ON.
 #include <cstdio>
 
+#include "amx_emulation.h"
 #include "selftest.h"
 
 namespace quire {
@@ -38,6 +40,12 @@ bool check(const Case& one, const std::vector<Level>& levels) {
   return wrong.empty();
 }
 
+#ifdef QUIRE_HAVE_AVX512_AMX
+constexpr bool kHasAmxCode = true;
+#else
+constexpr bool kHasAmxCode = false;
+#endif
+
 int run_all() {
   std::vector<Level> levels;
   std::printf("levels:");
@@ -45,6 +53,11 @@ int run_all() {
     if (!level_available(static_cast<Level>(i))) continue;
     levels.push_back(static_cast<Level>(i));
     std::printf(" %s", kLevelNames[i]);
+  }
+  const bool lacks_amx = level_available(Level::avx512_bf16) && !level_available(Level::avx512_amx);
+  if (kHasAmxCode && lacks_amx && emulate_amx()) {
+    levels.push_back(Level::avx512_amx);
+    std::printf(" avx512_amx(emulated)");
   }
   std::printf("\n");
   bool ok = true;

@@ -28,12 +28,16 @@ def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A zeroed tensor in memory of its own, in huge pages where the system has them. For what lives as long as the model."""
+def allocate(shape: tuple[int, ...], dtype: torch.dtype, *, huge_pages: bool) -> Tensor:
+    """A zeroed tensor in memory of its own, for what lives as long as the model.
+
+    Memory is taken page by page as it is written. `huge_pages` (where the system has them) are for what is written as a whole:
+    of what is written here and there, each place would take 2 MB.
+    """
     num_bytes = dtype.itemsize
     for size in shape:
         num_bytes *= size
-    return torch.from_numpy(extension.allocate(num_bytes)).view(dtype).view(shape)
+    return torch.from_numpy(extension.allocate(num_bytes, huge_pages)).view(dtype).view(shape)
 
 
 Rows = tuple[int, int]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quire.ops.capture import Forward, NotCapturable, StepTensors
+from quire.ops.capture import Forward, NotCapturable, RowFunction, Step, StepTensors, Tables
 from quire.ops.cpu.extension import allocate, extension
 
 ALIGNMENT = 64
@@ -51,7 +51,7 @@ class Recording:
 
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
-        self.layout = extension.BatchLayout()
+        self.layout = extension.StepLayout()
         self.nodes: list[Node] = []
         self.row_bytes: list[int] = []
         self._buffer_of: dict[int, int] = {}
@@ -113,12 +113,12 @@ class Compiled:
         nodes = fuse(recording.nodes, keep=self._end)
         self._starts, num_bytes = plan_memory(nodes, recording, self._end)
         self._nodes = nodes  # their closures keep weights and tables alive, to which instructions hold bare addresses
-        self._arena = allocate((num_bytes,), torch.uint8)
-        instructions = [node.build(self._address) for node in nodes if node.name != INPUT]
-        self.num_instructions = len(instructions)
+        self._arena = allocate((num_bytes,), torch.uint8, huge_pages=True)
+        self.instructions = [node.build(self.address) for node in nodes if node.name != INPUT]
         self.max_rows = recording.max_tokens
-        self._program = extension.Program(instructions)
-        self._result = self.view(recording, result)
+        self._program = extension.Program(self.instructions)
+        self.result = self.view(recording, result)
+        """[max_rows, width]; its rows are valid until the next run."""
 
     def view(self, recording: Recording, tensor: Tensor) -> Tensor:
         """The place of a recorded tensor [max_rows, width] in the arena."""
@@ -128,39 +128,41 @@ class Compiled:
         first = operand.offset // tensor.itemsize
         return rows.view(self.max_rows, -1)[:, first : first + tensor[0].numel()]
 
-    def _address(self, operand: Operand) -> int:
+    def address(self, operand: Operand) -> int:
         return self._arena.data_ptr() + self._starts[operand.buffer] + operand.offset
 
-    def ending_in_argmax(self, width: int, places: tuple[int, int]) -> Any | None:
-        """The same program, with only the argmax of each result row in the end: at `places`, see `product_instruction`. None if
-        the result is not the whole output of a product.
+    def ending_in_argmax(self, places: tuple[int, int]) -> list[Any] | None:
+        """The same instructions, with only the argmax of each result row in the end: at `places`, see `product_instruction`. None
+        if the result is not the whole output of a product.
         """
         last = self._nodes[-1]
         build = last.info.get("build_argmax")
-        if build is None or last.writes != (self._end,) or last.info["width"] != width:
+        if build is None or last.writes != (self._end,) or last.info["width"] != self.result.shape[1]:
             return None
-        instructions = [node.build(self._address) for node in self._nodes[:-1] if node.name != INPUT]
-        return extension.Program([*instructions, build(self._address, places)])
+        return [*self.instructions[:-1], build(self.address, places)]
 
-    def run(self, num_rows: int) -> Tensor:
-        """Execute over the first rows; the result's rows, valid until the next run."""
+    def check(self, num_rows: int) -> None:
+        """Raises ValueError for more rows than there is memory for."""
         if num_rows > self.max_rows:
             raise ValueError(f"at most {self.max_rows} tokens were captured, got {num_rows}")
+
+    def run(self, num_rows: int) -> None:
+        """Execute over the first rows."""
+        self.check(num_rows)
         self._program.run(num_rows)
-        return self._result[:num_rows]
 
 
 class CapturedForward:
     """See `ops.capture.Captured`."""
 
     def __init__(self, recording: Recording, result: Tensor) -> None:
-        self._layout = recording.layout
-        self._compiled = Compiled(recording, result)
-        self.num_instructions = self._compiled.num_instructions
+        self.layout = recording.layout
+        self.compiled = Compiled(recording, result)
+        self.num_instructions = len(self.compiled.instructions)
 
     def __call__(self, step: StepTensors) -> Tensor:
         num_tokens = len(step.token_ids)
-        self._layout.set(
+        self.layout.set(
             num_tokens,
             len(step.seq_lens),
             step.block_tables.shape[1],
@@ -171,30 +173,100 @@ class CapturedForward:
             step.query_start.data_ptr(),
             step.seq_lens.data_ptr(),
         )
-        return self._compiled.run(num_tokens)
+        self.compiled.run(num_tokens)
+        return self.compiled.result[:num_tokens]
 
 
 class CapturedRows:
     """See `ops.capture.RowProgram`."""
 
     def __init__(self, recording: Recording, source: Tensor, result: Tensor) -> None:
-        self._compiled = Compiled(recording, result)
-        self._source = self._compiled.view(recording, source)
+        self.compiled = Compiled(recording, result)
+        self.source = self.compiled.view(recording, source)
+        """[max_rows, width]: where the program reads its rows."""
         self._ids = torch.zeros(recording.max_tokens, dtype=torch.int64)
         self._values = torch.zeros(recording.max_tokens)
-        places = self._ids.data_ptr(), self._values.data_ptr()
-        self._argmax = self._compiled.ending_in_argmax(result.shape[1], places)
+        self.found_at = self._ids.data_ptr(), self._values.data_ptr()
+        self.argmax_instructions = self.compiled.ending_in_argmax(self.found_at)
+        """Leave ids and values at `found_at`; None where there is no such program."""
+        self._argmax: Any = None
+        if self.argmax_instructions is not None:
+            self._argmax = extension.Program(self.argmax_instructions)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        self._source[: len(rows)].copy_(rows)
-        return self._compiled.run(len(rows))
+        self.source[: len(rows)].copy_(rows)
+        self.compiled.run(len(rows))
+        return self.compiled.result[: len(rows)]
 
     def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-        if self._argmax is None or len(rows) > self._compiled.max_rows:
+        if self._argmax is None or len(rows) > self.compiled.max_rows:
             return None
-        self._source[: len(rows)].copy_(rows)
+        self.source[: len(rows)].copy_(rows)
         self._argmax.run(len(rows))
         return self._ids[: len(rows)], self._values[: len(rows)]
+
+
+class CapturedModel:
+    """See `ops.capture.CapturedModel`.
+
+    Between the kernels of two steps nothing of torch runs: a step has just moved all weights through the caches, and every
+    page of code or data that is touched then comes from memory.
+    """
+
+    def __init__(self, forward: CapturedForward, rows: CapturedRows, head: RowFunction) -> None:
+        self._forward, self._rows, self._compute_head = forward, rows, head
+        hidden, source = forward.compiled.result, rows.source
+        self._pick = extension.PickRows(
+            hidden.data_ptr(), hidden.stride(0), source.data_ptr(), source.stride(0), source.shape[1]
+        )
+        self._to_logits = self._program(rows.compiled.instructions)
+        self._to_argmax = None
+        if rows.argmax_instructions is not None:
+            self._to_argmax = self._program(rows.argmax_instructions)
+        self._tables: Tables | None = None
+        self._table_view: Any = None
+
+    def run(self, step: Step) -> None:
+        self._forward.compiled.run(self._take(step))
+
+    def logits(self, step: Step, chosen: list[int]) -> Tensor:
+        if len(chosen) > self._rows.compiled.max_rows:
+            self.run(step)
+            return self._compute_head(self._forward.compiled.result[chosen])
+        num_tokens = self._take(step)
+        self._pick.choose(chosen)
+        self._to_logits.run(num_tokens, len(chosen))
+        return self._rows.compiled.result[: len(chosen)]
+
+    def greedy_tokens(self, step: Step, chosen: list[int]) -> list[int] | None:
+        if self._to_argmax is None or len(chosen) > self._rows.compiled.max_rows:
+            return None
+        num_tokens = self._take(step)
+        self._pick.choose(chosen)
+        self._to_argmax.run(num_tokens, len(chosen))
+        return extension.ids_if_finite(*self._rows.found_at, len(chosen))
+
+    def hidden(self, first: int, stop: int) -> Tensor:
+        return self._forward.compiled.result[first:stop]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self._rows(hidden) if len(hidden) <= self._rows.compiled.max_rows else self._compute_head(hidden)
+
+    def _program(self, tail: list[Any]) -> Any:
+        return extension.Program(self._forward.compiled.instructions, [self._pick, *tail])
+
+    def _take(self, step: Step) -> int:
+        """Make the step the one that runs next; its number of tokens."""
+        tables, num_tokens = step.tables, sum(step.counts)
+        self._forward.compiled.check(num_tokens)
+        if tables is not self._tables:
+            tokens, blocks = tables.tokens, tables.blocks
+            self._tables = tables
+            self._table_view = extension.RequestTables(
+                tokens.data_ptr(), tokens.stride(0), blocks.data_ptr(), blocks.stride(0), tables.block_size
+            )
+        self._forward.layout.fill(self._table_view, step.rows, step.first, step.counts)
+        return num_tokens
 
 
 def _step_without_memory(max_tokens: int) -> StepTensors:
@@ -225,6 +297,13 @@ def capture_rows(function: Callable[[Tensor], Tensor], width: int, max_rows: int
     return CapturedRows(pass_, source, result)
 
 
+def capture_model(
+    forward: Forward, head: RowFunction, width: int, max_tokens: int, max_rows: int
+) -> CapturedModel:
+    """See `ops.capture.capture_model`."""
+    return CapturedModel(capture(forward, max_tokens), capture_rows(head, width, max_rows), head)
+
+
 @contextmanager
 def _record(max_tokens: int) -> Iterator[Recording]:
     global _current
@@ -237,6 +316,11 @@ def _record(max_tokens: int) -> Iterator[Recording]:
 
 class _ViewsOnly(TorchDispatchMode):
     """Lets through what makes views of recorded tensors and refuses what would compute on them."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Torch's hook. Its answer "yes" wraps the method below in torch._dynamo: 800 modules, 75 MB and a second of start-up."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -29,7 +29,7 @@ _SCALE_BYTES = 4
 @registry.register("allocate", "cpu", supports=on_cpu)
 def allocate_for_good(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """See `ops.allocate`."""
-    return allocate(shape, dtype)
+    return allocate(shape, dtype, huge_pages=False)
 
 
 @registry.register("kv_cache_shape", "cpu", supports=on_cpu)

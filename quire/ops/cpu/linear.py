@@ -58,11 +58,11 @@ def new_weight(
     check_matrix(output_size, input_size, format, gate_up)
     panels = -(-output_size // PANEL_ROWS)
     words = -(-input_size // _INPUTS_PER_WORD[format.name])
-    tensors = {"data": allocate((panels, words, PANEL_ROWS, 4), torch.uint8)}
+    tensors = {"data": allocate((panels, words, PANEL_ROWS, 4), torch.uint8, huge_pages=True)}
     if format.name == "int8":
-        tensors["scales"] = allocate((panels, PANEL_ROWS), torch.float32)
+        tensors["scales"] = allocate((panels, PANEL_ROWS), torch.float32, huge_pages=True)
     elif format.name == "int4":
-        tensors["scales"] = allocate((panels, input_size // format.group_size, PANEL_ROWS), torch.float16)
+        tensors["scales"] = allocate((panels, input_size // format.group_size, PANEL_ROWS), torch.float16, huge_pages=True)
     return _with_tensors(CpuWeight(format, output_size, input_size, gate_up), tensors)
 
 
@@ -97,7 +97,7 @@ def pack_quantized(
     packed.tensors["scales"].copy_(_in_panels(scales.to(packed.tensors["scales"].dtype), order))
     if zeros is None:
         return packed
-    own = allocate(tuple(packed.tensors["scales"].shape), torch.uint8)
+    own = allocate(tuple(packed.tensors["scales"].shape), torch.uint8, huge_pages=True)
     own.copy_(_in_panels(zeros.to(torch.uint8), order))
     return _with_tensors(packed, packed.tensors | {"zeros": own})
 

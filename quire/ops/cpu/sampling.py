@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from quire.ops import cpu, registry
+from quire.ops.cpu.extension import address
 from quire.ops.sampling import reference
+from quire.ops.sampling.edits import WORD_BITS, RowEdits
 
 _extension: Any = cpu.load()[0]
 _LEVEL: int = _extension.LEVEL_NAMES.index(cpu.level())
@@ -44,33 +48,62 @@ def sample_at_level(
     rows: Tensor,
     temperature: Tensor,
     min_p: Tensor,
+    typical_p: Tensor,
     top_k: Tensor,
     top_p: Tensor,
     seeds: Tensor,
     positions: Tensor,
+    edits: Sequence[RowEdits | None] | None,
     processed: Tensor | None,
     level: int,
 ) -> tuple[Tensor, Tensor]:
     """`ops.sample` at one instruction-set level."""
     logits = logits.contiguous()
     token_ids, best = torch.empty(len(rows), dtype=torch.int64), torch.empty(len(rows))
+    packed_edits = b"" if edits is None else b"".join(map(_pack_edits, edits))
     _extension.sample(
         token_ids.data_ptr(),
         best.data_ptr(),
-        0 if processed is None else processed.data_ptr(),
+        address(processed),
         logits.data_ptr(),
         rows.data_ptr(),
         temperature.data_ptr(),
         min_p.data_ptr(),
+        typical_p.data_ptr(),
         top_k.data_ptr(),
         top_p.data_ptr(),
         seeds.data_ptr(),
         positions.data_ptr(),
+        packed_edits,
         len(rows),
         logits.shape[1],
         level,
     ).run()
     return token_ids, best
+
+
+_EDITS = struct.Struct("@9q3d")
+"""RowEdits of csrc/cpu/sampling.h."""
+_NO_EDITS = _EDITS.pack(*[0] * 9, 1.0, 0.0, 0.0)
+
+
+def _pack_edits(edits: RowEdits | None) -> bytes:
+    if edits is None:
+        return _NO_EDITS
+    return _EDITS.pack(
+        address(edits.allowed),
+        address(edits.banned_ids),
+        0 if edits.banned_ids is None else len(edits.banned_ids),
+        address(edits.bias_ids),
+        address(edits.bias_values),
+        0 if edits.bias_ids is None else len(edits.bias_ids),
+        address(edits.seen_ids),
+        address(edits.seen_counts),
+        edits.num_seen,
+        edits.repetition_penalty,
+        edits.frequency_penalty,
+        edits.presence_penalty,
+    )
 
 
 def rank_tokens_at_level(
@@ -120,16 +153,40 @@ def argmax(logits: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return argmax_at_level(logits, rows, _LEVEL)
 
 
+def _check_edits(edits: Sequence[RowEdits | None], num_rows: int, vocab: int) -> None:
+    """As `_check`. That the ids are within the vocabulary is checked where it is cheap: in the extension."""
+    if len(edits) != num_rows:
+        raise ValueError(f"edits must be {num_rows}, one for each row, got {len(edits)}")
+    for own in edits:
+        if own is None:
+            continue
+        _check_list("allowed", own.allowed, torch.int32, -(-vocab // WORD_BITS))
+        _check_list("banned_ids", own.banned_ids, torch.int64, 0)
+        _check_list("bias_ids", own.bias_ids, torch.int64, 0)
+        _check_list("bias_values", own.bias_values, torch.float32, 0 if own.bias_ids is None else len(own.bias_ids))
+        _check_list("seen_ids", own.seen_ids, torch.int64, own.num_seen)
+        _check_list("seen_counts", own.seen_counts, torch.float32, own.num_seen)
+
+
+def _check_list(name: str, numbers: Tensor | None, dtype: torch.dtype, at_least: int) -> None:
+    if numbers is not None and (numbers.dtype != dtype or len(numbers) < at_least or not numbers.is_contiguous()):
+        raise ValueError(
+            f"{name} must be a dense {dtype} [{at_least}], got {numbers.dtype} {list(numbers.shape)}"
+        )
+
+
 @registry.register("sample", "cpu", supports=_on_cpu)
 def sample(
     logits: Tensor,
     rows: Tensor,
     temperature: Tensor,
     min_p: Tensor,
+    typical_p: Tensor,
     top_k: Tensor,
     top_p: Tensor,
     seeds: Tensor,
     positions: Tensor,
+    edits: Sequence[RowEdits | None] | None = None,
     processed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `ops.sample`."""
@@ -138,11 +195,14 @@ def sample(
         rows,
         temperature=(temperature, torch.float64),
         min_p=(min_p, torch.float64),
+        typical_p=(typical_p, torch.float64),
         top_k=(top_k, torch.int64),
         top_p=(top_p, torch.float64),
         seeds=(seeds, torch.int64),
         positions=(positions, torch.int64),
     )
+    if edits is not None:
+        _check_edits(edits, len(rows), logits.shape[1])
     if processed is not None and (
         processed.shape != (len(rows), logits.shape[1])
         or processed.dtype != torch.float32
@@ -151,9 +211,8 @@ def sample(
         raise ValueError(
             f"processed must be a dense float32 [{len(rows)}, {logits.shape[1]}], got {list(processed.shape)}"
         )
-    return sample_at_level(
-        logits.float(), rows, temperature, min_p, top_k, top_p, seeds, positions, processed, _LEVEL
-    )
+    columns = temperature, min_p, typical_p, top_k, top_p, seeds, positions
+    return sample_at_level(logits.float(), rows, *columns, edits, processed, _LEVEL)
 
 
 @registry.register("rank_tokens", "cpu", supports=_on_cpu)

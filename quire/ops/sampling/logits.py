@@ -46,8 +46,9 @@ def apply_logit_bias(row: Row, ids: TokenIds, values: Row) -> Row:
 
 def apply_repetition_penalty(row: Row, ids: TokenIds, penalty: float) -> Row:
     """Divide positive and multiply negative logits of the distinct `ids` (CTRL, Keskar et al. 2019, 1909.05858)."""
-    logits = row[ids]
-    row[ids] = np.where(logits > 0, logits / penalty, logits * penalty)
+    logits, factor = row[ids], np.float32(penalty)
+    with np.errstate(over="ignore"):
+        row[ids] = np.where(logits > 0, logits / factor, logits * factor)
     return row
 
 
@@ -55,7 +56,8 @@ def apply_frequency_and_presence_penalty(
     row: Row, ids: TokenIds, counts: Row, frequency_penalty: float, presence_penalty: float
 ) -> Row:
     """Subtract frequency_penalty per occurrence, and presence_penalty once where counts > 0; ids are distinct."""
-    row[ids] -= frequency_penalty * counts + presence_penalty * (counts > 0)
+    penalties = np.float32(frequency_penalty) * counts + np.float32(presence_penalty) * (counts > 0).astype(np.float32)
+    row[ids] -= penalties
     return row
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from quire.ops.registry import register
 from quire.ops.sampling import logits as filters
+from quire.ops.sampling.edits import RowEdits, apply_edits
 from quire.ops.sampling.logits import Row
 from quire.ops.sampling.race import race
 from quire.ops.sampling.random import BLOCK, seed_key
@@ -38,10 +41,12 @@ def sample(
     rows: Tensor,
     temperature: Tensor,
     min_p: Tensor,
+    typical_p: Tensor,
     top_k: Tensor,
     top_p: Tensor,
     seeds: Tensor,
     positions: Tensor,
+    edits: Sequence[RowEdits | None] | None = None,
     processed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `ops.sample`."""
@@ -49,25 +54,36 @@ def sample(
     token_ids = torch.full((len(rows),), NO_TOKEN, dtype=torch.int64)
     best = torch.from_numpy(source[rows.numpy()].max(axis=1)) if len(rows) else torch.empty(0)
     scores = np.full((ROWS_PER_RACE, -(-vocab // BLOCK) * BLOCK), -np.inf, dtype=np.float32)
+    columns = [column.tolist() for column in (temperature, min_p, typical_p, top_k, top_p)]
     sound = torch.isfinite(best).nonzero()[:, 0].tolist()
     for start in range(0, len(sound), ROWS_PER_RACE):
-        some = sound[start : start + ROWS_PER_RACE]
-        for place, i in enumerate(some):
-            row = scores[place, :vocab]
+        racing: list[int] = []
+        for i in sound[start : start + ROWS_PER_RACE]:
+            row = scores[len(racing)][:vocab]
             row[:] = source[int(rows[i])]
-            heat_and_filter(row, float(temperature[i]), float(min_p[i]), int(top_k[i]), float(top_p[i]))
+            own = edits[i] if edits is not None else None
+            if own is not None and not np.isfinite(apply_edits(row, own).max()):
+                continue
+            if columns[0][i] > 0:
+                heat_and_filter(row, *(column[i] for column in columns))
+                racing.append(i)
+            else:
+                token_ids[i] = int(row.argmax())
             if processed is not None:
                 processed[i] = torch.from_numpy(row)
-        key = seed_key([int(seeds[i]) for i in some])
-        drawn = race(scores[: len(some)], key, positions[some].numpy().astype(np.uint64))
-        token_ids[some] = torch.from_numpy(drawn)
+        if racing:
+            key = seed_key([int(seeds[i]) for i in racing])
+            drawn = race(scores[: len(racing)], key, positions[racing].numpy().astype(np.uint64))
+            token_ids[racing] = torch.from_numpy(drawn)
     return token_ids, best
 
 
-def heat_and_filter(row: Row, temperature: float, min_p: float, top_k: int, top_p: float) -> Row:
-    """Temperature, then min_p, top_k and top_p, in place: dropped tokens become -inf."""
+def heat_and_filter(
+    row: Row, temperature: float, min_p: float, typical_p: float, top_k: int, top_p: float
+) -> Row:
+    """Temperature, then min_p, typical_p, top_k and top_p, in place: dropped tokens become -inf."""
     filters.apply_temperature(row, temperature)
-    kept = filters.keep_likely(row, min_p=min_p, typical_p=1.0, top_k=top_k, top_p=top_p)
+    kept = filters.keep_likely(row, min_p=min_p, typical_p=typical_p, top_k=top_k, top_p=top_p)
     return row if kept is None else filters.apply_allowed_ids(row, kept)
 
 

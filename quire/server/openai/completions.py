@@ -2,64 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quire.errors import InvalidRequestError, describe
+from quire.errors import InvalidRequestError, wrong_value
 from quire.outputs import CompletionOutput, RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.server.body import read_body
 from quire.server.context import ServerContext
-from quire.server.merge import merge_outputs
+from quire.server.errors import ErrorReport
+from quire.server.generation import Generation, collect, stream
+from quire.server.merge import Batch
+from quire.server.models import ServedModel
+from quire.server.openai.inputs import split_prompts
 from quire.server.openai.logprobs import CompletionLogprobs, join_logprobs, prompt_logprobs_list
 from quire.server.openai.params import check_choices, check_common, make_sampling_params, not_yet, wants_usage
 from quire.server.openai.schemas import CompletionRequest
 from quire.server.openai.usage import UsageCounter
 from quire.server.replies import fingerprint, json_response, make_response_id
-from quire.server.sse import DONE, ChunkTemplate, EventStream
+from quire.server.sse import DONE, ChunkTemplate, TextFrame, error_frames
 
-MAX_PROMPTS = 1024
 _DEFAULT_MAX_TOKENS = 16
-
-Prompt = str | list[int]
 
 
 async def create_completion(context: ServerContext, request: Request) -> Response:
     """Answer one request, whole or as a stream."""
     body = await read_body(request, CompletionRequest, context.args.max_body_bytes)
-    job = _CompletionJob(context, body, make_response_id("cmpl", request))
+    model = await context.lease(request, body.model)
+    job = _CompletionJob(model, body, make_response_id("cmpl", request, body.request_id))
     if body.stream:
-        stream = EventStream(request, job.stream(), context.lifecycle)
-        await stream.start()
-        return stream
-    return json_response(await context.lifecycle.run(request, job.collect()))
-
-
-def split_prompts(prompt: Any) -> list[Prompt]:
-    """The four forms of `prompt` as a list of texts and token id lists. Raises InvalidRequestError."""
-    if prompt is None or prompt == "" or prompt == []:
-        raise InvalidRequestError(f"prompt must not be empty, got {describe(prompt)}", parameter="prompt")
-    if isinstance(prompt, str):
-        return [prompt]
-    if all(isinstance(item, int) for item in prompt):
-        return [prompt]
-    if any(isinstance(item, int) for item in prompt):
-        raise InvalidRequestError(
-            "prompt must be text, a list of texts, token ids, or a list of such lists, not a mixture",
-            parameter="prompt",
-        )
-    if len(prompt) > MAX_PROMPTS:
-        raise InvalidRequestError(
-            f"prompt must be a list of at most {MAX_PROMPTS} prompts, got {len(prompt)}", parameter="prompt"
-        )
-    for index, item in enumerate(prompt):
-        if not item:
-            raise InvalidRequestError(f"prompt[{index}] must not be empty", parameter="prompt")
-    return list(prompt)
+        return await stream(context, request, job.generation, _ChunkRenderer(job, context.now()))
+    return json_response(job.whole(await collect(context, request, job.generation), context.now()))
 
 
 def _check(body: CompletionRequest) -> None:
@@ -68,175 +43,203 @@ def _check(body: CompletionRequest) -> None:
         raise not_yet("suffix")
     if body.prompt_embeds is not None:
         raise not_yet("prompt_embeds")
+    _check_best_of(body)
+
+
+def _check_best_of(body: CompletionRequest) -> None:
+    n = 1 if body.n is None else body.n
+    if body.best_of is None or body.best_of == n:
+        return
+    if body.best_of < n:
+        raise wrong_value("best_of", f"an integer of at least n ({n})", body.best_of)
+    if body.stream:
+        raise InvalidRequestError(
+            "best_of cannot be streamed: which choices are the best is known at the end", parameter="best_of"
+        )
+
+
+def _best(choices: list[CompletionOutput], n: int) -> list[CompletionOutput]:
+    """The n choices with the highest mean log-probability of a token, best first."""
+    if len(choices) == n:
+        return choices
+
+    def mean_logprob(choice: CompletionOutput) -> float:
+        return (choice.cumulative_logprob or 0.0) / max(1, len(choice.token_ids))
+
+    return sorted(choices, key=mean_logprob, reverse=True)[:n]
 
 
 class _CompletionJob:
     """One request on its way: its prompts, their parameters, and how outputs become choices."""
 
-    def __init__(self, context: ServerContext, body: CompletionRequest, response_id: str) -> None:
+    def __init__(self, model: ServedModel, body: CompletionRequest, response_id: str) -> None:
         _check(body)
-        self._context = context
-        self._body = body
-        self._id = response_id
-        self._model = context.resolve_model(body.model)
-        self._prompts = split_prompts(body.prompt)
-        self._echo_only = bool(body.echo) and body.max_tokens == 0
-        self._params = self._make_params()
-        check_choices(len(self._prompts), self._params.n)
-        self._usage = UsageCounter(count_output=not self._echo_only)
-
-    def _make_params(self) -> SamplingParams:
-        body = self._body
-        changes: dict[str, Any] = {"logprobs": body.logprobs}
-        defaults = {"max_tokens": _DEFAULT_MAX_TOKENS, **self._context.config.model.default_sampling_params}
-        if body.echo and body.logprobs is not None and body.prompt_logprobs is None:
-            changes["prompt_logprobs"] = body.logprobs
-        if self._echo_only:
-            changes["max_tokens"] = 1
-        return make_sampling_params(body, defaults, **changes)
-
-    def _outputs(self) -> AsyncGenerator[list[tuple[int, RequestOutput]]]:
-        return merge_outputs([self._generate(prompt) for prompt in self._prompts])
-
-    def _generate(self, prompt: Prompt) -> AsyncGenerator[RequestOutput]:
-        return self._context.generate(
-            prompt,
-            self._params,
-            self._id,
-            priority=self._body.priority or 0,
-            cache_salt=self._body.cache_salt,
-            add_special_tokens=self._body.add_special_tokens is not False,
+        self.id = response_id
+        self.body = body
+        self.model = model
+        self.prompts = split_prompts(body.prompt, "prompt")
+        self.echo_only = bool(body.echo) and body.max_tokens == 0
+        """Whether the prompt is all of the text."""
+        self.params = self._make_params()
+        self.n = self.params.n if body.n is None else body.n
+        """Choices of each prompt; best_of may generate more."""
+        check_choices(len(self.prompts), self.params.n)
+        self.usage = UsageCounter(count_output=not self.echo_only)
+        self.generation = Generation(
+            model,
+            self.prompts,
+            self.params,
+            response_id,
+            priority=body.priority or 0,
+            cache_salt=body.cache_salt,
+            add_special_tokens=body.add_special_tokens is not False,
         )
 
-    # -- whole -----------------------------------------------------------------------------------------------
+    def _make_params(self) -> SamplingParams:
+        body = self.body
+        changes: dict[str, Any] = {"logprobs": body.logprobs}
+        defaults = {"max_tokens": _DEFAULT_MAX_TOKENS, **self.model.config.model.default_sampling_params}
+        if body.echo and body.logprobs is not None and body.prompt_logprobs is None:
+            changes["prompt_logprobs"] = body.logprobs
+        if self.echo_only:
+            changes["max_tokens"] = 1
+        if body.best_of is not None and body.best_of != (1 if body.n is None else body.n):
+            changes |= {"n": body.best_of, "logprobs": body.logprobs or 0}
+        return make_sampling_params(body, defaults, is_stream=bool(body.stream), **changes)
 
-    async def collect(self) -> dict[str, Any]:
+    def whole(self, results: list[RequestOutput], created: int) -> dict[str, Any]:
         """The response body, once every choice is finished."""
-        results: dict[int, RequestOutput] = {}
-        async with aclosing(self._outputs()) as batches:
-            async for batch in batches:
-                results.update(batch)
         choices = []
-        for index in range(len(self._prompts)):
-            self._usage.add(index, results[index])
+        for index, result in enumerate(results):
+            self.usage.add(index, result)
+            best = _best(result.outputs, self.n)
             choices += [
-                self._whole_choice(index, results[index], choice) for choice in results[index].outputs
+                self._whole_choice(index * self.n + number, index, result, choice)
+                for number, choice in enumerate(best)
             ]
         return {
-            "id": self._id,
+            "id": self.id,
             "object": "text_completion",
-            "created": self._context.now(),
-            "model": self._model,
+            "created": created,
+            "model": self.model.name,
             "system_fingerprint": fingerprint(),
             "choices": choices,
-            "usage": self._usage.as_dict(),
+            "usage": self.usage.as_dict(),
         }
 
     def _whole_choice(
-        self, prompt_index: int, output: RequestOutput, choice: CompletionOutput
+        self, index: int, prompt_index: int, output: RequestOutput, choice: CompletionOutput
     ) -> dict[str, Any]:
         shape = _ChoiceShape(self, prompt_index, output)
         text, logprobs = shape.render(choice)
         rendered = {
-            "index": prompt_index * self._params.n + choice.index,
+            "index": index,
             "text": text,
             "logprobs": logprobs,
-            "finish_reason": self._finish_reason(choice),
+            "finish_reason": self.finish_reason(choice),
             "stop_reason": choice.stop_reason,
             "prompt_logprobs": prompt_logprobs_list(output.prompt_logprobs)
-            if self._body.prompt_logprobs
+            if self.body.prompt_logprobs
             else None,
         }
-        if self._body.return_token_ids:
-            rendered["token_ids"] = [] if self._echo_only else choice.token_ids
+        if self.body.return_token_ids:
+            rendered["token_ids"] = [] if self.echo_only else choice.token_ids
             rendered["prompt_token_ids"] = output.prompt_token_ids
         return rendered
 
-    def _finish_reason(self, choice: CompletionOutput) -> str | None:
-        return "length" if self._echo_only else choice.finish_reason
-
-    # -- stream ----------------------------------------------------------------------------------------------
-
-    async def stream(self) -> AsyncGenerator[bytes]:
-        """The events of the response; all that belong to one step come in one piece."""
-        template = ChunkTemplate(
-            id=self._id,
-            object="text_completion",
-            created=self._context.now(),
-            model=self._model,
-            system_fingerprint=fingerprint(),
-        )
-        usage_last, usage_always = wants_usage(self._body)
-        shapes: dict[tuple[int, int], _ChoiceShape] = {}
-        async with aclosing(self._outputs()) as batches:
-            async for batch in batches:
-                frames = []
-                for prompt_index, output in batch:
-                    self._usage.add(prompt_index, output)
-                    usage = self._usage.as_dict() if usage_always else None
-                    choices = self._stream_choices(shapes, prompt_index, output)
-                    frames += [template.frame(choice, usage) for choice in choices]
-                if frames:
-                    yield b"".join(frames)
-        yield (template.usage_frame(self._usage.as_dict()) if usage_last else b"") + DONE
-
-    def _stream_choices(
-        self, shapes: dict[tuple[int, int], _ChoiceShape], prompt_index: int, output: RequestOutput
-    ) -> list[dict[str, Any]]:
-        choices = []
-        for choice in output.outputs:
-            key = (prompt_index, choice.index)
-            if key not in shapes:
-                shapes[key] = _ChoiceShape(self, prompt_index, output)
-            choices.append(self._stream_choice(shapes[key], output, choice))
-        return choices
-
-    def _stream_choice(
-        self, shape: _ChoiceShape, output: RequestOutput, choice: CompletionOutput
-    ) -> dict[str, Any]:
-        is_first = shape.is_new
-        text, logprobs = shape.render(choice)
-        rendered = {
-            "index": shape.prompt_index * self._params.n + choice.index,
-            "text": text,
-            "logprobs": logprobs,
-            "finish_reason": self._finish_reason(choice),
-        }
-        if choice.finish_reason is not None:
-            rendered["stop_reason"] = choice.stop_reason
-        if self._body.return_token_ids:
-            rendered["token_ids"] = choice.token_ids
-            if is_first:
-                rendered["prompt_token_ids"] = output.prompt_token_ids
-        return rendered
-
-    # -- for choices -----------------------------------------------------------------------------------------
+    def finish_reason(self, choice: CompletionOutput) -> str | None:
+        """OpenAI's word for how a choice ended."""
+        return "length" if self.echo_only else choice.finish_reason
 
     def prompt_text(self, prompt_index: int, output: RequestOutput) -> str:
         """What echo puts before the output."""
-        prompt = self._prompts[prompt_index]
-        if isinstance(prompt, str) and self._body.truncate_prompt_tokens is None:
+        prompt = self.prompts[prompt_index]
+        if isinstance(prompt, str) and self.body.truncate_prompt_tokens is None:
             return prompt
-        return self._context.tokenizer.decode(output.prompt_token_ids, skip_special_tokens=False)
+        text: str = self.model.tokenizer.decode(output.prompt_token_ids, skip_special_tokens=False)
+        return text
 
     def first_token_text(self, output: RequestOutput) -> str:
         """Text of the first prompt token, which has no logprobs to take it from."""
-        return self._context.tokenizer.decode_token(output.prompt_token_ids[0])
+        text: str = self.model.tokenizer.decode_token(output.prompt_token_ids[0])
+        return text
 
     @property
     def echoes(self) -> bool:
         """Whether the prompt is part of the text."""
-        return bool(self._body.echo)
-
-    @property
-    def echo_only(self) -> bool:
-        """Whether the prompt is all of the text."""
-        return self._echo_only
+        return bool(self.body.echo)
 
     @property
     def wants_logprobs(self) -> bool:
         """Whether choices carry logprobs."""
-        return self._body.logprobs is not None
+        return self.body.logprobs is not None
+
+
+class _ChunkRenderer:
+    """The events of a streamed response."""
+
+    def __init__(self, job: _CompletionJob, created: int) -> None:
+        self._job = job
+        self._template = ChunkTemplate(
+            id=job.id,
+            object="text_completion",
+            created=created,
+            model=job.model.name,
+            system_fingerprint=fingerprint(),
+        )
+        self._usage_last, self._usage_always = wants_usage(job.body)
+        self._shapes: dict[tuple[int, int], _ChoiceShape] = {}
+        self._text_frames: dict[tuple[int, int], TextFrame] = {}
+        self._is_plain = not (
+            self._usage_always or job.echo_only or job.wants_logprobs or job.body.return_token_ids
+        )
+        """Whether text is all that a choice shows between its first piece and its end."""
+
+    def render(self, batch: Batch) -> bytes:
+        """See `Renderer.render`."""
+        frames = []
+        for prompt_index, output in batch:
+            self._job.usage.add(prompt_index, output)
+            usage = self._job.usage.as_dict() if self._usage_always else None
+            for choice in output.outputs:
+                frame = self._text_frames.get((prompt_index, choice.index))
+                if frame is not None and choice.finish_reason is None:
+                    frames.append(frame.render(choice.text))
+                else:
+                    frames.append(self._template.frame(self._choice(prompt_index, output, choice), usage))
+        return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    def end(self) -> bytes:
+        """See `Renderer.end`."""
+        last = self._template.usage_frame(self._job.usage.as_dict()) if self._usage_last else b""
+        return last + DONE
+
+    def fail(self, report: ErrorReport) -> bytes:
+        """See `Renderer.fail`."""
+        return error_frames(report)
+
+    def _choice(self, prompt_index: int, output: RequestOutput, choice: CompletionOutput) -> dict[str, Any]:
+        job, key = self._job, (prompt_index, choice.index)
+        shape = self._shapes.get(key)
+        is_first = shape is None
+        if shape is None:
+            shape = self._shapes[key] = _ChoiceShape(job, prompt_index, output)
+        text, logprobs = shape.render(choice)
+        rendered = {
+            "index": prompt_index * job.n + choice.index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": job.finish_reason(choice),
+        }
+        if choice.finish_reason is not None:
+            rendered["stop_reason"] = choice.stop_reason
+        elif self._is_plain:
+            self._text_frames[key] = TextFrame(lambda text: self._template.frame(rendered | {"text": text}))
+        if job.body.return_token_ids:
+            rendered["token_ids"] = [] if job.echo_only else choice.token_ids
+            if is_first:
+                rendered["prompt_token_ids"] = output.prompt_token_ids
+        return rendered
 
 
 class _ChoiceShape:
@@ -247,7 +250,7 @@ class _ChoiceShape:
         self.is_new = True
         self._job = job
         self._output = output
-        self._logprobs = CompletionLogprobs()
+        self._logprobs = CompletionLogprobs(as_ids=bool(job.body.return_tokens_as_token_ids))
 
     def render(self, choice: CompletionOutput) -> tuple[str, dict[str, list[Any]] | None]:
         """(text, logprobs) of one piece; the first one begins with the prompt if that is echoed."""

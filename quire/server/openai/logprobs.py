@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from quire.outputs import Logprob, LogprobsAtPosition
@@ -20,11 +20,17 @@ def _text(token_id: int, entry: Logprob) -> str:
     return entry.decoded_token if entry.decoded_token is not None else f"token_id:{token_id}"
 
 
+def _id_text(token_id: int, entry: Logprob) -> str:
+    return f"token_id:{token_id}"
+
+
 class CompletionLogprobs:
     """The `logprobs` object of one completion choice; `text_offset` goes on from piece to piece of a stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, as_ids: bool = False) -> None:
+        """`as_ids` shows tokens as `token_id:N` instead of their text."""
         self._offset = 0
+        self._show = _id_text if as_ids else _text
 
     def render(
         self, token_ids: Sequence[int], positions: Sequence[LogprobsAtPosition | None]
@@ -45,34 +51,26 @@ class CompletionLogprobs:
     ) -> dict[str, list[Any]]:
         """Like `render` for a prompt, whose first token has a text but no logprobs."""
         piece = self.render(token_ids, positions)
-        piece["tokens"][0] = first_text
-        piece["text_offset"] = _offsets(piece["tokens"])
-        self._offset = sum(map(len, piece["tokens"]))
+        piece["tokens"][0] = first_text if self._show is _text else _id_text(token_ids[0], Logprob(0.0))
+        piece["text_offset"] = [0, *(offset + len(first_text) for offset in piece["text_offset"][1:])]
+        self._offset += len(first_text)
         return piece
 
     def _add(self, piece: dict[str, list[Any]], token_id: int, position: LogprobsAtPosition | None) -> None:
         entry = None if position is None else position.get(token_id)
         text = "" if entry is None else _text(token_id, entry)
-        piece["tokens"].append(text)
+        piece["tokens"].append("" if entry is None else self._show(token_id, entry))
         piece["token_logprobs"].append(None if entry is None else finite(entry.logprob))
         piece["text_offset"].append(self._offset)
-        piece["top_logprobs"].append(None if position is None else _top_by_text(position))
+        piece["top_logprobs"].append(None if position is None else _top_by_text(position, self._show))
         self._offset += len(text)
 
 
-def _offsets(texts: Sequence[str]) -> list[int]:
-    offsets, total = [], 0
-    for text in texts:
-        offsets.append(total)
-        total += len(text)
-    return offsets
-
-
-def _top_by_text(position: LogprobsAtPosition) -> dict[str, float]:
+def _top_by_text(position: LogprobsAtPosition, show: Callable[[int, Logprob], str]) -> dict[str, float]:
     """Text -> logprob; of several tokens with one text, the first (likeliest) stays."""
     top: dict[str, float] = {}
     for token_id, entry in position.items():
-        top.setdefault(_text(token_id, entry), finite(entry.logprob))
+        top.setdefault(show(token_id, entry), finite(entry.logprob))
     return top
 
 
@@ -82,24 +80,33 @@ def join_logprobs(first: dict[str, list[Any]], second: dict[str, list[Any]]) -> 
 
 
 def chat_logprobs(
-    token_ids: Sequence[int], positions: Sequence[LogprobsAtPosition], num_top: int, tokenizer: Any
+    token_ids: Sequence[int],
+    positions: Sequence[LogprobsAtPosition],
+    num_top: int,
+    tokenizer: Any,
+    *,
+    as_ids: bool = False,
 ) -> dict[str, Any]:
-    """The `logprobs` object of a chat choice: the sampled token and exactly `num_top` likeliest ones per
-    position.
+    """The `logprobs` object of a chat choice: the sampled token and exactly `num_top` likeliest ones per position,
+    shown as `token_id:N` with `as_ids`.
     """
     content = []
     for token_id, position in zip(token_ids, positions):
         likeliest = sorted(position.items(), key=lambda item: item[1].logprob, reverse=True)[:num_top]
-        entry = _chat_entry(token_id, position.get(token_id, Logprob(LOWEST)), tokenizer)
-        entry["top_logprobs"] = [_chat_entry(top_id, top, tokenizer) for top_id, top in likeliest]
+        entry = _chat_entry(token_id, position.get(token_id, Logprob(LOWEST)), tokenizer, as_ids)
+        entry["top_logprobs"] = [_chat_entry(top_id, top, tokenizer, as_ids) for top_id, top in likeliest]
         content.append(entry)
     return {"content": content, "refusal": None}
 
 
-def _chat_entry(token_id: int, entry: Logprob, tokenizer: Any) -> dict[str, Any]:
+def _chat_entry(token_id: int, entry: Logprob, tokenizer: Any, as_ids: bool) -> dict[str, Any]:
     text = _text(token_id, entry)
     raw = text.encode() if tokenizer is None else tokenizer.token_bytes(token_id)
-    return {"token": text, "logprob": finite(entry.logprob), "bytes": list(raw)}
+    return {
+        "token": _id_text(token_id, entry) if as_ids else text,
+        "logprob": finite(entry.logprob),
+        "bytes": list(raw),
+    }
 
 
 def prompt_logprobs_list(positions: Sequence[LogprobsAtPosition | None] | None) -> list[Any] | None:

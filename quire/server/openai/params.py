@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from quire.errors import InvalidRequestError, NotSupportedError, describe
+from quire.errors import InvalidRequestError, NotSupportedError, describe, wrong_value
 from quire.sampling_params import RequestOutputKind, SamplingParams
-from quire.server.openai.schemas import GenerationRequest
+from quire.server.constraints import Constraint
+from quire.server.openai.response_format import parse_constraint
+from quire.server.openai.schemas import GenerationRequest, SamplingFields
 
 MAX_CHOICES = 2048
 """Most choices (prompts x n) of one request."""
@@ -38,46 +40,41 @@ _SAME_NAME = (
     "skip_special_tokens",
     "spaces_between_special_tokens",
 )
-_NOT_YET = (
-    "use_beam_search",
-    "structured_outputs",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-)
 
 
 def make_sampling_params(
-    request: GenerationRequest, defaults: Mapping[str, Any], **changes: Any
+    request: SamplingFields, defaults: Mapping[str, Any], *, is_stream: bool, **changes: Any
 ) -> SamplingParams:
     """Defaults of the model, then what the request gives, then `changes`. Raises InvalidRequestError."""
     fields = dict(defaults)
     for name in _SAME_NAME:
-        value = getattr(request, name)
+        value = getattr(request, name, None)
         if value is not None:
             fields[name] = value
     fields.update(changes)
-    kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
+    kind = RequestOutputKind.DELTA if is_stream else RequestOutputKind.FINAL_ONLY
     return SamplingParams(**fields, output_kind=kind)
 
 
 def check_common(request: GenerationRequest) -> None:
     """Rules that need no engine; raises InvalidRequestError that names the parameter."""
-    for name in _NOT_YET:
-        if getattr(request, name):
-            raise not_yet(name)
+    refuse_constraint(parse_constraint(request))
+    if request.use_beam_search:
+        raise not_yet("use_beam_search")
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError("stream_options needs stream=true", parameter="stream_options")
     if request.stream and request.prompt_logprobs:
         raise InvalidRequestError(
             "prompt_logprobs cannot be streamed: leave stream out", parameter="prompt_logprobs"
         )
-    if request.best_of is not None and request.best_of != (1 if request.n is None else request.n):
-        raise NotSupportedError(
-            f"best_of is not supported other than equal to n, got {request.best_of}", parameter="best_of"
-        )
-    _check_cache_salt(request.cache_salt)
+    check_cache_salt(request.cache_salt)
+
+
+def refuse_constraint(constraint: Constraint | None) -> None:
+    """Raises NotSupportedError for any form that the output should have."""
+    if constraint is not None:
+        form = constraint.kind.value
+        raise not_yet(constraint.source, f" other than free text, got one that asks for {form}")
 
 
 def check_choices(num_prompts: int, n: int) -> None:
@@ -86,6 +83,12 @@ def check_choices(num_prompts: int, n: int) -> None:
         raise InvalidRequestError(
             f"prompts x n must be at most {MAX_CHOICES}, got {num_prompts} x {n}", parameter="n", value=n
         )
+
+
+def check_top_logprobs(num_top: int | None, limit: int) -> None:
+    """Raises InvalidRequestError for more likeliest tokens than the server gives; a limit of -1 is none."""
+    if num_top is not None and (num_top < 0 or (limit != -1 and num_top > limit)):
+        raise wrong_value("top_logprobs", f"an integer in [0, {limit}]", num_top)
 
 
 def not_yet(name: str, detail: str = "") -> NotSupportedError:
@@ -101,7 +104,8 @@ def wants_usage(request: GenerationRequest) -> tuple[bool, bool]:
     return True, bool(options.continuous_usage_stats)
 
 
-def _check_cache_salt(salt: str | None) -> None:
+def check_cache_salt(salt: str | None) -> None:
+    """Raises InvalidRequestError for a salt of another length than allowed."""
     if salt is not None and not 0 < len(salt) <= MAX_CACHE_SALT_CHARS:
         raise InvalidRequestError(
             f"cache_salt must be a string of 1 to {MAX_CACHE_SALT_CHARS} characters, got {describe(salt)}",

@@ -1,16 +1,13 @@
-"""Bodies of the requests as clients send them. Every field may be null, which means: not given; unknown ones
-are ignored.
-"""
+"""Bodies of the requests as clients send them. Every field may be null, which means: not given."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-Text = Annotated[str, Meta(max_length=2**25)]
+from quire.server.fields import Int64, TokenId
+from quire.server.openai.response_format import ConstraintFields
 
 
 class StreamOptions(Struct):
@@ -18,18 +15,27 @@ class StreamOptions(Struct):
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+    """Padding against traffic analysis; none is sent."""
 
 
-class GenerationRequest(Struct, kw_only=True):
-    """What completions and chat completions have in common; the meaning of each field is SamplingParams'."""
+class CommonFields(ConstraintFields, kw_only=True):
+    """Beside the form of the output, what clients of hosted services send along: accepted without effect."""
 
-    model: str | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Int64 | None = None
-    best_of: Int64 | None = None
-    max_tokens: Int64 | None = None
-    min_tokens: Int64 | None = None
+    user: Any = None
+    store: bool | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    moderation: Any = None
+
+
+class SamplingFields(CommonFields, kw_only=True):
+    """How tokens are chosen; the meaning of each field is SamplingParams'."""
+
     temperature: float | None = None
     top_p: float | None = None
     top_k: Int64 | None = None
@@ -40,28 +46,37 @@ class GenerationRequest(Struct, kw_only=True):
     stop_token_ids: list[TokenId] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
+    min_tokens: Int64 | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     allowed_token_ids: list[TokenId] | None = None
     bad_words: list[str] | None = None
-    prompt_logprobs: Int64 | None = None
-    truncate_prompt_tokens: Int64 | None = None
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
+
+
+class GenerationRequest(SamplingFields, kw_only=True):
+    """What completions and chat completions have in common."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Int64 | None = None
+    max_tokens: Int64 | None = None
+    prompt_logprobs: Int64 | None = None
+    truncate_prompt_tokens: Int64 | None = None
     add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    """Tokens of logprobs as `token_id:N` instead of their text."""
     echo: bool | None = None
     priority: Int64 | None = None
     cache_salt: str | None = None
-    # Known, and refused until they exist.
+    request_id: str | None = None
     use_beam_search: bool | None = None
-    structured_outputs: Any = None
-    guided_json: Any = None
-    guided_regex: Any = None
-    guided_choice: Any = None
-    guided_grammar: Any = None
+    """Refused until it exists."""
 
 
 class CompletionRequest(GenerationRequest, kw_only=True):
@@ -69,14 +84,10 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
     prompt: str | list[str | TokenId | list[TokenId]] | None = None
     logprobs: Int64 | None = None
+    best_of: Int64 | None = None
+    """How many to generate for each prompt, of which the n with the highest mean logprob are returned."""
     suffix: str | None = None
     prompt_embeds: Any = None
-
-
-class ResponseFormat(Struct):
-    """The kind of output that a chat request asks for."""
-
-    type: str | None = None
 
 
 class ChatCompletionRequest(GenerationRequest, kw_only=True):
@@ -86,9 +97,9 @@ class ChatCompletionRequest(GenerationRequest, kw_only=True):
     max_completion_tokens: Int64 | None = None
     logprobs: bool | None = None
     top_logprobs: Int64 | None = None
-    response_format: ResponseFormat | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     functions: list[Any] | None = None
     function_call: Any = None
     add_generation_prompt: bool | None = None
@@ -96,23 +107,8 @@ class ChatCompletionRequest(GenerationRequest, kw_only=True):
     chat_template: str | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-
-
-class TokenizeRequest(Struct, kw_only=True):
-    """`POST /tokenize`: a text, or messages that the chat template renders."""
-
-    model: str | None = None
-    prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    add_special_tokens: bool | None = None
-    return_token_strs: bool | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-
-
-class DetokenizeRequest(Struct, kw_only=True):
-    """`POST /detokenize`."""
-
-    model: str | None = None
-    tokens: list[TokenId] | None = None
+    # Accepted without effect, as those of CommonFields are.
+    modalities: Any = None
+    audio: Any = None
+    prediction: Any = None
+    verbosity: Any = None

@@ -19,7 +19,8 @@ class UsageCounter:
         """Take in one output of the prompt at `prompt_index`."""
         self._prompts[prompt_index] = (len(output.prompt_token_ids), output.num_cached_tokens or 0)
         if self._count_output:
-            self._num_completion_tokens += sum(len(choice.token_ids) for choice in output.outputs)
+            for choice in output.outputs:
+                self._num_completion_tokens += len(choice.token_ids)
 
     def as_dict(self) -> dict[str, Any]:
         """OpenAI's usage object."""

@@ -1,0 +1,1 @@
+"""OpenAI's `/v1/responses`: create, stream, continue from a stored response, read and delete stored ones."""
