@@ -44,6 +44,7 @@ class Call(msgspec.Struct, tag="call", array_like=True):
 
     call_id: int
     method: str
+    arguments: list[Any] = []
 
 
 class Stop(msgspec.Struct, tag="stop", array_like=True):
@@ -52,7 +53,7 @@ class Stop(msgspec.Struct, tag="stop", array_like=True):
 
 Command = AddRequest | AbortRequests | Call | Stop
 
-CALLABLE = frozenset({"reset_prefix_cache", "ping"})
+CALLABLE = frozenset({"reset_prefix_cache", "ping", "observe"})
 """Methods of `EngineCore` that a `Call` may name."""
 
 # -- events: from the engine ---------------------------------------------------------------------------------

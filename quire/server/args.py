@@ -39,6 +39,9 @@ class ServerArgs:
     max_stored_responses: int = option(
         1024, "Responses of /v1/responses kept in memory, so that conversations can go on from them.", low=0
     )
+    peers_report: str | None = option(
+        None, "Report of `python -m benchmarks.peers` that the page at / shows."
+    )
     response_role: str = option("assistant", "Role of the messages that the server generates.")
 
     def __post_init__(self) -> None:
