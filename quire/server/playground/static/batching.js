@@ -5,6 +5,7 @@ import { drawStatic } from "./static_view.js";
 const [MIN_COLUMN, MAX_COLUMN] = [3, 16];
 const HEIGHT = 256;
 const TABLE_STEPS = 200;
+const TABLE_REQUESTS = 100;
 
 export class Batching {
   constructor(live) {
@@ -173,15 +174,23 @@ export class Batching {
 
   drawTable() {
     if (!$("steps").closest("details").open) return;
+    const requests = [...this.live.timeline.requests.values()].slice(-TABLE_REQUESTS).reverse();
+    const stepId = new Map(this.live.timeline.steps.map((step) => [step.column, step.id]));
+    $("lanes").tBodies[0].replaceChildren(...requests.map((request) => {
+      const { number, id, numPrompt, first, end, numOutput, reason } = request;
+      return row([number, id, numPrompt ?? "", stepId.get(first) ?? "", end === null ? "" : stepId.get(end) ?? "", end === null ? "" : numOutput, reason ?? ""]);
+    }));
     const rows = this.live.timeline.steps.slice(-TABLE_STEPS).reverse();
     $("steps").tBodies[0].replaceChildren(...rows.map((step) => {
       const chunks = step.chunks.map(([number, numTokens]) => `${number} (${numTokens})`);
       const decodes = [...step.decodes, ...step.drafts.map(([number, numTokens]) => `${number} (${numTokens})`)];
       const cells = [step.id, chunks.join(", "), decodes.join(", "), step.preempted.join(", "), step.finished.map(([number]) => number).join(", ")];
-      return make("tr", {}, ...cells.map((cell) => make("td", {}, String(cell))));
+      return row(cells);
     }));
   }
 }
+
+const row = (cells) => make("tr", {}, ...cells.map((cell) => make("td", {}, String(cell))));
 
 function describe(step, timeline) {
   const name = (number) => timeline.requests.get(number)?.id ?? `request ${number}`;

@@ -9,6 +9,7 @@ const NUM_ALTERNATIVES = 5;
 export class Chat {
   constructor() {
     this.model = null;
+    this.ready = new Promise((resolve) => (this.setReady = resolve)); // a model is chosen
     this.messages = [];
     this.abort = null;
     $("composer").addEventListener("submit", (event) => {
@@ -36,6 +37,7 @@ export class Chat {
   // The model that the next messages go to.
   choose(model) {
     this.model = model;
+    this.setReady();
     if ($("opening-model")) $("opening-model").textContent = model.name;
     const mode = model.has_chat_template === false ? "completion" : "chat";
     document.querySelector(`[name=mode][value=${mode}]`).checked = true;
@@ -51,7 +53,8 @@ export class Chat {
     $("prompt").placeholder = this.isChat ? "Write a message" : "Write the beginning of a text";
   }
 
-  show() {
+  // Ready to type in, unless that would open a phone's keyboard.
+  begin() {
     if (matchMedia("(hover: hover)").matches) $("prompt").focus({ preventScroll: true });
   }
 
@@ -67,8 +70,9 @@ export class Chat {
   }
 
   async send() {
+    await this.ready;
     const text = $("prompt").value;
-    if (!text.trim() || !this.model) return;
+    if (!text.trim() || this.abort) return;
     $("prompt").value = "";
     $("opening")?.remove();
     const isChat = this.isChat;

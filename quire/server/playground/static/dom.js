@@ -47,4 +47,7 @@ export function count(number, singular, plural = `${singular}s`) {
   return `${number.toLocaleString("en")} ${number === 1 ? singular : plural}`;
 }
 
+// Ids differ at their ends.
+export const shorten = (id) => (id.length > 22 ? `${id.slice(0, 9)}…${id.slice(-10)}` : id);
+
 export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.0995 ? 1 : 0)} %`;

@@ -71,4 +71,5 @@ async function chooseModels() {
 }
 
 show(fromAddress());
+if (shown === "chat") chat.begin();
 chooseModels().catch((error) => chat.complain(error.message));

@@ -1,5 +1,5 @@
 // The memory view: a cell for each block, numbers beside it, and the block table of a request.
-import { $, colour, count, fitCanvas, make, ownerColours, percent } from "./dom.js";
+import { $, colour, count, fitCanvas, make, ownerColours, percent, shorten } from "./dom.js";
 
 const OWNER_BITS = 12;
 const CACHED = 1;
@@ -188,7 +188,7 @@ export class Memory {
     if (!row) {
       const swatch = make("i");
       swatch.style.background = owner(number);
-      const button = make("button", { type: "button", title: id }, swatch, make("span", {}, id));
+      const button = make("button", { type: "button", title: id, "aria-label": id }, swatch, make("span", {}, shorten(id)));
       button.addEventListener("click", () => this.choose(id));
       row = make("tr", {}, make("td", {}, button), make("td"), make("td"));
       row.dataset.id = id;

@@ -36,7 +36,10 @@ export class Timeline {
     }
     for (const number of decodes) this.touch(number, column);
     for (const number of preempted) this.request(number, column).preemptions.push(column);
-    for (const [number, reason, numOutput] of finished) Object.assign(this.request(number, column), { end: id ? column : column - 1, reason, numOutput });
+    for (const [number, reason, numOutput] of finished) {
+      const request = this.request(number, column);
+      Object.assign(request, { end: request.last ?? column - 1, reason, numOutput }); // an abort comes after its last step
+    }
     if (id === 0) return; // events between steps
     this.steps.push(step);
     this.nextColumn += 1;
@@ -47,7 +50,7 @@ export class Timeline {
     for (const request of this.requests.values()) if (request.end === null || request.end >= column - 2) used.add(request.lane);
     let lane = 0;
     while (used.has(lane)) lane += 1;
-    this.requests.set(number, { number, id, numPrompt, arrival: column, first: null, end: null, reason: null, numOutput: 0, lane, preemptions: [] });
+    this.requests.set(number, { number, id, numPrompt, arrival: column, first: null, last: null, end: null, reason: null, numOutput: 0, lane, preemptions: [] });
   }
 
   // The request, also one whose arrival was missed.
@@ -57,7 +60,9 @@ export class Timeline {
   }
 
   touch(number, column) {
-    this.request(number, column).first ??= column;
+    const request = this.request(number, column);
+    request.first ??= column;
+    request.last = column;
   }
 
   // Of the last stretch of work in which requests met: those that were seen from their arrival to their end.

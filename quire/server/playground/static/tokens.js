@@ -93,7 +93,7 @@ function showCard(span, token) {
   card.style.top = `${above > 8 ? above : place.bottom + 6}px`;
 }
 
-const share = (logprob) => `${(100 * Math.exp(logprob)).toFixed(1)} %`;
+const share = (logprob) => (Math.exp(logprob) < 0.0005 ? "< 0.1 %" : `${(100 * Math.exp(logprob)).toFixed(1)} %`);
 const visible = (text) =>
   text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll(" ", "␣").replace(/\p{C}/gu, (character) => `<${character.codePointAt(0).toString(16)}>`);
 
