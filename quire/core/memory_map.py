@@ -14,6 +14,7 @@ from quire.core.request import Request
 OWNER_BITS = 12
 _OWNER_MASK = (1 << OWNER_BITS) - 1
 _MAX_COUNT = (1 << (16 - OWNER_BITS)) - 1
+_ONE_OWNER = 1 << OWNER_BITS
 _CACHED = 1
 
 
@@ -47,16 +48,19 @@ def map_memory(blocks: BlockManager, requests: Sequence[Request], number: Callab
     for block in cached:
         words[block] = _CACHED
     for request in reversed(requests):
-        owner = number(request) & _OWNER_MASK
+        word = _ONE_OWNER | (number(request) & _OWNER_MASK)
         for block in request.block_ids:
-            words[block] = min(counts[block], _MAX_COUNT) << OWNER_BITS | owner
+            words[block] = word
+    shared = [block for block, count in enumerate(counts) if count > 1]
+    for block in shared:
+        words[block] += (min(counts[block], _MAX_COUNT) - 1) << OWNER_BITS
     if sys.byteorder == "big":
         words.byteswap()
     return MemoryMap(
         num_blocks=pool.num_usable,
         block_size=blocks.block_size,
         num_used=pool.num_used,
-        num_shared=sum(1 for count in counts if count > 1),
+        num_shared=len(shared),
         num_cached=len(cached),
         num_unused_slots=sum(request.num_slots - request.num_computed_tokens for request in requests),
         num_host_blocks=blocks.host.num_usable,

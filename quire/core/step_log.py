@@ -17,7 +17,7 @@ from quire.batch import ScheduledRequest
 from quire.core.request import Request
 from quire.outputs import FinishReason
 
-MAX_RECORDS = 512
+MAX_RECORDS = 1024
 """Steps that the log holds; older ones are forgotten."""
 
 

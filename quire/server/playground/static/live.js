@@ -84,6 +84,7 @@ export class Live extends EventTarget {
     if (this.words.length !== num_blocks) this.words = new Uint16Array(num_blocks);
     for (const [page, content] of Object.entries(pages)) decode(content, this.words, page * page_blocks);
     this.timeline.add(frame.steps);
+    if (frame.num_missed) this.timeline.settle(new Set(frame.requests.map(([number]) => number)));
     this.frame = frame;
     this.say(`Watching ${frame.model}.`);
     this.dispatchEvent(new Event("frame"));

@@ -2,7 +2,8 @@
 import { $, makeSvg, ownerColours, count } from "./dom.js";
 import { fitStepTime, staticBatches } from "./static_batching.js";
 
-const MAX_REQUESTS = 200;
+const MAX_REQUESTS = 60;
+const HALF_HEIGHT = 224; // one of the two pictures, with its title
 
 export function drawStatic(timeline, limits) {
   const requests = timeline.completed().slice(-MAX_REQUESTS);
@@ -38,8 +39,8 @@ const seconds = (us) => (us < 1e6 ? `${(us / 1000).toPrecision(3)} ms` : `${(us 
 
 function picture({ requests, batched, start, numSteps }, boxWidth) {
   const numRows = requests.length;
-  const row = Math.min(9, Math.max(1.5, 190 / numRows));
-  const height = 2 * (numRows * row + 34);
+  const row = Math.min(9, (HALF_HEIGHT - 34) / numRows);
+  const height = 2 * HALF_HEIGHT;
   const scale = boxWidth / Math.max(numSteps, batched.numSteps);
   const svg = makeSvg("svg", { viewBox: `0 0 ${boxWidth} ${height}`, "aria-hidden": "true" });
   const owner = ownerColours();

@@ -45,6 +45,13 @@ export class Timeline {
     this.nextColumn += 1;
   }
 
+  // Some steps were missed, and with them ends: requests that ran and are not `live` have ended.
+  settle(live) {
+    for (const request of this.requests.values()) {
+      if (request.end === null && request.last !== null && !live.has(request.number)) Object.assign(request, { end: request.last, reason: "not seen" });
+    }
+  }
+
   arrive(number, id, numPrompt, column) {
     const used = new Set();
     for (const request of this.requests.values()) if (request.end === null || request.end >= column - 2) used.add(request.lane);
