@@ -35,14 +35,14 @@ serve: $(VENV)/.installed
 	@echo "    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"What is the capital of France?\"}]}'"
 	$(BIN)/quire serve --host $(HOST) --port $(PORT) $(ARGS)
 
-test: $(VENV)/.extra-test
+test: $(VENV)/.extra-test $(VENV)/.extra-test-no-deps
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 browser:
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
 	  { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
 
-test-all: $(VENV)/.extra-test $(VENV)/.extra-clients
+test-all: $(VENV)/.extra-test $(VENV)/.extra-test-no-deps $(VENV)/.extra-clients
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
 test-isa: $(VENV)/.extra-test
@@ -86,4 +86,8 @@ $(VENV)/.extra-%: pyproject.toml | $(VENV)/.installed
 	@$(BIN)/python -c 'import sys, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	  print(*project["optional-dependencies"][sys.argv[1]], sep="\n")' $* > $@.txt
 	$(PIP) install $(PIP_ARGS) -r $@.txt
+	@touch $@
+
+$(VENV)/.extra-test-no-deps: tests/requirements-no-deps.txt | $(VENV)/.installed
+	$(PIP) install $(PIP_ARGS) --no-deps -r $<
 	@touch $@

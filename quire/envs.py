@@ -42,6 +42,15 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _limit(text: str) -> int | None:
+    """A count; 0 means none given, as in Ollama."""
+    return None if text == "0" else _count(text)
+
+
+def _list(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
@@ -66,6 +75,29 @@ NUM_THREADS = EnvVar(
     "QUIRE_NUM_THREADS", _count, None, "Threads of one worker; default: the CPUs it may use."
 )
 IPC_DIR = EnvVar("QUIRE_IPC_DIR", str, None, "Folder for private sockets; default: a new 0700 folder.")
+HOST = EnvVar(
+    "QUIRE_HOST", str, None, "Where `quire serve` listens and the commands that talk to it call: host, host:port or URL."
+)
+MODELS = EnvVar("QUIRE_MODELS", str, None, "Folder of models, as --models-dir.")
+OLLAMA_HOST = EnvVar("OLLAMA_HOST", str, None, "Ollama's name of QUIRE_HOST.")
+OLLAMA_MODELS = EnvVar("OLLAMA_MODELS", str, None, "Ollama's name of QUIRE_MODELS.")
+OLLAMA_KEEP_ALIVE = EnvVar("OLLAMA_KEEP_ALIVE", str, None, "As --keep-alive.")
+OLLAMA_MAX_LOADED_MODELS = EnvVar("OLLAMA_MAX_LOADED_MODELS", _limit, None, "As --max-loaded-models; 0: no limit.")
+OLLAMA_NUM_PARALLEL = EnvVar(
+    "OLLAMA_NUM_PARALLEL", _limit, None, "With --models-dir: requests at a time per model, as --max-num-seqs; 0: the default."
+)
+OLLAMA_CONTEXT_LENGTH = EnvVar(
+    "OLLAMA_CONTEXT_LENGTH", _limit, None, "With --models-dir: longest context of each model, tokens; 0: its own."
+)
+OLLAMA_ORIGINS = EnvVar(
+    "OLLAMA_ORIGINS", _list, None, "Origins of web pages that may call the server, with commas, as --allowed-origins."
+)
+PROMETHEUS_MULTIPROC_DIR = EnvVar(
+    "PROMETHEUS_MULTIPROC_DIR",
+    str,
+    None,
+    "Folder where several front ends share their metrics; prometheus_client's own, set by the server.",
+)
 API_KEY = EnvVar("QUIRE_API_KEY", str, None, "Key that the server asks for, as --api-key.")
 SIMULATED_STEP_S = EnvVar(
     "QUIRE_SIMULATED_STEP_S", _seconds, 0.0, "How long a step of the simulated executor takes, seconds."
@@ -81,3 +113,20 @@ def hf_token() -> str | None:
     """The hub token from any of the names in use, or None."""
     token: str | None = HF_TOKEN.read() or HF_HUB_TOKEN.read() or HF_HUB_TOKEN_ALIAS.read()
     return token
+
+
+def host() -> str | None:
+    """Where the server is, from either name, or None."""
+    given: str | None = HOST.read() or OLLAMA_HOST.read()
+    return given
+
+
+def models_dir() -> str | None:
+    """The folder of models, from either name, or None."""
+    given: str | None = MODELS.read() or OLLAMA_MODELS.read()
+    return given
+
+
+def text_of(name: str) -> str | None:
+    """The text of another program's variable, None where it is absent or empty; what it means is its reader's table."""
+    return os.environ.get(name) or None

@@ -91,8 +91,16 @@ class EngineDeadError(QuireError):
     """The engine process is gone and the request cannot be served."""
 
 
+class ServerCallError(QuireError):
+    """A command asked a running server for something and did not get it."""
+
+
 class WrongApiKeyError(QuireError):
     """The server asks for a key, and the HTTP request has none or another one."""
+
+
+class MalformedBodyError(InvalidRequestError):
+    """The body of an HTTP request is not JSON at all; what is JSON of the wrong form is an InvalidRequestError."""
 
 
 class BodyTooLargeError(InvalidRequestError):

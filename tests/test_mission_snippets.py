@@ -237,6 +237,36 @@ def test_what_the_client_of_old_sends_and_reads(server: ServerProcess) -> None:
     assert "".join(delta.get("content") or "" for delta in deltas)
 
 
+def test_the_streaming_loop_of_tgis_users(server: ServerProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"{server.url}/generate_stream"
+    headers = {"Content-Type": "application/json"}
+    data = {
+        "inputs": "Once upon a time",
+        "parameters": {"max_new_tokens": 100, "temperature": 0.7, "top_p": 0.9, "do_sample": True},
+    }
+    response = requests.post(url, json=data, headers=headers, stream=True, timeout=60)
+    for line in response.iter_lines():
+        if line:
+            decoded = line.decode("utf-8")
+            if decoded.startswith("data:"):
+                json_data = json.loads(decoded[5:])
+                print(json_data["token"]["text"], end="", flush=True)
+    printed = capsys.readouterr().out
+    assert len(printed) > 20
+    assert printed.startswith(json_data["generated_text"])  # a token that ends the text is printed after it
+
+
+def test_the_variables_of_tgis_containers(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"MODEL_ID": path, "NUM_SHARD": "1", "MAX_INPUT_LENGTH": "64", "MAX_TOTAL_TOKENS": "128", "DTYPE": "float16"}
+    for name, text in variables.items():
+        monkeypatch.setenv(name, text)
+    with ServerProcess("--num-threads", "1") as server:
+        info = requests.get(f"{server.url}/info", timeout=10).json()
+        assert (info["model_id"], info["max_input_tokens"], info["max_total_tokens"]) == (path, 64, 128)
+        answer = requests.post(f"{server.url}/generate", json={"inputs": "a b " * 60}, timeout=10)
+        assert (answer.status_code, answer.json()["error_type"]) == (422, "validation")
+
+
 def test_models_health_and_metrics(server: ServerProcess) -> None:
     assert requests.get(f"{server.url}/health", timeout=10).status_code == 200
     models = requests.get(f"{server.url}/v1/models", timeout=10).json()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import resource
 import select
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 
 _EVENT = b"data: "
 _OVERLAP = len(_EVENT) - 1
+_TOKENS = re.compile(rb'"completion_tokens": ?(\d+)')
 _TAIL_BYTES = 400
 """Enough for the last event of a stream, which says how many tokens there were."""
 
@@ -102,7 +104,7 @@ class Connection:
 
     def num_tokens(self) -> int:
         """What the end of the response says."""
-        return int(self.tail.rpartition(b'"completion_tokens":')[2].partition(b",")[0])
+        return int(_TOKENS.findall(self.tail)[-1])
 
 
 class Load:

@@ -11,16 +11,6 @@ namespace {
 
 using LayoutPtr = std::shared_ptr<BatchLayout>;
 
-int64_t element_size(KVDType dtype) {
-  switch (dtype) {
-    case KVDType::float32: return 4;
-    case KVDType::bfloat16: return 2;
-    case KVDType::float16: return 2;
-    case KVDType::int8: return 1;
-  }
-  return 0;
-}
-
 KVPools make_pools(uintptr_t keys, uintptr_t values, int64_t block_size, int64_t num_kv_heads, int64_t head_dim,
                    int dtype) {
   KVPools pools;
@@ -30,8 +20,6 @@ KVPools make_pools(uintptr_t keys, uintptr_t values, int64_t block_size, int64_t
   pools.num_kv_heads = num_kv_heads;
   pools.head_dim = head_dim;
   pools.dtype = static_cast<KVDType>(dtype);
-  const int64_t scales = pools.dtype == KVDType::int8 ? static_cast<int64_t>(sizeof(float)) : 0;
-  pools.head_bytes = block_size * (head_dim * element_size(pools.dtype) + scales);
   return pools;
 }
 

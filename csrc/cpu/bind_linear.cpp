@@ -125,6 +125,10 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> allocate(size_t num_bytes, bool hug
 #ifdef MADV_HUGEPAGE
     madvise(reinterpret_cast<void*>(start), num_bytes, MADV_HUGEPAGE);
 #endif
+  } else {
+#ifdef MADV_NOHUGEPAGE
+    madvise(base, size, MADV_NOHUGEPAGE);
+#endif
   }
   nb::capsule owner(new Block{base, size}, [](void* p) noexcept {
     const Block* block = static_cast<Block*>(p);

@@ -1,5 +1,5 @@
 // Dot products of bytes: sixteen int32 lanes, each the exact sum of four products unsigned x signed. One implementation per
-// instruction-set level, the same results on all: integer sums have no rounding.
+// instruction-set level, the same results on all: integer sums have no rounding. They wrap around, modulo 2^32.
 #pragma once
 
 #include "simd.h"
@@ -17,11 +17,22 @@ static inline I32x16 operator+(I32x16 a, I32x16 b) { return {_mm512_add_epi32(a.
 static inline F32x16 to_float(I32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 static inline void store_int(int32_t* p, I32x16 a) { _mm512_storeu_si512(p, a.v); }
 
+// To nearest even.
+static inline I32x16 round_to_int(F32x16 a) { return {_mm512_cvtps_epi32(a.v)}; }
+template <int kBits>
+static inline I32x16 shift_left(I32x16 a) { return {_mm512_slli_epi32(a.v, kBits)}; }
+// Of signed numbers.
+template <int kBits>
+static inline I32x16 shift_right(I32x16 a) { return {_mm512_srai_epi32(a.v, kBits)}; }
+static inline void store_low_bytes(int8_t* p, I32x16 a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+
 // Rounds to nearest even, stores as bytes (saturated) and returns what was stored.
 static inline I32x16 store_bytes(int8_t* p, F32x16 a) {
-  const __m512i rounded = _mm512_cvtps_epi32(a.v);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(rounded));
-  return {rounded};
+  const I32x16 rounded = round_to_int(a);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(rounded.v));
+  return rounded;
 }
 
 static inline F32x16 load_bytes_as_float(const uint8_t* p) {
@@ -59,6 +70,17 @@ static inline Broadcast broadcast(const int8_t* p) {
   const __m512i v = _mm512_set1_epi32(four);
   return {_mm512_srai_epi16(_mm512_slli_epi16(v, 8), 8), _mm512_srai_epi16(v, 8)};
 }
+// Four numbers of 16 bits as store_quads leaves them.
+static inline Broadcast broadcast_quad(const int16_t* p) {
+  int32_t pairs[2];
+  std::memcpy(pairs, p, sizeof pairs);
+  return {_mm512_set1_epi32(pairs[0]), _mm512_set1_epi32(pairs[1])};
+}
+// As numbers of 16 bits; of each four those that meet bytes 0 and 2 come first.
+static inline void store_quads(int16_t* p, I32x16 a) {
+  const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_shuffle_epi8(_mm512_cvtepi32_epi16(a.v), order));
+}
 static inline I32x16 dot(I32x16 sum, Bytes w, Broadcast a) {
   const __m512i even = _mm512_madd_epi16(w.even, a.even), odd = _mm512_madd_epi16(w.odd, a.odd);
   return {_mm512_add_epi32(sum.v, _mm512_add_epi32(even, odd))};
@@ -90,8 +112,21 @@ static inline void store_int(int32_t* p, I32x16 a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), a.hi);
 }
 
+static inline I32x16 round_to_int(F32x16 a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
+template <int kBits>
+static inline I32x16 shift_left(I32x16 a) { return {_mm256_slli_epi32(a.lo, kBits), _mm256_slli_epi32(a.hi, kBits)}; }
+template <int kBits>
+static inline I32x16 shift_right(I32x16 a) { return {_mm256_srai_epi32(a.lo, kBits), _mm256_srai_epi32(a.hi, kBits)}; }
+static inline void store_low_bytes(int8_t* p, I32x16 a) {
+  const __m256i low = _mm256_set1_epi32(0xff);
+  const __m256i words = _mm256_permute4x64_epi64(
+      _mm256_packus_epi32(_mm256_and_si256(a.lo, low), _mm256_and_si256(a.hi, low)), 0xd8);
+  const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+
 static inline I32x16 store_bytes(int8_t* p, F32x16 a) {
-  const I32x16 rounded = {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)};
+  const I32x16 rounded = round_to_int(a);
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(rounded.lo, rounded.hi), 0xd8);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
@@ -116,6 +151,16 @@ static inline Broadcast broadcast(const int8_t* p) {
   std::memcpy(&four, p, sizeof four);
   const __m256i v = _mm256_set1_epi32(four);
   return {_mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8), _mm256_srai_epi16(v, 8)};
+}
+static inline Broadcast broadcast_quad(const int16_t* p) {
+  int32_t pairs[2];
+  std::memcpy(pairs, p, sizeof pairs);
+  return {_mm256_set1_epi32(pairs[0]), _mm256_set1_epi32(pairs[1])};
+}
+static inline void store_quads(int16_t* p, I32x16 a) {
+  const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_shuffle_epi8(words, order));
 }
 static inline I32x16 dot(I32x16 sum, const Bytes& w, Broadcast a) {
   const __m256i lo = _mm256_add_epi32(_mm256_madd_epi16(w.even_lo, a.even), _mm256_madd_epi16(w.odd_lo, a.odd));
@@ -157,12 +202,32 @@ static inline void store_int(int32_t* p, I32x16 a) {
   for (int i = 0; i < 4; ++i) vst1q_s32(p + 4 * i, a.v[i]);
 }
 
-static inline I32x16 store_bytes(int8_t* p, F32x16 a) {
+static inline I32x16 round_to_int(F32x16 a) {
   // What x86 makes of NaN and of numbers out of range: the smallest integer.
   const float32x4_t limit = vdupq_n_f32(2147483648.0f);
   I32x16 r;
   for (int i = 0; i < 4; ++i)
     r.v[i] = vbslq_s32(vcaltq_f32(a.v[i], limit), vcvtnq_s32_f32(a.v[i]), vdupq_n_s32(INT32_MIN));
+  return r;
+}
+template <int kBits>
+static inline I32x16 shift_left(I32x16 a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vshlq_n_s32(a.v[i], kBits);
+  return a;
+}
+template <int kBits>
+static inline I32x16 shift_right(I32x16 a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vshrq_n_s32(a.v[i], kBits);
+  return a;
+}
+static inline void store_low_bytes(int8_t* p, I32x16 a) {
+  const int16x8_t lo = vcombine_s16(vmovn_s32(a.v[0]), vmovn_s32(a.v[1]));
+  const int16x8_t hi = vcombine_s16(vmovn_s32(a.v[2]), vmovn_s32(a.v[3]));
+  vst1q_s8(p, vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
+}
+
+static inline I32x16 store_bytes(int8_t* p, F32x16 a) {
+  const I32x16 r = round_to_int(a);
   const int16x8_t lo = vcombine_s16(vqmovn_s32(r.v[0]), vqmovn_s32(r.v[1]));
   const int16x8_t hi = vcombine_s16(vqmovn_s32(r.v[2]), vqmovn_s32(r.v[3]));
   vst1q_s8(p, vcombine_s8(vqmovn_s16(lo), vqmovn_s16(hi)));
@@ -187,6 +252,17 @@ static inline void split(Bytes& bytes, int i, uint8x16_t v) {
 static inline Broadcast broadcast(const int8_t* p) {
   const int16_t even[4] = {p[0], p[2], p[0], p[2]}, odd[4] = {p[1], p[3], p[1], p[3]};
   return {vld1_s16(even), vld1_s16(odd)};
+}
+static inline Broadcast broadcast_quad(const int16_t* p) {
+  const int16_t even[4] = {p[0], p[1], p[0], p[1]}, odd[4] = {p[2], p[3], p[2], p[3]};
+  return {vld1_s16(even), vld1_s16(odd)};
+}
+static inline void store_quads(int16_t* p, I32x16 a) {
+  for (int i = 0; i < 4; ++i, p += 4) {
+    int16_t four[4];
+    vst1_s16(four, vmovn_s32(a.v[i]));
+    p[0] = four[0], p[1] = four[2], p[2] = four[1], p[3] = four[3];
+  }
 }
 static inline I32x16 dot(I32x16 sum, const Bytes& w, Broadcast a) {
   for (int i = 0; i < 4; ++i) {
@@ -219,7 +295,7 @@ static inline Bytes load_high_nibbles(const uint8_t* p) {
 
 struct I32x16 { int32_t v[kLanes]; };
 struct Bytes { uint8_t v[4 * kLanes]; };
-struct Broadcast { int8_t v[4]; };
+struct Broadcast { int16_t v[4]; };
 
 static inline I32x16 splat_int(int32_t a) {
   I32x16 r;
@@ -227,7 +303,7 @@ static inline I32x16 splat_int(int32_t a) {
   return r;
 }
 static inline I32x16 operator+(I32x16 a, I32x16 b) {
-  for (int i = 0; i < kLanes; ++i) a.v[i] += b.v[i];
+  for (int i = 0; i < kLanes; ++i) a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i]));
   return a;
 }
 static inline F32x16 to_float(I32x16 a) {
@@ -237,12 +313,30 @@ static inline F32x16 to_float(I32x16 a) {
 }
 static inline void store_int(int32_t* p, I32x16 a) { std::memcpy(p, a.v, sizeof a.v); }
 
-static inline I32x16 store_bytes(int8_t* p, F32x16 a) {
+static inline I32x16 round_to_int(F32x16 a) {
   I32x16 r;
   const F32x16 rounded = round_even(a);
-  for (int i = 0; i < kLanes; ++i) {
-    // What x86 makes of NaN and of numbers out of range.
+  for (int i = 0; i < kLanes; ++i)  // what x86 makes of NaN and of numbers out of range
     r.v[i] = __builtin_fabsf(rounded.v[i]) < 2147483648.0f ? static_cast<int32_t>(rounded.v[i]) : INT32_MIN;
+  return r;
+}
+template <int kBits>
+static inline I32x16 shift_left(I32x16 a) {
+  for (int32_t& x : a.v) x = static_cast<int32_t>(static_cast<uint32_t>(x) << kBits);
+  return a;
+}
+template <int kBits>
+static inline I32x16 shift_right(I32x16 a) {
+  for (int32_t& x : a.v) x >>= kBits;
+  return a;
+}
+static inline void store_low_bytes(int8_t* p, I32x16 a) {
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(a.v[i]);
+}
+
+static inline I32x16 store_bytes(int8_t* p, F32x16 a) {
+  const I32x16 r = round_to_int(a);
+  for (int i = 0; i < kLanes; ++i) {
     const int32_t high = r.v[i] > 127 ? 127 : r.v[i];
     p[i] = static_cast<int8_t>(high < -128 ? -128 : high);
   }
@@ -256,13 +350,21 @@ static inline F32x16 load_bytes_as_float(const uint8_t* p) {
 }
 
 static inline Broadcast broadcast(const int8_t* p) {
-  Broadcast r;
-  std::memcpy(r.v, p, sizeof r.v);
-  return r;
+  return {{p[0], p[1], p[2], p[3]}};
+}
+static inline Broadcast broadcast_quad(const int16_t* p) { return {{p[0], p[2], p[1], p[3]}}; }
+static inline void store_quads(int16_t* p, I32x16 a) {
+  for (int i = 0; i < kLanes; i += 4, p += 4) {
+    p[0] = static_cast<int16_t>(a.v[i]), p[1] = static_cast<int16_t>(a.v[i + 2]);
+    p[2] = static_cast<int16_t>(a.v[i + 1]), p[3] = static_cast<int16_t>(a.v[i + 3]);
+  }
 }
 static inline I32x16 dot(I32x16 sum, const Bytes& w, Broadcast a) {
-  for (int i = 0; i < kLanes; ++i)
-    for (int j = 0; j < 4; ++j) sum.v[i] += static_cast<int32_t>(w.v[4 * i + j]) * a.v[j];
+  for (int i = 0; i < kLanes; ++i) {
+    int32_t products = 0;
+    for (int j = 0; j < 4; ++j) products += static_cast<int32_t>(w.v[4 * i + j]) * a.v[j];
+    sum.v[i] = static_cast<int32_t>(static_cast<uint32_t>(sum.v[i]) + static_cast<uint32_t>(products));
+  }
   return sum;
 }
 static inline Bytes load_bytes(const uint8_t* p) {

@@ -8,14 +8,41 @@ namespace quire {
 // The codes that Python passes; exported by bind_attention.cpp.
 enum class KVDType : int { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3 };
 
-// For each block and KV head, `head_bytes` in either pool: keys [D][B], tokens innermost, and values [B][D]. In int8 each
-// of them is followed by B float32 scales, one per token: element = number * scale.
+// For each block and KV head, with P numbers to a word: keys [ceil(D / P)][B] words, each of P components of one token, and
+// values [ceil(B / P)][D] words, each of one component of P tokens: what a dot product takes per 32-bit lane. Components
+// beyond D are zero, tokens beyond B undefined. A byte of int8 is its number + 128; B float32 scales follow, one per token:
+// element = number * scale.
 struct KVPools {
   void* keys;
   void* values;
   int64_t block_size, num_kv_heads, head_dim;
-  int64_t head_bytes;
   KVDType dtype;
 };
+
+constexpr int kByteZero = 128;  // the byte that stands for 0 in int8
+
+static inline int64_t numbers_per_word(KVDType dtype) {
+  return dtype == KVDType::int8 ? 4 : dtype == KVDType::bfloat16 ? 2 : 1;
+}
+
+static inline int64_t num_words(const KVPools& pools, int64_t numbers) {
+  const int64_t per_word = numbers_per_word(pools.dtype);
+  return (numbers + per_word - 1) / per_word;
+}
+
+static inline int64_t bytes_per_word(KVDType dtype) { return dtype == KVDType::float16 ? 2 : 4; }
+
+// Bytes of a block and head: its numbers, and all of it.
+static inline int64_t key_number_bytes(const KVPools& pools) {
+  return num_words(pools, pools.head_dim) * pools.block_size * bytes_per_word(pools.dtype);
+}
+static inline int64_t value_number_bytes(const KVPools& pools) {
+  return num_words(pools, pools.block_size) * pools.head_dim * bytes_per_word(pools.dtype);
+}
+static inline int64_t scale_bytes(const KVPools& pools) {
+  return pools.dtype == KVDType::int8 ? pools.block_size * static_cast<int64_t>(sizeof(float)) : 0;
+}
+static inline int64_t key_bytes(const KVPools& pools) { return key_number_bytes(pools) + scale_bytes(pools); }
+static inline int64_t value_bytes(const KVPools& pools) { return value_number_bytes(pools) + scale_bytes(pools); }
 
 }  // namespace quire

@@ -39,8 +39,6 @@ struct RowEdits {
   const float* seen_counts;
   int64_t num_seen;
   double repetition_penalty, frequency_penalty, presence_penalty;
-
-  bool change_something() const { return allowed || num_banned || num_biased || num_seen; }
 };
 static_assert(sizeof(RowEdits) == 12 * 8);
 

@@ -7,6 +7,10 @@
 namespace quire {
 namespace QUIRE_LEVEL {
 
+static inline bool change_something(const RowEdits& edits) {
+  return edits.allowed || edits.num_banned || edits.num_biased || edits.num_seen;
+}
+
 struct RowFacts {
   float best;      // largest value of the row as it came
   bool has_nan;

@@ -55,6 +55,17 @@ static inline F32x16 zero_where_below(F32x16 a, F32x16 x, F32x16 limit) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_NLT_UQ), a.v)};
 }
 
+// 2^n where the lowest eight bits of a lane are n + 127.
+static inline F32x16 power_of_bits(F32x16 a) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a.v), 23))};
+}
+
+// To the nearest bfloat16, ties away from zero; of numbers, and of NaN whose low half is zero, as any made here is.
+static inline F32x16 round_to_bf16(F32x16 a) {
+  const __m512i bits = _mm512_add_epi32(_mm512_castps_si512(a.v), _mm512_set1_epi32(0x8000));
+  return {_mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(-65536)))};
+}
+
 static inline F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
 static inline F32x16 load(const int8_t* p) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -154,6 +165,17 @@ static inline F32x16 zero_where_below(F32x16 a, F32x16 x, F32x16 limit) {
   return {_mm256_and_ps(_mm256_cmp_ps(x.lo, limit.lo, _CMP_NLT_UQ), a.lo),
           _mm256_and_ps(_mm256_cmp_ps(x.hi, limit.hi, _CMP_NLT_UQ), a.hi)};
 }
+
+static inline __m256 power_of_bits(__m256 a) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23));
+}
+static inline F32x16 power_of_bits(F32x16 a) { return {power_of_bits(a.lo), power_of_bits(a.hi)}; }
+
+static inline __m256 round_to_bf16(__m256 a) {
+  const __m256i bits = _mm256_add_epi32(_mm256_castps_si256(a), _mm256_set1_epi32(0x8000));
+  return _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(-65536)));
+}
+static inline F32x16 round_to_bf16(F32x16 a) { return {round_to_bf16(a.lo), round_to_bf16(a.hi)}; }
 
 static inline F32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 
@@ -284,6 +306,19 @@ static inline F32x16 scale_by_power(F32x16 a, F32x16 n) {
 static inline F32x16 zero_where_below(F32x16 a, F32x16 x, F32x16 limit) {
   for (int i = 0; i < 4; ++i)
     a.v[i] = vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a.v[i]), vcltq_f32(x.v[i], limit.v[i])));
+  return a;
+}
+
+static inline F32x16 power_of_bits(F32x16 a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(a.v[i]), 23));
+  return a;
+}
+
+static inline F32x16 round_to_bf16(F32x16 a) {
+  for (int i = 0; i < 4; ++i) {
+    const uint32x4_t bits = vaddq_u32(vreinterpretq_u32_f32(a.v[i]), vdupq_n_u32(0x8000));
+    a.v[i] = vreinterpretq_f32_u32(vandq_u32(bits, vdupq_n_u32(0xffff0000u)));
+  }
   return a;
 }
 
@@ -421,6 +456,16 @@ static inline F32x16 scale_by_power(F32x16 a, F32x16 n) {
 // a, but 0 in the lanes where x < limit.
 static inline F32x16 zero_where_below(F32x16 a, F32x16 x, F32x16 limit) {
   for (int i = 0; i < kLanes; ++i) a.v[i] = x.v[i] < limit.v[i] ? 0.0f : a.v[i];
+  return a;
+}
+
+static inline F32x16 power_of_bits(F32x16 a) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] = float_of(bits_of(a.v[i]) << 23);
+  return a;
+}
+
+static inline F32x16 round_to_bf16(F32x16 a) {
+  for (int i = 0; i < kLanes; ++i) a.v[i] = float_of((bits_of(a.v[i]) + 0x8000) & 0xffff0000u);
   return a;
 }
 
@@ -577,6 +622,22 @@ static inline F32x16 exp(F32x16 a) {
   p = fma(p, r, splat(5.0000001201e-1f));
   p = fma(p, r * r, r + splat(1.0f));
   return zero_where_below(scale_by_power(p, n), a, low);
+}
+
+// e^a for a <= 0 with a relative error below 3e-6, exactly 1 at 0: a weight that is rounded to fewer bits than that. Below -44,
+// -inf included, it is 0, so that no weight's product with a common number is denormal. Of NaN it is NaN.
+static inline F32x16 exp_of_score(F32x16 a) {
+  const F32x16 low = splat(-44.0f);
+  const F32x16 x = max(low, a);
+  const F32x16 shifter = splat(12583039.0f);  // 1.5 * 2^23 + 127: a sum's lowest bits are a rounded integer + 127
+  const F32x16 shifted = fma(x, splat(1.44269504f), shifter);
+  const F32x16 r = fma(shifted - shifter, splat(-0.69314718f), x);
+  F32x16 p = splat(4.1513849050e-2f);  // least relative error on [-ln 2 / 2, ln 2 / 2] with p(0) = 1
+  p = fma(p, r, splat(1.6787473857e-1f));
+  p = fma(p, r, splat(5.0003015995e-1f));
+  p = fma(p, r, splat(9.9996685982e-1f));
+  p = fma(p, r, splat(1.0f));
+  return zero_where_below(p * power_of_bits(shifted), a, low);
 }
 
 // tanh(a), within 3 ulp: an odd polynomial up to 0.625 (Cephes, tanhf), by e^2a beyond.

@@ -12,9 +12,18 @@ from quire.cli.parser import EXIT_USAGE, Parser
 # Command -> (module with add_parser and run, one line of help).
 COMMANDS = {
     "serve": ("quire.cli.serve", "start the HTTP server"),
+    "launcher": ("quire.cli.launcher", "start the HTTP server with the flags of text-generation-launcher"),
     "run": ("quire.cli.generate", "answer one prompt and exit"),
     "run-batch": ("quire.cli.run_batch", "answer the requests of a batch file"),
     "chat": ("quire.cli.chat", "talk to a model in the terminal"),
+    "pull": ("quire.cli.library.pull", "download a model from the Hugging Face hub"),
+    "list": ("quire.cli.library.list", "list the models of the running server"),
+    "ls": ("quire.cli.library.ls", "the same as list"),
+    "ps": ("quire.cli.library.ps", "list the models that are loaded"),
+    "show": ("quire.cli.library.show", "show what is known of a model"),
+    "stop": ("quire.cli.library.stop", "unload a model"),
+    "cp": ("quire.cli.library.cp", "copy a model"),
+    "rm": ("quire.cli.library.rm", "delete models"),
     "bench": ("quire.cli.bench", "measure throughput, latency or a running server"),
     "models": ("quire.cli.models", "list the model architectures that Quire runs"),
     "doctor": ("quire.cli.doctor", "show the machine, the build and the backends in use"),

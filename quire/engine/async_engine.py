@@ -53,7 +53,7 @@ class AsyncLLMEngine:
         self.tokenizer = load_text_side(config) if tokenizer is None else tokenizer
         self.max_model_len = client.ready.max_model_len
         self._client = client
-        self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len)
+        self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len, client.place)
         self._outputs = OutputProcessor(self.tokenizer)
         self._streams: dict[str, RequestStream] = {}
         self._events: deque[Event] = deque()
@@ -159,8 +159,11 @@ class AsyncLLMEngine:
         return stream
 
     def _check_queue(self) -> None:
+        """With several clients of one core, each counts what waits of its own beside what the core said last."""
         limit = self.config.scheduler.max_num_queued_requests
         num_waiting = self._outputs.num_sequences - self._stats.num_running
+        if self._client.place.num_clients > 1:
+            num_waiting = max(num_waiting, self._stats.num_waiting)
         if limit is not None and num_waiting >= limit:
             raise QueueFullError(f"{num_waiting} requests are waiting, and at most {limit} may")
 
@@ -294,7 +297,7 @@ class AsyncLLMEngine:
         self._check_alive()
         call_id = next(self._call_ids)
         future = self._calls[call_id] = asyncio.get_running_loop().create_future()
-        self._client.send(Call(call_id, method, list(arguments)))
+        self._client.send(Call(call_id, method, self._client.place.index, list(arguments)))
         return await future
 
     async def shutdown(self, drain_timeout_s: float = 0.0) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from quire.config.types import EngineConfig
@@ -21,10 +22,22 @@ OnEvent = Callable[[Event], None]
 """Called from a thread of the client, in the order of the events."""
 
 
+@dataclass(frozen=True, slots=True)
+class ClientPlace:
+    """Which of the clients of one core a client is."""
+
+    index: int = 0
+    num_clients: int = 1
+
+
+ONLY_CLIENT = ClientPlace()
+
+
 class CoreClient(Protocol):
     """A loaded core somewhere else."""
 
     ready: EngineReady
+    place: ClientPlace
 
     def start(self, on_event: OnEvent) -> None:
         """Begin to deliver events. Called once."""
@@ -65,6 +78,7 @@ class ThreadClient:
         self._inbox = QueueInbox()
         self._thread: threading.Thread | None = None
         self.ready = self._core.ready
+        self.place = ONLY_CLIENT
 
     def start(self, on_event: OnEvent) -> None:
         """See `CoreClient.start`."""
@@ -73,7 +87,7 @@ class ThreadClient:
 
     def _run(self, on_event: OnEvent) -> None:
         try:
-            EngineLoop(self._core, self._inbox, on_event).run()
+            EngineLoop(self._core, self._inbox, lambda event, client: on_event(event)).run()
         except Exception as error:
             _log.exception("the engine stopped")
             on_event(EngineDied(f"{type(error).__name__}: {error}"))

@@ -15,6 +15,7 @@ from hashlib import blake2b
 from typing import Any
 
 from quire.config.types import ModelConfig
+from quire.engine.clients import ONLY_CLIENT, ClientPlace
 from quire.engine.messages import AddRequest
 from quire.errors import InvalidRequestError, PromptTooLongError, describe
 from quire.sampling_params import SamplingParams
@@ -50,12 +51,21 @@ class InputProcessor:
     is what the KV cache and the model allow.
     """
 
-    def __init__(self, config: ModelConfig, tokenizer: Tokenizer | None, max_model_len: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        tokenizer: Tokenizer | None,
+        max_model_len: int,
+        place: ClientPlace = ONLY_CLIENT,
+    ) -> None:
+        """`place` keeps the core's ids and the seeds of several clients of one core apart."""
         self._config = config
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._vocab_size = config.hf.vocab_size
-        self._counter = itertools.count()
+        self._client = place.index
+        self._id_prefix = f"{place.index}/" if place.num_clients > 1 else ""
+        self._counter = itertools.count(place.index, place.num_clients)
         tokenizer_eos = tokenizer.eos_token_id if tokenizer is not None else None
         eos = [*config.hf.eos_token_ids, *([] if tokenizer_eos is None else [tokenizer_eos])]
         self.eos_token_ids = list(dict.fromkeys(eos))
@@ -243,6 +253,7 @@ class InputProcessor:
         behind; the first one reports the prompt.
         """
         seed = draw_seed(self._config.seed, next(self._counter)) if params.seed is None else params.seed
+        request_id = self._id_prefix + request_id
         first_id = request_id if params.n == 1 else f"{request_id}{_CHILD_SEPARATOR}0"
         core_params = _changed(params, n=1, stop=[], bad_words=[], stream=False)
         later_params = _changed(core_params, prompt_logprobs=None) if params.n > 1 else core_params
@@ -255,6 +266,7 @@ class InputProcessor:
                 priority=priority,
                 cache_salt=cache_salt,
                 fork_of=None if index == 0 else first_id,
+                client=self._client,
             )
             for index in range(params.n)
         ]

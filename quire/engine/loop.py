@@ -15,10 +15,12 @@ from quire.engine.messages import (
     Call,
     Command,
     Event,
+    ForgetClient,
     Reply,
     StepOutputs,
     Stop,
 )
+from quire.engine.owners import Owners
 
 
 class Inbox(Protocol):
@@ -30,12 +32,15 @@ class Inbox(Protocol):
 
 
 class EngineLoop:
-    """The life of a loaded engine. `emit` sends one event to the other side."""
+    """The life of a loaded engine. `emit` sends one event to one of its clients."""
 
-    def __init__(self, core: EngineCore, inbox: Inbox, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self, core: EngineCore, inbox: Inbox, emit: Callable[[Event, int], None], num_clients: int = 1
+    ) -> None:
         self._core = core
         self._inbox = inbox
         self._emit = emit
+        self._owners = Owners(num_clients)
         self._is_running = True
 
     def run(self) -> None:
@@ -49,15 +54,20 @@ class EngineLoop:
 
     def _step(self) -> None:
         updates = self._core.step() if self._core.has_work() else []
-        self._emit(StepOutputs(updates, self._core.stats()))
+        stats = self._core.stats()
+        for client, part in self._owners.split(updates, is_idle=not self._core.has_work()).items():
+            self._emit(StepOutputs(part, stats), client)
 
     def _obey(self, command: Command) -> None:
         if isinstance(command, AddRequest):
+            self._owners.add(command.request_id, command.client)
             self._core.add(command)
         elif isinstance(command, AbortRequests):
             self._core.abort(command.request_ids)
         elif isinstance(command, Call):
-            self._emit(self._answer(command))
+            self._emit(self._answer(command), command.client)
+        elif isinstance(command, ForgetClient):
+            self._core.abort(self._owners.forget(command.client))
         elif isinstance(command, Stop):
             self._is_running = False
 

@@ -31,6 +31,8 @@ class AddRequest(msgspec.Struct, tag="add", array_like=True):
     cache_salt: str | None = None
     fork_of: str | None = None
     """The first sequence of the same request, whose prompt blocks this one shares."""
+    client: int = 0
+    """Which of the engine's clients asks, and gets the updates."""
 
 
 class AbortRequests(msgspec.Struct, tag="abort", array_like=True):
@@ -44,14 +46,22 @@ class Call(msgspec.Struct, tag="call", array_like=True):
 
     call_id: int
     method: str
+    client: int = 0
+    """Who gets the reply."""
     arguments: list[Any] = []
+
+
+class ForgetClient(msgspec.Struct, tag="forget", array_like=True):
+    """A client is gone: stop its sequences, and tell it nothing more."""
+
+    client: int
 
 
 class Stop(msgspec.Struct, tag="stop", array_like=True):
     """End the loop now; unfinished requests are dropped."""
 
 
-Command = AddRequest | AbortRequests | Call | Stop
+Command = AddRequest | AbortRequests | Call | ForgetClient | Stop
 
 CALLABLE = frozenset({"reset_prefix_cache", "ping", "observe"})
 """Methods of `EngineCore` that a `Call` may name."""

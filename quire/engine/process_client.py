@@ -12,19 +12,21 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import weakref
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
-import zmq
 
 import quire
 from quire import envs, errors
 from quire.config.types import EngineConfig
-from quire.engine.clients import OnEvent
-from quire.engine.messages import Command, EngineDied, EngineReady, Event, Stop
+from quire.engine.clients import ClientPlace, OnEvent
+from quire.engine.core_sockets import COMMANDS, CoreSockets
+from quire.engine.messages import Command, EngineDied, EngineReady, Stop
 from quire.errors import ConfigError, EngineDeadError, QuireError
+
+_Message = TypeVar("_Message")
 
 _MAX_SOCKET_PATH = 100
 """Unix socket paths end at 107 bytes."""
@@ -33,26 +35,18 @@ _MAX_SOCKET_PATH = 100
 class ProcessClient:
     """Starts `python -m quire.engine.remote` and waits until its model is loaded.
 
-    Commands and events are msgpack over two sockets in a private folder. A pipe that only the child holds
-    open tells of its death in the moment it dies; the child's standard input does the same for ours.
+    A pipe that only the child holds open tells of its death in the moment it dies; the child's standard input does the same for
+    ours. Other processes may talk to the same core (`num_clients`); each is an `AttachedClient` there.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, num_clients: int = 1) -> None:
         """Raises what stopped the child at start-up, or EngineDeadError if it died without a word."""
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(Event).decode
-        self._folder = _private_folder()
-        self._context = zmq.Context()
-        self._commands = self._bind(zmq.PUSH, "commands")
-        self._events = self._bind(zmq.PULL, "events")
-        self._send_lock = threading.Lock()
-        self._reader: threading.Thread | None = None
-        self._is_closing = False
-        self._process, self._alive_fd = _spawn(self._folder, config)
-        self._kill = weakref.finalize(self, _clean_up, self._process, self._folder)
-        self._poller = zmq.Poller()
-        self._poller.register(self._events, zmq.POLLIN)
-        self._poller.register(self._alive_fd, zmq.POLLIN)
+        self.place = ClientPlace(0, num_clients)
+        self.folder = _private_folder()
+        self._process, self.alive_fd = _spawn(self.folder, config, num_clients)
+        self._kill = weakref.finalize(self, _clean_up, self._process, self.folder)
+        self._sockets = CoreSockets(self.folder, 0, self.alive_fd, lambda: how_it_ended(self._process))
+        self._is_closed = False
         try:
             self.ready = self._wait_ready()
         except BaseException:
@@ -64,70 +58,58 @@ class ProcessClient:
         """Process id of the engine."""
         return self._process.pid
 
-    def _bind(self, kind: int, name: str) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.set_hwm(0)
-        socket.bind(f"ipc://{self._folder / name}")
-        return socket
-
-    # -- events ----------------------------------------------------------------------------------------------
-
     def _wait_ready(self) -> EngineReady:
-        event = self._next_event()
+        event = self._sockets.next_event()
         if isinstance(event, EngineReady):
             return event
         if isinstance(event, EngineDied):
             raise _as_error(event)
         raise EngineDeadError(f"the engine process began with {type(event).__name__}")
 
-    def _next_event(self) -> Event:
-        """Wait for the next event; `EngineDied` once the process is gone and has said all it had to."""
-        while True:
-            ready = dict(self._poller.poll())
-            if self._events in ready or self._events.poll(0):
-                event: Event = self._decode(self._events.recv())
-                return event
-            if self._alive_fd in ready:
-                return EngineDied(f"the engine process {_how_it_ended(self._process)}")
-
     def start(self, on_event: OnEvent) -> None:
         """See `CoreClient.start`."""
-        self._reader = threading.Thread(target=self._read, args=(on_event,), name="quire-events", daemon=True)
-        self._reader.start()
-
-    def _read(self, on_event: OnEvent) -> None:
-        while True:
-            event = self._next_event()
-            if isinstance(event, EngineDied):
-                if not self._is_closing:
-                    on_event(event)
-                return
-            on_event(event)
-
-    # -- commands --------------------------------------------------------------------------------------------
+        self._sockets.start(on_event)
 
     def send(self, command: Command) -> None:
         """See `CoreClient.send`."""
-        with self._send_lock, contextlib.suppress(zmq.ZMQError):
-            self._commands.send(self._encode(command), zmq.NOBLOCK)
+        self._sockets.send(command)
 
     def close(self, timeout_s: float) -> None:
         """See `CoreClient.close`."""
-        if self._is_closing:
+        if self._is_closed:
             return
-        self.send(Stop())
-        self._is_closing = True
+        self._is_closed = True
+        self._sockets.send(Stop())
+        self._sockets.expect_the_end()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s)
         self._kill()
-        if self._reader is not None:
-            self._reader.join()
-        with self._send_lock:
-            self._commands.close()
-        self._events.close()
-        self._context.term()
-        os.close(self._alive_fd)
+        self._sockets.close()
+
+
+class AttachedClient:
+    """A client of a core that another process started, and ends."""
+
+    def __init__(self, folder: Path, place: ClientPlace, ready: EngineReady, alive_fd: int) -> None:
+        """All but `place` is what the `ProcessClient` of that process has."""
+        self.place = place
+        self.ready = ready
+        self._sockets = CoreSockets(folder, place.index, alive_fd, lambda: "is gone")
+        self._is_closed = False
+
+    def start(self, on_event: OnEvent) -> None:
+        """See `CoreClient.start`."""
+        self._sockets.start(on_event)
+
+    def send(self, command: Command) -> None:
+        """See `CoreClient.send`."""
+        self._sockets.send(command)
+
+    def close(self, timeout_s: float) -> None:
+        """Leave the core, which goes on."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._sockets.close()
 
 
 def _private_folder() -> Path:
@@ -141,7 +123,7 @@ def _private_folder() -> Path:
             f"cannot make a folder for sockets in {where}: {error.strerror}; set {envs.IPC_DIR.name} "
             "to a folder that can be written"
         ) from None
-    if len(str(folder / "commands")) > _MAX_SOCKET_PATH:
+    if len(str(folder / COMMANDS.format(999))) > _MAX_SOCKET_PATH:
         folder.rmdir()
         raise ConfigError(
             f"the path {folder} is too long for a socket: set {envs.IPC_DIR.name} to a shorter folder"
@@ -149,24 +131,39 @@ def _private_folder() -> Path:
     return folder
 
 
-def _spawn(folder: Path, config: EngineConfig) -> tuple[subprocess.Popen[bytes], int]:
+def _spawn(folder: Path, config: EngineConfig, num_clients: int) -> tuple[subprocess.Popen[bytes], int]:
     """Start the process; the file descriptor is a pipe that ends with it."""
     read_fd, write_fd = os.pipe()
-    root = str(Path(quire.__file__).parents[1])
-    paths = [root, os.environ.get("PYTHONPATH", "")]
     process = subprocess.Popen(
-        [sys.executable, "-m", "quire.engine.remote", str(folder), str(write_fd)],
+        [sys.executable, "-m", "quire.engine.remote", str(folder), str(write_fd), str(num_clients)],
         stdin=subprocess.PIPE,
         pass_fds=[write_fd],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        env=child_environment(),
     )
     os.close(write_fd)
-    content = msgspec.msgpack.encode(config)
+    give(process, config)
+    return process, read_fd
+
+
+def child_environment() -> dict[str, str]:
+    """Ours, with the place where `quire` is importable from."""
+    paths = [str(Path(quire.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+def give(process: subprocess.Popen[bytes], message: Any) -> None:
+    """Write a message to a child's standard input, which `read_given` reads there."""
+    content = msgspec.msgpack.encode(message)
     assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it died already, and the pipe will say so
+    with contextlib.suppress(BrokenPipeError):  # it died already, and whoever waits for it will say so
         process.stdin.write(struct.pack("<Q", len(content)) + content)
         process.stdin.flush()
-    return process, read_fd
+
+
+def read_given(kind: type[_Message]) -> _Message:
+    """What the parent gave."""
+    (length,) = struct.unpack("<Q", sys.stdin.buffer.read(8))
+    return msgspec.msgpack.decode(sys.stdin.buffer.read(length), type=kind)
 
 
 def _clean_up(process: subprocess.Popen[bytes], folder: Path) -> None:
@@ -180,7 +177,8 @@ def _clean_up(process: subprocess.Popen[bytes], folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
+def how_it_ended(process: subprocess.Popen[bytes]) -> str:
+    """For a message; waits for the end."""
     code = process.wait()
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"

@@ -1,4 +1,4 @@
-"""The engine's own process: `python -m quire.engine.remote FOLDER FD`, started by `process_client.py` and by
+"""The engine's own process: `python -m quire.engine.remote FOLDER FD NUM_CLIENTS`, started by `process_client.py` and by
 nobody else.
 
 Reads the resolved configuration from standard input, loads the model, then steps until it is told to stop or
@@ -8,11 +8,11 @@ parent.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import shutil
 import signal
-import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -23,9 +23,11 @@ import zmq
 
 from quire import errors
 from quire.config.types import EngineConfig
+from quire.engine.core_sockets import COMMANDS, EVENTS
 from quire.engine.engine_core import EngineCore, root_cause
 from quire.engine.loop import EngineLoop
 from quire.engine.messages import Command, EngineDied, Event
+from quire.engine.process_client import read_given
 from quire.errors import QuireError
 from quire.log import get_logger, set_rank
 
@@ -51,19 +53,14 @@ class SocketInbox:
 
 def main() -> int:
     """Serve one engine; the exit status is 0 only after an orderly stop."""
-    folder, alive_fd = Path(sys.argv[1]), int(sys.argv[2])
+    folder, alive_fd, num_clients = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     os.set_inheritable(alive_fd, False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     set_rank("[engine]")
-    config = _read_config()
+    config = read_given(EngineConfig)
     threading.Thread(target=_end_with_parent, args=(folder,), name="quire-parent", daemon=True).start()
-    return _serve(folder, config)
-
-
-def _read_config() -> EngineConfig:
-    (length,) = struct.unpack("<Q", sys.stdin.buffer.read(8))
-    return msgspec.msgpack.decode(sys.stdin.buffer.read(length), type=EngineConfig)
+    return _serve(folder, config, num_clients)
 
 
 def _end_with_parent(folder: Path) -> None:
@@ -74,39 +71,46 @@ def _end_with_parent(folder: Path) -> None:
     os._exit(1)
 
 
-def _serve(folder: Path, config: EngineConfig) -> int:
-    with zmq.Context() as context, context.socket(zmq.PULL) as commands, context.socket(zmq.PUSH) as events:
-        for socket, name in ((commands, "commands"), (events, "events")):
+def _serve(folder: Path, config: EngineConfig, num_clients: int) -> int:
+    with zmq.Context() as context, context.socket(zmq.PULL) as commands, contextlib.ExitStack() as stack:
+        events = [stack.enter_context(context.socket(zmq.PUSH)) for _ in range(num_clients)]
+        for socket in (commands, *events):
             socket.setsockopt(zmq.LINGER, _LINGER_MS)
             socket.set_hwm(0)
-            socket.connect(f"ipc://{folder / name}")
+        for client, socket in enumerate(events):
+            commands.connect(f"ipc://{folder / COMMANDS.format(client)}")
+            socket.connect(f"ipc://{folder / EVENTS.format(client)}")
         encode = msgspec.msgpack.Encoder().encode
 
-        def emit(event: Event) -> None:
-            events.send(encode(event))
+        def emit(event: Event, client: int) -> None:
+            events[client].send(encode(event))
+
+        def tell_all(event: Event) -> None:
+            for client in range(num_clients):
+                emit(event, client)
 
         try:
             core = EngineCore(config)
         except QuireError as error:  # what the user can mend: the parent says it, in one line
-            emit(_death(error))
+            tell_all(_death(error))
             return 1
         except Exception as error:
-            return _die(error, emit)
+            return _die(error, tell_all)
         try:
             gc.collect()
             gc.freeze()  # the model and its modules live until the end: no collection need walk them in a step
-            emit(core.ready)
-            EngineLoop(core, SocketInbox(commands), emit).run()
+            emit(core.ready, 0)
+            EngineLoop(core, SocketInbox(commands), emit, num_clients).run()
             core.shutdown()
         except Exception as error:
-            return _die(error, emit)
+            return _die(error, tell_all)
     return 0
 
 
-def _die(error: Exception, emit: Callable[[Event], None]) -> int:
+def _die(error: Exception, tell_all: Callable[[Event], None]) -> int:
     """Log the failure in full and tell the parent; returns the exit status."""
     _log.error("the engine stopped", exc_info=error)
-    emit(_death(error))
+    tell_all(_death(error))
     return 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def resolve_model(
     if folder is not None:
         return folder
     token = token or envs.hf_token()
-    with _hub_errors("model", model, revision):
+    with hub_errors("model", model, revision):
         patterns = _CONFIG_FILES + _weight_patterns(model, revision, token)
         return _download(model, revision, download_dir, token, patterns)
 
@@ -49,7 +49,7 @@ def resolve_tokenizer(tokenizer: str, revision: str | None = None, download_dir:
     folder = _local_folder("tokenizer", tokenizer)
     if folder is not None:
         return folder
-    with _hub_errors("tokenizer", tokenizer, revision):
+    with hub_errors("tokenizer", tokenizer, revision):
         return _download(tokenizer, revision, download_dir, envs.hf_token(), _CONFIG_FILES)
 
 
@@ -94,7 +94,7 @@ def _download(
 
 
 @contextmanager
-def _hub_errors(what: str, name: str, revision: str | None) -> Iterator[None]:
+def hub_errors(what: str, name: str, revision: str | None) -> Iterator[None]:
     """Turns what the hub's client raises into HubError, with what the user can do about it."""
     from huggingface_hub import errors
 
@@ -153,5 +153,16 @@ def _weight_patterns(model: str, revision: str | None, token: str | None) -> lis
         if not _is_network_error(error):
             raise
         return _SAFETENSORS + _PICKLED
-    names = [file.rfilename for file in info.siblings or ()]
+    return _patterns_of([file.rfilename for file in info.siblings or ()])
+
+
+def _patterns_of(names: Sequence[str]) -> list[str]:
     return _SAFETENSORS if any(name.endswith(".safetensors") for name in names) else _PICKLED
+
+
+def wanted_files(names: Sequence[str]) -> list[str]:
+    """Of a repository's files those that make a checkpoint: configuration, tokenizer, weights of one format."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    patterns = _CONFIG_FILES + _patterns_of(names)
+    return list(filter_repo_objects(names, allow_patterns=patterns, ignore_patterns=_UNWANTED))

@@ -134,7 +134,8 @@ def kv_cache_shape(
 
     Dimension 0 is the block; the rest is the backend's own layout. Each pool holds
     num_blocks * block_size * num_kv_heads * head_dim elements. In int8 it also holds, in the same bytes, a float32 per
-    token and head, so head_dim + 4 bytes in all. Raises ValueError for another `dtype`.
+    token and head, so head_dim + 4 bytes in all. A backend may round block_size and head_dim up to a multiple of 4. Raises
+    ValueError for another `dtype`.
     """
     return select("kv_cache_shape", device)(num_blocks, block_size, num_kv_heads, head_dim, dtype)
 
@@ -167,7 +168,8 @@ def paged_attention(
     its seq_lens[r] tokens; keys and values of all of them are in the pools. block_tables [R, max_blocks]: entries
     past a request's length are ignored. Query head h reads key/value head h // (H / KH). With
     `sliding_window` = w a token at position p sees positions p - w + 1 to p. Returns [T, H, D]:
-    softmax(scale * q k^T) v, softmax in float32. With `soft_cap` = c a score s becomes c * tanh(s / c) (2408.00118), then
+    softmax(scale * q k^T) v, softmax in float32. Over bfloat16 and int8 pools a backend may round queries and weights to
+    bfloat16 and to 16-bit integers. With `soft_cap` = c a score s becomes c * tanh(s / c) (2408.00118), then
     `alibi_slopes` [H] float32 add slope * (key position - query position) (ALiBi, 2108.12409).
     """
     attend = select("paged_attention", q.device)

@@ -115,33 +115,6 @@ def capture_model(
     return record(forward, head, width, max_tokens, max_rows)
 
 
-class RowProgram(Protocol):
-    """A captured function of rows."""
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """function(rows), valid until the next call."""
-
-    def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(ids int64 [N], values [N]) of the largest number of each row of function(rows), which is never written down.
-
-        As `ops.argmax`, but a value is not finite if any number of its row is not. None where that cannot be had.
-        """
-
-
-def capture_rows(
-    function: RowFunction, width: int, max_rows: int, device: torch.device
-) -> RowProgram | None:
-    """`function` as a program over at most `max_rows` rows, whose result is valid until its next call; or None, as `capture`.
-
-    Raises NotCapturable as `capture` does. What it saves is memory that is new at every call: the kernel would have to clear it.
-    """
-    if not _makes_programs(device):
-        return None
-    from quire.ops.cpu.graph import capture_rows as record
-
-    return record(function, width, max_rows)
-
-
 def _makes_programs(device: torch.device) -> bool:
     from quire.ops import cpu
 

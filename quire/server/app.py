@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 
@@ -17,22 +18,28 @@ from quire.server.anthropic.api import ANTHROPIC
 from quire.server.args import ServerArgs
 from quire.server.auth import api_keys, check_api_key
 from quire.server.context import ServerContext
+from quire.server.cross_origin import cross_origin
 from quire.server.errors import error_response
 from quire.server.invocations import INVOCATIONS
 from quire.server.lifecycle import ClientGoneError
 from quire.server.llamacpp.api import LLAMACPP
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models, OneModel
+from quire.server.ollama.api import OLLAMA
 from quire.server.openai.api import OPENAI
 from quire.server.openapi import openapi_api
 from quire.server.playground.api import PLAYGROUND
 from quire.server.protocol import Api, Route
 from quire.server.replies import given_request_id
 from quire.server.status import STATUS
+from quire.server.tgi.api import TGI
 from quire.server.unknown_fields import unknown_fields_warning
 
-APIS: tuple[Api, ...] = (OPENAI, INVOCATIONS, ANTHROPIC, LLAMACPP, PLAYGROUND, STATUS)
+APIS: tuple[Api, ...] = (OPENAI, OLLAMA, INVOCATIONS, ANTHROPIC, LLAMACPP, TGI, PLAYGROUND, STATUS)
 """In the order of precedence; no two of them have the same method and path."""
+
+NUM_NEAR_PATHS = 3
+MAX_SHOWN_PATH = 100
 
 
 class Endpoint:
@@ -91,23 +98,29 @@ async def _respond(response: Response, request: Request, send: Send) -> None:
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:
-    """404 and 405 in the shape of the API that the path belongs to, with the routes that exist."""
+    """404 and 405 in the shape of the API that the path belongs to, with the routes that were probably meant."""
     assert isinstance(error, HTTPException)
     path = request.url.path
     api = next((api for api in APIS if path.startswith(api.prefixes)), OPENAI)
     if error.status_code == 404:
-        paths = ", ".join(dict.fromkeys(route.path for api in APIS for route in api.routes))
-        detail = f"There is no route {request.method} {path}. Routes: {paths}"
+        detail = f"There is no route {request.method} {path[:MAX_SHOWN_PATH]}{_near_routes(path)}"
     else:
         detail = f"{request.method} is not allowed for {path}"
     return error_response(HTTPException(error.status_code, detail, error.headers), api.shape_error)
+
+
+def _near_routes(path: str) -> str:
+    paths = dict.fromkeys(route.path for api in APIS for route in api.routes)
+    near = difflib.get_close_matches(path[:MAX_SHOWN_PATH], paths, NUM_NEAR_PATHS, cutoff=0.5)
+    return f"; near it: {', '.join(near)}" if near else ""
 
 
 def build_app(engine: Engine, args: ServerArgs | None = None) -> Starlette:
     """The application over one engine, which is the caller's to shut down."""
     name = engine.config.model.served_model_names[0]
     metrics = ServerMetrics(engine.max_model_len)
-    return build_app_over(OneModel(engine, metrics.of_model(name, engine.stats)), metrics, args)
+    of_model = metrics.of_model(name, engine.stats, engine.config.cache.block_size)
+    return build_app_over(OneModel(engine, of_model), metrics, args)
 
 
 def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | None = None) -> Starlette:
@@ -134,6 +147,7 @@ def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | No
         routes=[_PlainPaths(endpoints), *routes],
         lifespan=lifespan,
         exception_handlers={HTTPException: _routing_error},
+        middleware=cross_origin(context.args),
     )
     app.router.redirect_slashes = False
     app.state.context = context

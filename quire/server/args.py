@@ -16,12 +16,18 @@ class ServerArgs:
 
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 is every interface.")
     port: int = option(8000, "Port to listen on; 0 picks a free one.", low=0, high=65535)
+    grpc_port: int | None = option(
+        None, "Port that also serves gRPC (quire/server/grpc/quire.proto); default: none.", low=0, high=65535
+    )
     uds: str | None = option(None, "Listen on this Unix socket instead of a port.")
     root_path: str = option("", "Path prefix that a proxy in front of the server strips.")
     uvicorn_log_level: str = option(
         "info", "Level of the HTTP log.", choices=("critical", "error", "warning", "info", "debug", "trace")
     )
     disable_uvicorn_access_log: bool = option(False, "No line in the log for each request.")
+    api_server_count: int = option(
+        1, "Front-end processes on the one port; each serves its own connections.", low=1, high=64, aliases=("-asc",)
+    )
     shutdown_timeout: float = option(
         5.0, "Seconds that running requests get to finish after Ctrl-C or SIGTERM.", low=0
     )
@@ -42,7 +48,43 @@ class ServerArgs:
     peers_report: str | None = option(
         None, "Report of `python -m benchmarks.peers` that the page at / shows."
     )
+    max_concurrent_requests: int | None = option(
+        None, "Most requests that are served at a time, others are refused; default: no limit.", low=1
+    )
     response_role: str = option("assistant", "Role of the messages that the server generates.")
+
+    allowed_origins: list[str] | None = option(
+        None, "Origins of web pages that may call the server (CORS); default: none. Also OLLAMA_ORIGINS.", many=True
+    )
+
+    # Several models
+    models_dir: str | None = option(
+        None, "Serve every checkpoint folder in this folder, each loaded when it is asked for; also QUIRE_MODELS."
+    )
+    models_memory: int | None = option(
+        None,
+        "With --models-dir: memory of all loaded models, weights and KV caches, bytes (8G); "
+        "default: 80 % of what is free at the start.",
+        low=1,
+    )
+    max_loaded_models: int | None = option(
+        None, "With --models-dir: most models in memory; default: no limit.", low=1
+    )
+    keep_alive: str | None = option(
+        None, "With --models-dir: how long an idle model stays loaded (300, 1h30m, -1: forever, 0); default: 5m."
+    )
+    models_wait: float = option(
+        300.0, "With --models-dir: longest that a request waits for room in memory, seconds; then 503.", low=0
+    )
+
+    # Limits of Text Generation Inference's API, with its defaults
+    max_input_tokens: int | None = option(
+        None, "Longest prompt on the routes of TGI and over gRPC, tokens; default: what the model allows.", low=1
+    )
+    max_best_of: int = option(2, "Most sequences for best_of on the routes of TGI.", low=1)
+    max_stop_sequences: int = option(4, "Most stop sequences on the routes of TGI.", low=0)
+    max_top_n_tokens: int = option(5, "Most likeliest tokens per position on the routes of TGI.", low=0)
+    max_client_batch_size: int = option(32, "Most instances of one request to /vertex.", low=1)
 
     def __post_init__(self) -> None:
         for field in fields(self):

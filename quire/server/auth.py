@@ -19,11 +19,17 @@ def api_keys(args: ServerArgs) -> tuple[bytes, ...]:
 
 
 def check_api_key(keys: tuple[bytes, ...], request: Request) -> None:
-    """Raises WrongApiKeyError unless the request brings one of the keys; compares in constant time."""
-    if not keys:
-        return
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    given = [request.headers.get("x-api-key", "")]
+    """Raises WrongApiKeyError unless the request brings one of the keys."""
+    if keys:
+        check_credentials(
+            keys, request.headers.get("authorization", ""), request.headers.get("x-api-key", "")
+        )
+
+
+def check_credentials(keys: tuple[bytes, ...], authorization: str, x_api_key: str) -> None:
+    """Raises WrongApiKeyError unless one of the two headers holds one of the keys; compares in constant time."""
+    scheme, _, token = authorization.partition(" ")
+    given = [x_api_key]
     if scheme.lower() == "bearer":
         given.append(token.strip())
     if not any([hmac.compare_digest(one.encode(), key) for one in given for key in keys]):

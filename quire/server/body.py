@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.requests import Request
 
-from quire.errors import BodyTooLargeError, InvalidRequestError, describe
+from quire.errors import BodyTooLargeError, InvalidRequestError, MalformedBodyError, describe
 from quire.server.unknown_fields import note_unknown_fields
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
@@ -26,12 +26,14 @@ class _AnyObject(msgspec.Struct):
     """A JSON object of which nothing is known."""
 
 
-async def read_body(request: Request, schema: type[_Body], max_bytes: int) -> _Body:
+async def read_body(
+    request: Request, schema: type[_Body], max_bytes: int, *, any_content_type: bool = False
+) -> _Body:
     """The request's JSON body as `schema`; null counts as not given, unknown fields are noted on the request.
 
     Raises BodyTooLargeError or InvalidRequestError; the latter for unknown fields too, where the server is strict.
     """
-    body = await _checked_bytes(request, max_bytes)
+    body = await (_read_bytes if any_content_type else _checked_bytes)(request, max_bytes)
     request.state.body = None
     try:
         return _strict_decoder(schema).decode(body)
@@ -66,12 +68,12 @@ def _decode(body: bytes, decoder: msgspec.json.Decoder[_Result]) -> _Result:
     except msgspec.ValidationError as error:
         raise _wrong_field(str(error)) from None
     except RecursionError:
-        raise InvalidRequestError("The request body is nested too deeply") from None
+        raise MalformedBodyError("The request body is nested too deeply") from None
     except UnicodeDecodeError:
-        raise InvalidRequestError("The request body is not valid UTF-8") from None
+        raise MalformedBodyError("The request body is not valid UTF-8") from None
     except ValueError as error:  # msgspec.DecodeError and kin
         reason = str(error).removeprefix("JSON is malformed: ")
-        raise InvalidRequestError(f"The request body is not valid JSON: {reason}") from None
+        raise MalformedBodyError(f"The request body is not valid JSON: {reason}") from None
 
 
 def convert_at(value: Any, schema: type[_Body], where: str) -> _Body:

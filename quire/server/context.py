@@ -25,14 +25,23 @@ class ServerContext:
     models: Models
     args: ServerArgs
     metrics: ServerMetrics
-    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    lifecycle: Lifecycle = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
     _owned: dict[type, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.lifecycle = Lifecycle(self.args.max_concurrent_requests)
+
     async def lease(self, request: Request, name: str | None = None) -> ServedModel:
-        """The model that a request names, kept loaded until its response is sent. Raises UnknownModelError."""
+        """The model that a request names, kept loaded until its response is sent. Raises UnknownModelError.
+
+        Its body must have been read: a client that goes away while the model is loaded is noticed.
+        """
         leases: AsyncExitStack = request.state.leases
-        return await leases.enter_async_context(self.models.lease(name))
+        entering = leases.enter_async_context(self.models.lease(name))
+        if self.models.is_loaded(name):
+            return await entering
+        return await self.lifecycle.run(request, entering)
 
     def own(self, kind: type[_State], make: Callable[[], _State]) -> _State:
         """What a protocol keeps between requests: the one object of this class, made when first asked for."""

@@ -18,7 +18,10 @@ from starlette.responses import Response
 from quire.errors import (
     BodyTooLargeError,
     EngineDeadError,
+    HubError,
     InvalidRequestError,
+    MalformedBodyError,
+    ModelLoadError,
     NotFoundError,
     NotSupportedError,
     PromptTooLongError,
@@ -60,12 +63,15 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (UnknownModelError, 404, "invalid_request_error", "model_not_found"),
     (NotFoundError, 404, "invalid_request_error", "not_found"),
     (BodyTooLargeError, 413, "invalid_request_error", "body_too_large"),
+    (MalformedBodyError, 400, "invalid_request_error", "malformed_body"),
     (InvalidRequestError, 400, "invalid_request_error", None),
     (WrongApiKeyError, 401, "invalid_request_error", "invalid_api_key"),
     (QueueFullError, 503, "server_overloaded", "queue_full"),
     (ShuttingDownError, 503, "service_unavailable", "shutting_down"),
     (EngineDeadError, 503, "service_unavailable", "engine_dead"),
     (RequestFailedError, 500, "server_error", "request_failed"),
+    (HubError, 502, "server_error", "hub_failed"),
+    (ModelLoadError, 500, "server_error", "model_load_failed"),
 )
 
 

@@ -13,11 +13,13 @@ from quire.server.openai.chat import create_chat_completion
 from quire.server.openai.completions import create_completion
 from quire.server.openai.pooling import create_embeddings
 from quire.server.protocol import Api, Handler, Route
+from quire.server.tgi.generate import generate_compat
 
 BY_FIELD: dict[str, Handler] = {
     "messages": create_chat_completion,
     "prompt": create_completion,
     "input": create_embeddings,
+    "inputs": generate_compat,
 }
 """The first of these fields that a body has decides."""
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.types import Receive
 
-from quire.errors import QuireError, ShuttingDownError
+from quire.errors import QueueFullError, QuireError, ShuttingDownError
 from quire.server.connection import connection_of
 
 _Result = TypeVar("_Result")
@@ -27,18 +27,22 @@ class ClientGoneError(QuireError):
 class Lifecycle:
     """Counts running requests, refuses new ones while draining, and cancels what is left at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_running: int | None = None) -> None:
+        """`max_running` requests are served at a time; None: no limit."""
         self.is_draining = False
         self.num_running = 0
+        self._max_running = max_running
         self._is_stopped = False
         self._tasks: set[asyncio.Future[Any]] = set()
         self._waits: set[asyncio.Future[Any]] = set()
 
     @contextmanager
     def admit(self) -> Iterator[None]:
-        """Hold this while a request is served; raises ShuttingDownError once draining has begun."""
+        """Hold this while a request is served; raises ShuttingDownError once draining has begun, or QueueFullError."""
         if self.is_draining:
             raise ShuttingDownError("The server is shutting down and takes no new requests")
+        if self._max_running is not None and self.num_running >= self._max_running:
+            raise QueueFullError(f"{self.num_running} requests are being served (--max-concurrent-requests)")
         self.num_running += 1
         try:
             yield

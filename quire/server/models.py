@@ -11,7 +11,14 @@ from typing import Any, Protocol
 from quire.config import EngineConfig
 from quire.engine.observation import Observation
 from quire.engine.output_stream import OnNews, OutputStream
-from quire.errors import InvalidRequestError, PromptTooLongError, QuireError, UnknownModelError, describe
+from quire.errors import (
+    InvalidRequestError,
+    NotSupportedError,
+    PromptTooLongError,
+    QuireError,
+    UnknownModelError,
+    describe,
+)
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.server.metrics import ModelMetrics, RequestWatch
@@ -120,15 +127,19 @@ class ServedModel:
         """Start one request; what it gives is written down by the metrics on its way."""
         unique_id = f"{request_id}-{next(_request_numbers)}"  # clients may repeat an X-Request-Id
         watch = self.metrics.watch(params)
-        stream = await self.engine.open(
-            prompt,
-            params,
-            unique_id,
-            on_news,
-            priority=priority,
-            cache_salt=cache_salt,
-            add_special_tokens=add_special_tokens,
-        )
+        try:
+            stream = await self.engine.open(
+                prompt,
+                params,
+                unique_id,
+                on_news,
+                priority=priority,
+                cache_salt=cache_salt,
+                add_special_tokens=add_special_tokens,
+            )
+        except QuireError as error:
+            watch.fail(error)
+            raise
         return _WatchedStream(stream, watch)
 
 
@@ -145,8 +156,8 @@ class _WatchedStream:
         """See `OutputStream.take`."""
         try:
             output = self._stream.take()
-        except QuireError:
-            self._watch.fail()
+        except QuireError as error:
+            self._watch.fail(error)
             raise
         self._watch.observe(output)
         return output
@@ -166,6 +177,18 @@ class ModelCard:
     """Folder or hub id."""
     max_model_len: int | None
     """Tokens; None for a model that was never loaded."""
+    folder: str
+    """Where its files are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """How a loaded model stays in memory."""
+
+    num_bytes: int | None
+    """Weights and KV cache; None where nobody counts."""
+    expires_at: float | None
+    """Seconds since the epoch when it is unloaded unless somebody uses it; None: never."""
 
 
 class Models(Protocol):
@@ -190,6 +213,28 @@ class Models(Protocol):
         """The models in memory now, each once, under its first name."""
         ...
 
+    def is_loaded(self, name: str | None) -> bool:
+        """Whether a lease of that name is had at once, or refused at once."""
+        ...
+
+    def residency(self, name: str) -> Residency:
+        """How one of the loaded models stays; raises UnknownModelError for one that is not loaded."""
+        ...
+
+    def keep(self, name: str, seconds: float) -> None:
+        """From now on a loaded model stays this long after its last use; `math.inf`: until its place is needed.
+
+        Models that are never unloaded ignore it.
+        """
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Let go of a model once nobody uses it; one that is not loaded is fine.
+
+        Raises UnknownModelError, or NotSupportedError where models are never unloaded.
+        """
+        ...
+
     async def health(self) -> None:
         """Raises EngineDeadError when a model that should be served cannot."""
         ...
@@ -208,8 +253,10 @@ class OneModel:
 
     def card(self, name: str) -> ModelCard:
         """See `Models.card`."""
-        path = self._engine.config.model.model
-        return ModelCard(resolve_name(name, self.names()), path, self._engine.max_model_len)
+        model = self._engine.config.model
+        return ModelCard(
+            resolve_name(name, self.names()), model.model, self._engine.max_model_len, model.path
+        )
 
     @asynccontextmanager
     async def lease(self, name: str | None) -> AsyncIterator[ServedModel]:
@@ -219,6 +266,25 @@ class OneModel:
     def loaded(self) -> Sequence[ServedModel]:
         """See `Models.loaded`."""
         return [ServedModel(self._engine, self.names()[0], self._metrics)]
+
+    def is_loaded(self, name: str | None) -> bool:
+        """See `Models.is_loaded`."""
+        return True
+
+    def residency(self, name: str) -> Residency:
+        """See `Models.residency`."""
+        resolve_name(name, self.names())
+        return Residency(num_bytes=None, expires_at=None)
+
+    def keep(self, name: str, seconds: float) -> None:
+        """See `Models.keep`."""
+
+    async def unload(self, name: str) -> None:
+        """See `Models.unload`."""
+        shown = resolve_name(name, self.names())
+        raise NotSupportedError(
+            f"{describe(shown)} is the only model of this server and stays loaded (see --models-dir)", parameter="model"
+        )
 
     async def health(self) -> None:
         """See `Models.health`."""

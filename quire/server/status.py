@@ -14,21 +14,31 @@ from quire.server.errors import openai_error
 from quire.server.protocol import Api, Route
 from quire.server.replies import json_response
 
+_MAX_NAMES = 8
+
 
 async def show_root(context: ServerContext, request: Request) -> Response:
     """A page of plain text that says what this is and how to try it."""
     base = str(request.base_url).rstrip("/")
-    names = ", ".join(context.models.names())
     return PlainTextResponse(
-        f"Quire {quire.__version__} serves {names}.\n\n"
+        f"Quire {quire.__version__} serves {list_names(context)}.\n\n"
         f"Try it:\n  {curl_line(context, base)}\n\n"
         "Routes: /v1/completions /v1/chat/completions /v1/models /tokenize /detokenize /health /metrics\n"
+        "\nOllama is running\n"  # what Ollama's clients look for
     )
+
+
+def list_names(context: ServerContext) -> str:
+    """The models in words; the first few of many."""
+    names = list(context.models.names())
+    rest = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return (", ".join(names[:_MAX_NAMES]) or "no models yet") + rest
 
 
 def curl_line(context: ServerContext, base: str) -> str:
     """A command that gets an answer from the server at `base`."""
-    if any(model.has_chat_template for model in context.models.loaded()):
+    loaded = context.models.loaded()
+    if not loaded or any(model.has_chat_template for model in loaded):
         path, body = "chat/completions", '{"messages": [{"role": "user", "content": "Hello!"}]}'
     else:
         path, body = "completions", '{"prompt": "Once upon a time", "max_tokens": 32}'

@@ -32,7 +32,7 @@ def note_unknown_fields(request: Request, names: Collection[str]) -> None:
     args: ServerArgs = request.app.state.context.args
     if args.strict:
         raise InvalidRequestError(_refusal(shown), parameter=shown[0])
-    request.state.unknown_fields = shown
+    request.state.unknown_fields = [*getattr(request.state, "unknown_fields", []), *shown]
     _log_new(shown, request.url.path)
 
 

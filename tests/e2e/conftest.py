@@ -22,11 +22,15 @@ def model_path() -> str:
 
 
 @pytest.fixture(scope="session")
-def server(model_path: str) -> Iterator[ServerProcess]:
+def server_words(model_path: str) -> tuple[str, ...]:
+    """What a server of that model is started with."""
+    return (model_path, "--served-model-name", "stories", "also/stories", "--chat-template", TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def server(server_words: tuple[str, ...]) -> Iterator[ServerProcess]:
     """One server for the tests that leave it running."""
-    process = ServerProcess(
-        model_path, "--served-model-name", "stories", "also/stories", "--chat-template", TEMPLATE
-    )
+    process = ServerProcess(*server_words)
     yield process
     process.kill()
 

@@ -80,9 +80,13 @@ class ServerProcess:
 
     def engine_pid(self) -> int:
         """Process id of the engine, the server's only child."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        assert len(children) == 1, children
-        return int(children[0])
+        (pid,) = self.engine_pids()
+        return pid
+
+    def engine_pids(self) -> list[int]:
+        """Process ids of all engines. A child belongs to the thread that started it."""
+        threads = Path(f"/proc/{self._process.pid}/task").iterdir()
+        return [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
 
     def kill(self) -> None:
         """End it, whatever it does."""

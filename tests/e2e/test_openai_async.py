@@ -24,7 +24,10 @@ async def client(folio_server: ServerProcess) -> AsyncIterator[openai.AsyncOpenA
 
 
 async def test_models(client: openai.AsyncOpenAI) -> None:
-    assert [model.id async for model in client.models.list()] == ["folio"]
+    (card,) = [model async for model in client.models.list()]
+    assert card.id == "folio"
+    meta = card.meta  # type: ignore[attr-defined]  # llama.cpp's, not in OpenAI's type
+    assert meta["n_params"] > 1e6 and meta["size"] > meta["n_params"] and meta["n_vocab"] > 256
     with pytest.raises(openai.NotFoundError):
         await client.models.retrieve("other/model")
 

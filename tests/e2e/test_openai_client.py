@@ -28,9 +28,10 @@ def gauge(server: ServerProcess, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name + "{"))
 
 
-def test_models(client: openai.OpenAI) -> None:
+def test_models(client: openai.OpenAI, server: ServerProcess) -> None:
     assert [model.id for model in client.models.list()] == ["stories", "also/stories"]
     assert client.models.retrieve("also/stories").id == "also/stories"
+    assert httpx.get(f"{server.url}/v1/models/also%2Fstories").json()["id"] == "also/stories"
 
 
 def test_completion(client: openai.OpenAI) -> None:

@@ -5,7 +5,6 @@ engine says.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -298,15 +297,40 @@ def true_steps(executor: FakeExecutor) -> Iterator[dict[str, Any]]:
 
 def static_steps(script: list[tuple[int, int]], max_seqs: int, max_tokens: int) -> int:
     """Steps of static batches for requests that come at once."""
-    batches = itertools.batched(script, max_seqs) if hasattr(itertools, "batched") else in_groups(script, max_seqs)
+    batches = [script[i : i + max_seqs] for i in range(0, len(script), max_seqs)]
     return sum(
         -(-len(batch) * max(prompt for prompt, _ in batch) // max_tokens) + max(output for _, output in batch) - 1
         for batch in batches
     )
 
 
-def in_groups(items: list[Any], size: int) -> list[list[Any]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
+def test_static_batches_and_step_times(open_page: Open, folder: Path) -> None:
+    """Worked by hand: a batch of one, then those who came meanwhile, two at a time; chunks of at most 10 tokens."""
+    with serving(folder, FakeExecutor()) as server:
+        page = open_page(server.url)
+        requests = [(1, 5, 8, 3), (2, 6, 4, 2), (3, 6, 9, 6), (4, 20, 3, 1)]  # number, arrival, prompt, output
+        rows = [dict(zip(("number", "arrival", "numPrompt", "numOutput"), each)) for each in requests]
+        found = page.evaluate(
+            "async (rows) => (await import('/playground/static_batching.js')).staticBatches(rows, 2, 10)", rows
+        )
+        assert [(b["start"], b["end"], b["steps"]) for b in found["batches"]] == [
+            (5, 8, [8, 1, 1]), (8, 15, [10, 8, 2, 2, 2, 2, 2]), (20, 21, [3])
+        ]  # fmt: skip
+        assert (found["numSteps"], found["numTokens"], found["numUseful"]) == (16, 41, 10 + 5 + 14 + 3)
+        fit = "async (steps) => (await import('/playground/static_batching.js')).fitStepTime(steps)"
+        steps = [{"numTokens": n, "duration": 100 + 7 * n} for n in (1, 2, 30)]
+        assert page.evaluate(fit, steps) == pytest.approx([100, 7])
+        assert page.evaluate(fit, [{"numTokens": n, "duration": 50 - n} for n in (1, 2, 3)]) == pytest.approx([48, 0])
+        settled = page.evaluate(
+            """async () => {
+              const { Timeline } = await import('/playground/timeline.js');
+              const timeline = new Timeline();
+              timeline.add([[1, 1, 0, 9, [], [1, 4, 2, 4], [], [[1, "a", 4], [2, "b", 4], [3, "c", 4]], [], []]]);
+              timeline.settle(new Set([2]));
+              return [...timeline.requests.values()].map(({ end, reason }) => [end, reason]);
+            }"""
+        )
+        assert settled == [[0, "not seen"], [None, None], [None, None]]
 
 
 def test_the_comparison(open_page: Open, folder: Path) -> None:

@@ -81,13 +81,13 @@ def test_over_the_border(core: EngineCore) -> None:
 
     class Inbox:
         def __init__(self) -> None:
-            self.rounds = [[AddRequest("a", PROMPT, greedy(), seed=0)], [Call(7, "observe", [0, ["a"]])], [Stop()]]
+            self.rounds = [[AddRequest("a", PROMPT, greedy(), seed=0)], [Call(7, "observe", arguments=[0, ["a"]])], [Stop()]]
 
         def receive(self, *, wait: bool):  # type: ignore[no-untyped-def]
             return self.rounds.pop(0)
 
     events: list[Event] = []
-    EngineLoop(core, Inbox(), events.append).run()
+    EngineLoop(core, Inbox(), lambda event, client: events.append(event)).run()
     reply = next(event for event in events if isinstance(event, Reply))
     decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(reply), type=Event)
     seen = msgspec.convert(decoded.value, Observation)

@@ -57,7 +57,7 @@ async def test_equals_the_thread(byte_tokenizer):
 
 async def test_shutdown_leaves_nothing_behind(byte_tokenizer):
     client = ProcessClient(simulated(byte_tokenizer))
-    folder, pid = client._folder, client.pid
+    folder, pid = client.folder, client.pid
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     engine = AsyncLLMEngine(simulated(byte_tokenizer), client)
     await engine.health()
@@ -85,7 +85,7 @@ async def test_a_killed_engine_is_noticed_at_once(byte_tokenizer):
     with pytest.raises(EngineDeadError, match="SIGKILL"):
         await collect(engine.generate("x", params))
     await engine.shutdown()
-    assert not client._folder.exists()
+    assert not client.folder.exists()
 
 
 async def test_a_killed_idle_engine_is_noticed(byte_tokenizer):
@@ -128,7 +128,7 @@ def test_the_engine_ends_with_its_parent(byte_tokenizer, tmp_path):
         "from quire.engine.process_client import ProcessClient\n"
         "from tests.engine.test_process import simulated\n"
         "client = ProcessClient(simulated(Path(sys.argv[1])))\n"
-        "print(client.pid, client._folder, flush=True)\n"
+        "print(client.pid, client.folder, flush=True)\n"
         "time.sleep(60)\n"
     )
     root = Path(__file__).resolve().parents[2]

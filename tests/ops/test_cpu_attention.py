@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 
 import pytest
 import torch
@@ -52,11 +53,15 @@ class Requests:
         shapes = ops.kv_cache_shape(len(order), self.block_size, self.kv_heads, self.head_dim, CPU, kv_dtype)
         self.pools = [torch.zeros(s, dtype=kv_dtype) for s in shapes]
         self.tables = torch.zeros(len(lengths), max(counts), dtype=torch.int32)
-        for i, (n, blocks) in enumerate(zip(lengths, order.split(counts))):
+        for i, blocks in enumerate(order.split(counts)):
             self.tables[i, : len(blocks)] = blocks
-            positions = torch.arange(n)
-            slots = self.tables[i, positions // self.block_size] * self.block_size + positions % self.block_size
-            ops.write_kv(self.k[i], self.v[i], *self.pools, slots)
+            self.write(i)
+
+    def write(self, i):
+        """Keys and values of request i, into the cache."""
+        positions = torch.arange(self.lengths[i])
+        slots = self.tables[i, positions // self.block_size] * self.block_size + positions % self.block_size
+        ops.write_kv(self.k[i], self.v[i], *self.pools, slots)
 
     def attend(self, parts, level=None, **options):
         """parts: (request, first position, end) each -> rows in that order."""
@@ -97,6 +102,63 @@ def test_long_contexts(shape, window):
     torch.testing.assert_close(result.double(), torch.cat(expected), rtol=2e-5, atol=1e-5)
 
 
+def cached(x, kv_dtype):
+    """What the cache holds of x."""
+    if kv_dtype != torch.int8:
+        return x.to(kv_dtype).double()
+    absmax = x.abs().amax(-1, keepdim=True)
+    return (x * torch.where(absmax > 0, 127 / absmax, 0)).round().double() * (absmax / 127).double()
+
+
+def relative_error(requests, kv_dtype):
+    """Of the last 40 tokens' attention, beside float64 over what the cache holds."""
+    expected = exact(requests.q[0], cached(requests.k[0], kv_dtype), cached(requests.v[0], kv_dtype))[-40:]
+    result = requests.attend([(0, requests.lengths[0] - 40, requests.lengths[0])]).double()
+    return float((result - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(("kv_dtype", "limit", "outlier_limit"), [(torch.bfloat16, 3e-3, 1e-2), (torch.int8, 2e-4, 1e-3)])
+@pytest.mark.parametrize(
+    "shape",
+    [(7, 1, 64, 16), (8, 1, 80, 8), (4, 4, 96, 32), (4, 1, 72, 16), (8, 2, 128, 16), (3, 3, 21, 7), (2, 1, 512, 16)],
+    ids=str,
+)
+def test_rounded_queries_and_weights_stay_close(shape, kv_dtype, limit, outlier_limit):
+    """int8 keeps sixteen bits of both, so that a channel of a query may be 30 times larger than the others."""
+    requests = Requests([700], shape, kv_dtype)
+    assert relative_error(requests, kv_dtype) < limit
+    channels = [randn(shape[2], seed=seed) for seed in (30, 31)]
+    for x, large in zip((requests.q[0], requests.k[0]), channels):
+        x[..., large.argmax()] *= 30
+    requests.write(0)
+    assert relative_error(requests, kv_dtype) < outlier_limit
+
+
+@pytest.mark.parametrize(("kv_dtype", "limit"), [(torch.bfloat16, 2e-3), (torch.int8, 5e-4)], ids=str)
+@pytest.mark.parametrize("length", [250, 4000])
+def test_a_peak_does_not_drown_a_flat_rest(kv_dtype, limit, length):
+    """Half of the attention is one token's, the other half all others': each of them less than a 510th of the largest where
+    there are many."""
+    requests = Requests([length], (2, 1, 16, 16), kv_dtype)
+    q, k, v = requests.q[0], requests.k[0], requests.v[0]
+    q.fill_(1), k.fill_(0), v.fill_(1)
+    k[length // 2] = math.log(length - 1) / 4
+    v[length // 2] = -0.9
+    requests.write(0)
+    expected = exact(q[-1:], cached(k, kv_dtype), cached(v, kv_dtype))
+    assert 0.04 < float(expected.min()) < 0.06
+    torch.testing.assert_close(requests.attend([(0, length - 1, length)]).double(), expected, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES, ids=str)
+def test_a_query_of_zeros_sees_the_mean(kv_dtype):
+    requests = Requests([300], (6, 2, 32, 16), kv_dtype)
+    requests.q[0].zero_()
+    result = requests.attend([(0, 290, 300)], sliding_window=270)
+    expected = [cached(requests.v[0], kv_dtype)[p - 269 : p + 1].mean(0).repeat_interleave(3, 0) for p in range(290, 300)]
+    torch.testing.assert_close(result.double(), torch.stack(expected), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_cut_into_chunks_gives_the_same_bits(shape, kv_dtype):
@@ -114,7 +176,7 @@ def test_every_cut_into_chunks_gives_the_same_bits(shape, kv_dtype):
         assert torch.equal(torch.cat([parts[part] for part in mixed if part[0] == 0]), whole)
 
 
-@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.int8], ids=str)
+@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(
     "parts",
@@ -137,7 +199,7 @@ def test_any_number_of_threads_gives_the_same_bits(parts, shape, kv_dtype):
 
 
 @pytest.mark.parametrize("kv_dtype", KV_DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(6, 2, 32, 16), (13, 1, 20, 8)], ids=str)
+@pytest.mark.parametrize("shape", [(6, 2, 32, 16), (13, 1, 20, 8), (4, 1, 72, 16), (8, 1, 96, 32), (3, 3, 21, 7)], ids=str)
 def test_levels_agree_bit_for_bit(shape, kv_dtype):
     requests = Requests([300, 40], shape, kv_dtype)
     parts = [(0, 299, 300), (1, 0, 40), (0, 250, 270)]

@@ -10,8 +10,18 @@ from torch import Tensor
 
 from quire import ops
 from quire.ops import cpu
-from quire.ops.capture import Forward, NotCapturable, StepTensors, capture, capture_rows
+from quire.ops.capture import (
+    Forward,
+    NotCapturable,
+    RowFunction,
+    Step,
+    StepTensors,
+    Tables,
+    capture,
+    capture_model,
+)
 from quire.ops.weights import WeightFormat
+from quire.runner.inputs import make_tensors
 
 extension, _reason = cpu.load()
 pytestmark = pytest.mark.skipif(extension is None, reason=f"no C++ kernels: {_reason}")
@@ -51,6 +61,18 @@ def make_forward(format: WeightFormat, num_layers: int = 3) -> Forward:
 def make_step(token_ids: Tensor) -> StepTensors:
     zeros, small = torch.zeros_like(token_ids), torch.zeros(2, dtype=torch.int32)
     return StepTensors(token_ids, zeros, zeros, small.view(1, 2), small, small[:1])
+
+
+def capture_rows(function: RowFunction, max_rows: int):
+    from quire.ops.cpu import graph
+
+    return graph.capture_rows(function, HIDDEN, max_rows)
+
+
+def argmax(head, rows: Tensor) -> tuple[Tensor, Tensor]:
+    head.source[: len(rows)] = rows
+    extension.Program(head.argmax).run(len(rows))
+    return head.ids[: len(rows)], head.values[: len(rows)]
 
 
 def captured(forward: Forward, max_tokens: int = MAX_TOKENS):
@@ -95,13 +117,13 @@ def test_memory_is_shared_by_rows_that_do_not_live_together() -> None:
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "int8"])
 def test_a_function_of_rows_is_captured_too(name: str) -> None:
     weight = ops.pack_weight(draw(VOCAB, HIDDEN, seed=3), WeightFormat(name))
-    head = capture_rows(lambda rows: ops.linear(rows, weight)[:, :150], HIDDEN, 8, torch.device("cpu"))
+    head = capture_rows(lambda rows: ops.linear(rows, weight)[:, :150], 8)
     for count in (1, 8, 3):
         rows = draw(count, HIDDEN, seed=count)
         assert torch.equal(head(rows), ops.linear(rows, weight)[:, :150])
     assert head(rows).data_ptr() == head(rows).data_ptr()
     with pytest.raises(NotCapturable):
-        capture_rows(lambda rows: ops.linear(rows, weight).tanh(), HIDDEN, 8, torch.device("cpu"))
+        capture_rows(lambda rows: ops.linear(rows, weight).tanh(), 8)
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "int8", "int4"])
@@ -111,24 +133,86 @@ def test_argmax_without_logits(name: str, threads: int) -> None:
     matrix = draw(VOCAB + 3, HIDDEN, seed=3)
     matrix[150] = matrix[7]
     weight = ops.pack_weight(matrix, WeightFormat(name, 32 if name == "int4" else 0))
-    head = capture_rows(lambda rows: ops.linear(rows, weight), HIDDEN, 120, torch.device("cpu"))
+    head = capture_rows(lambda rows: ops.linear(rows, weight), 120)
     extension.set_num_threads(threads)
     try:
         for count in (1, 2, 7, 120):
             rows = draw(count, HIDDEN, seed=count)
             rows[0] = 5 * matrix[7]
             logits = ops.linear(rows, weight)
-            ids, values = head.argmax(rows)
+            ids, values = argmax(head, rows)
             assert int(ids[0]) == 7
             assert torch.equal(ids, logits.argmax(1))
             assert torch.equal(values, logits.amax(1))
         rows[3, 5], rows[4, 0] = float("nan"), float("inf")
-        finite = head.argmax(rows)[1].isfinite()
+        finite = argmax(head, rows)[1].isfinite()
         assert not finite[3] and not finite[4] and int(finite.sum()) == 118
     finally:
         extension.set_num_threads(1)
-    part = capture_rows(lambda rows: ops.linear(rows, weight)[:, :150], HIDDEN, 4, torch.device("cpu"))
-    assert part.argmax(draw(2, HIDDEN, seed=1)) is None
+    part = capture_rows(lambda rows: ops.linear(rows, weight)[:, :150], 4)
+    assert part.argmax is None
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_model_runs_from_the_tables_of_its_requests(threads: int) -> None:
+    """Three requests at places of their own: hidden states, logits of chosen rows, greedy tokens, and None where a row is NaN."""
+    forward, matrix = make_forward(WeightFormat("float32")), draw(VOCAB, HIDDEN, seed=3)
+    weight = ops.pack_weight(matrix, WeightFormat("float32"))
+    model = capture_model(forward, lambda rows: ops.linear(rows, weight), HIDDEN, MAX_TOKENS, 8, torch.device("cpu"))
+    assert model is not None
+    tokens = torch.randint(VOCAB, (5, 40), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    tables = Tables(tokens, torch.zeros(5, 4, dtype=torch.int32), 16)
+    step, chosen = Step(tables, [4, 0, 2], [3, 39, 0], [7, 1, 20]), [6, 7, 27]
+    ids = torch.cat([tokens[4, 3:10], tokens[0, 39:40], tokens[2, :20]]).long()
+    hidden = forward(make_step(ids))
+    logits = ops.linear(hidden[chosen], weight)
+    extension.set_num_threads(threads)
+    try:
+        assert torch.equal(model.logits(step, chosen), logits)
+        assert model.greedy_tokens(step, chosen) == logits.argmax(1).tolist()
+        assert torch.equal(model.hidden(2, 9), hidden[2:9])
+        assert torch.equal(model.head(hidden[3:5]), ops.linear(hidden[3:5], weight))
+        every = list(range(28))  # more than the head's program has room for
+        assert model.greedy_tokens(step, every) is None
+        assert torch.equal(model.logits(step, every), ops.linear(hidden, weight))
+        ops.set_rows(weight, 5, torch.full((1, HIDDEN), float("nan")))
+        assert model.greedy_tokens(step, chosen) is None
+    finally:
+        extension.set_num_threads(1)
+    with pytest.raises(ValueError, match="at most 64 tokens were captured, got 65"):
+        model.run(Step(tables, [0, 1], [0, 0], [40, 25]))
+
+
+def test_the_layout_is_that_of_the_tensors() -> None:
+    """What the extension makes of a step, and what the op-by-op path makes of it, give the same attention."""
+    generator = torch.Generator().manual_seed(1)
+    tables = Tables(
+        torch.randint(VOCAB, (3, 64), generator=generator, dtype=torch.int32),
+        torch.randperm(30, generator=generator)[:12].view(3, 4).int(),
+        16,
+    )
+    table = ops.pack_weight(draw(VOCAB, HIDDEN, seed=1), WeightFormat("float32"))
+    shapes = ops.kv_cache_shape(30, 16, 2, 32, torch.device("cpu"))
+    pools = [torch.zeros(shape) for shape in shapes]
+
+    def forward(step: StepTensors) -> Tensor:
+        rows = ops.embedding(step.token_ids, table).view(-1, 2, 32)
+        ops.write_kv(rows, rows, *pools, step.slot_mapping)
+        attention = ops.paged_attention(
+            rows, *pools, step.block_tables, step.query_start, step.seq_lens, 0.2, block_size=16
+        )
+        return attention.view(-1, HIDDEN)
+
+    model = capture_model(forward, lambda rows: ops.linear(rows, table), HIDDEN, 100, 8, torch.device("cpu"))
+    assert model is not None
+    for first, counts in (([0, 0, 0], [40, 17, 1]), ([40, 17, 1], [1, 1, 1]), ([5, 31, 16], [3, 20, 30])):
+        step = Step(tables, [2, 0, 1], first, counts)
+        before = [pool.clone() for pool in pools]
+        expected = forward(make_tensors(step, torch.device("cpu"))).clone()
+        for pool, content in zip(pools, before, strict=True):
+            pool.copy_(content)
+        model.run(step)
+        assert torch.equal(model.hidden(0, sum(counts)), expected)
 
 
 def test_more_tokens_than_captured_are_refused() -> None:

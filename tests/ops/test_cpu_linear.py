@@ -54,9 +54,12 @@ def multiply_at(level: int, x, weight, bias):
 
 def levels_alike(format: WeightFormat) -> list[int]:
     """The levels that give the bits of the one in use: AMX adds bfloat16 products in an order of its own."""
-    own_order = [name for name in extension.levels() if (format.name, name) == ("bfloat16", "avx512_amx")]
-    alike = own_order if cpu.level() in own_order else [name for name in extension.levels() if name not in own_order]
-    return [extension.LEVEL_NAMES.index(name) for name in alike]
+
+    def has_own_order(level: str) -> bool:
+        return (format.name, level) == ("bfloat16", "avx512_amx")
+
+    own = has_own_order(cpu.level())
+    return [extension.LEVEL_NAMES.index(name) for name in extension.levels() if has_own_order(name) == own]
 
 
 @settings(max_examples=12, deadline=None)

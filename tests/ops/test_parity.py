@@ -149,6 +149,7 @@ def test_rotary_embedding(backend, dtype, heads, kv_heads, head_dim, rotary):
 
 LAYOUT_OPS = ("kv_cache_shape", "write_kv", "paged_attention", "copy_blocks")
 LAYOUT_BACKENDS = [b for b in backends_of("paged_attention") if all(b in backends_of(op) for op in LAYOUT_OPS)]
+KV_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 MIXES = {
     "one token": ([1], [1]),
     "decode": ([1, 16, 17, 33, 100, 64], [1] * 6),
@@ -235,6 +236,10 @@ def test_paged_attention(backend, mix, window, heads, kv_heads, head_dim, block_
             start += count
 
 
+CACHE_TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-5, torch.bfloat16: 8e-3, torch.int8: 1e-3}
+"""Of attention, beside a float64 one over what the cache holds: in bfloat16 and int8, queries and weights are rounded too."""
+
+
 def through_cache(x, kv_dtype):
     """What a pool of that type keeps of x."""
     if kv_dtype != torch.int8:
@@ -244,7 +249,7 @@ def through_cache(x, kv_dtype):
 
 
 @pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
-@pytest.mark.parametrize("kv_dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8], ids=str)
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES, ids=str)
 @pytest.mark.parametrize(("alibi", "cap", "window"), [(False, None, None), (True, None, 20), (False, 3.0, None), (True, 3.0, 7)])
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim", "block_size"), [(14, 2, 64, 16), (6, 3, 24, 8), (2, 2, 20, 4)])
 def test_scores_and_types_of_the_cache(backend, kv_dtype, alibi, cap, window, heads, kv_heads, head_dim, block_size):
@@ -256,7 +261,8 @@ def test_scores_and_types_of_the_cache(backend, kv_dtype, alibi, cap, window, he
         result = paged.attend(window, slopes=slopes, cap=cap)
         keys, values = ([through_cache(x, kv_dtype) for x in side] for side in (paged.keys, paged.values))
         expected = naive_attention(paged.q, keys, values, lengths, counts, head_dim**-0.5, window, slopes, cap)
-        torch.testing.assert_close(result.double(), expected, rtol=2e-5, atol=4e-5)
+        tolerance = 2e-5 if backend == "reference" else CACHE_TOLERANCE[kv_dtype]
+        torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=2 * tolerance)
 
 
 @pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
@@ -280,24 +286,27 @@ def test_a_cache_of_another_type_is_refused(backend):
 
 
 @pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
-def test_a_stale_nan_stays_where_it_is(backend):
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES, ids=str)
+@pytest.mark.parametrize("block_size", [16, 5])
+def test_a_stale_nan_stays_where_it_is(backend, kv_dtype, block_size):
     """Unused slots of a request's blocks may hold anything; only the request that wrote a NaN may see it."""
     with layout(backend):
-        paged = Paged([5, 30, 40], [1, 1, 8], 4, 2, 16, 16, torch.float32)
+        paged = Paged([4, 29, 37], [1, 1, 8], 4, 2, 16, block_size, torch.float32, kv_dtype)
         expected = paged.attend()
         unused = torch.full((1, 2, 16), float("nan"))
         for row, length in enumerate(paged.lengths):
-            slot = int(paged.tables[row, length // 16]) * 16 + length % 16
+            slot = int(paged.tables[row, length // block_size]) * block_size + length % block_size
             ops.write_kv(unused, unused, *paged.pools, torch.tensor([slot]))
         torch.testing.assert_close(paged.attend(), expected)
 
 
 @pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
 @pytest.mark.parametrize("pool", [0, 1])
-def test_who_sees_a_nan_becomes_one(backend, pool):
+@pytest.mark.parametrize("kv_dtype", KV_DTYPES, ids=str)
+def test_who_sees_a_nan_becomes_one(backend, pool, kv_dtype):
     """Later tokens of its request, and no other request, whether it is in a key or in a value."""
     with layout(backend):
-        paged = Paged([30, 40], [1, 40], 4, 2, 16, 16, torch.float32)
+        paged = Paged([30, 40], [1, 40], 4, 2, 16, 16, torch.float32, kv_dtype)
         expected = paged.attend()
         slot = int(paged.tables[1, 1]) * 16 + 4
         both = [paged.keys[1][20:21], paged.values[1][20:21]]
@@ -328,6 +337,9 @@ def test_allocated_memory_is_zero_and_taken_when_written(backend):
         assert pool.shape == (256, 1024, 1024) and pool.dtype == torch.bfloat16
         assert resident_bytes() - before < 64 * 2**20
         assert float(pool[::17, 5].abs().sum()) == 0
+        if backend == "cpu":  # numpy asks for huge pages, of which 64 scattered numbers take 128 MB
+            pool[::4, 0, 0] = 1.0
+            assert resident_bytes() - before < 64 * 2**20
         assert ops.allocate((0, 3), torch.float32, CPU).shape == (0, 3)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -176,6 +178,17 @@ def test_an_int8_cache_is_near_and_the_same_in_every_chunking(folder):
         runs.append(Driver(executor, chunk=chunk).run([Job(str(i), p, GREEDY) for i, p in enumerate(prompts)]))
     assert [job.output for job in runs[0]] == [job.output for job in runs[1]]
     assert sum(job.output[0] == other.output[0] for job, other in zip(runs[0], exact)) >= len(prompts) - 2
+
+
+def test_a_worker_leaves_torchs_compiler_alone(folder):
+    """What a program is captured with must not import it: 800 modules and 75 MB."""
+    code = (
+        "import sys\nfrom tests.models.drive import make_config\nfrom quire.runner.worker import Worker\n"
+        f"Worker(make_config({str(folder)!r}, max_num_seqs=4, max_model_len=64))\n"
+        "print([name for name in ('torch._dynamo', 'torch._inductor', 'sympy', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 # -- size of the cache -----------------------------------------------------------------------------------------

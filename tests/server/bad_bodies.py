@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from quire.server.app import APIS
 from quire.server.protocol import Api, Route
 
+FUZZED_MODEL = "stories"
+"""Name of the model that the fuzzed server has; for APIs that need one."""
+
 _MESSAGES = [
     {"role": "user", "content": "hi"},
     {"role": "assistant", "content": [{"type": "text", "text": "a"}]},
@@ -27,6 +30,7 @@ _TOOL = {
 _SAMPLING = {"temperature": 0.5, "top_p": 0.9, "top_k": 5, "seed": 1, "stop": ["x"]}
 _CHAT = {"messages": _MESSAGES, "max_tokens": 2, **_SAMPLING}
 _RANK = {"query": "a", "documents": ["b"], "text_1": "a", "text_2": ["b"], "input": "a"}
+_MODEL = {"model": FUZZED_MODEL}
 _OPTIONS = {"num_predict": 2, "temperature": 0.5, "top_k": 5, "stop": ["x"]}
 _PARAMETERS = {
     "max_new_tokens": 2,
@@ -60,9 +64,17 @@ GOOD_BODIES: dict[str, dict[str, Any]] = {
     "/": {"inputs": "hi", "parameters": _PARAMETERS},
     "/generate": {"inputs": "hi", "parameters": _PARAMETERS},
     "/generate_stream": {"inputs": "hi", "parameters": _PARAMETERS},
-    "/api/generate": {"prompt": "hi", "options": _OPTIONS, "stream": False, "context": [5], "keep_alive": "5m"},
-    "/api/chat": {"messages": _MESSAGES[:1], "options": _OPTIONS, "stream": True, "think": False},
-    "/api/embed": {"input": ["hi"]},
+    "/api/generate": {**_MODEL, "prompt": "hi", "options": _OPTIONS, "stream": False, "context": [5], "keep_alive": "5m"},
+    "/api/chat": {**_MODEL, "messages": _MESSAGES[:1], "options": _OPTIONS, "stream": True, "think": False},
+    "/api/embed": {**_MODEL, "input": ["hi"]},
+    "/api/embeddings": {**_MODEL, "prompt": "hi"},
+    "/api/show": {**_MODEL, "verbose": True},
+    "/api/pull": {"model": FUZZED_MODEL, "stream": False, "insecure": False},
+    "/api/push": {"model": FUZZED_MODEL, "stream": False},
+    "/api/copy": {"source": FUZZED_MODEL, "destination": "b"},
+    "/api/create": {"model": "b", "from": FUZZED_MODEL, "parameters": _OPTIONS, "messages": _MESSAGES, "stream": False},
+    "/chat_tokenize": _CHAT,
+    "/vertex": {"instances": [{"inputs": "hi", "parameters": _PARAMETERS}, _CHAT]},
 }  # fmt: skip
 """By path; other routes are tried with the fields of many."""
 _GENERAL = {"model": None, "prompt": "hi", "inputs": "hi", "max_tokens": 2, "n_predict": 2, **_RANK, **_CHAT}
@@ -89,6 +101,11 @@ _SAME_BODY = {
     "/v1/messages/count_tokens": "/v1/messages",
     "/v1/responses/input_tokens": "/v1/responses",
 }
+
+
+def url_of(path: str) -> str:
+    """The path, with something for its parameters."""
+    return "/".join("0" if part.startswith("{") else part for part in path.split("/"))
 
 
 def _good_body(path: str) -> dict[str, Any]:
@@ -202,8 +219,8 @@ class BadBody:
 
     @property
     def url(self) -> str:
-        """The path, with something for its parameters."""
-        return "/".join("0" if part.startswith("{") else part for part in self.path.split("/"))
+        """Where to send it."""
+        return url_of(self.path)
 
     @property
     def content(self) -> bytes:

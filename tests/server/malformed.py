@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-COMPLETIONS, CHAT, TOKENIZE, DETOKENIZE = (
+COMPLETIONS, CHAT, RESPONSES, TOKENIZE, DETOKENIZE = (
     "/v1/completions",
     "/v1/chat/completions",
+    "/v1/responses",
     "/tokenize",
     "/detokenize",
 )
@@ -212,16 +213,18 @@ def _all() -> Iterator[BadRequest]:
     completion, chat = {"prompt": "hi", "max_tokens": 1}, {"messages": MESSAGES, "max_tokens": 1}
     yield from _with_values(COMPLETIONS, completion, _WRONG_VALUES | _WRONG_COMPLETIONS)
     yield from _with_values(
-        COMPLETIONS, completion | {"stream": True}, _WRONG_COMPLETIONS | {"n": [0], "prompt_logprobs": [1], "best_of": [2]}
+        COMPLETIONS,
+        completion | {"stream": True},
+        _WRONG_COMPLETIONS | {"n": [0], "prompt_logprobs": [1], "best_of": [2]},
     )
     yield from _with_values(
         CHAT, chat, {k: v for k, v in _WRONG_VALUES.items() if k not in ("echo",)} | _WRONG_CHAT
     )
     yield from _with_values(TOKENIZE, {}, _WRONG_TOKENIZE)
     yield from _with_values(DETOKENIZE, {"tokens": [1]}, _WRONG_DETOKENIZE)
-    for path in (COMPLETIONS, CHAT, TOKENIZE, DETOKENIZE):
+    for path in (COMPLETIONS, CHAT, RESPONSES, TOKENIZE, DETOKENIZE):
         for name, (content, names) in _BODIES.items():
-            if name != "out of range" or path in (COMPLETIONS, CHAT):
+            if name != "out of range" or path in (COMPLETIONS, CHAT, RESPONSES):
                 needs_text = path in (CHAT, DETOKENIZE) and "prompt" in content.decode(errors="replace")
                 if not needs_text or names != "UTF-8":
                     yield BadRequest(f"{path} {name}", path, content, names)
@@ -231,6 +234,12 @@ def _all() -> Iterator[BadRequest]:
             )
 
 
-NO_JSON = {name: body for name, body in _BODIES.items() if body[1] == "JSON" and body[0]}
-"""Bodies that no route can read."""
+_LONG = b"[" + b",".join([b"-1"] * 500_000) + b"]"
+_KEYS = (b"prompt", b"messages", b"input", b"inputs", b"content", b"tokens", b"query", b"instances", b"model")
+WRONG_ANYWHERE = {
+    name: content
+    for name, (content, names) in _BODIES.items()
+    if names in ("JSON", "object", "nested") and content
+} | {"500,000 entries": b"{" + b",".join(b'"' + key + b'":' + _LONG for key in _KEYS) + b"}"}
+"""Bodies that no route takes."""
 ALL = list({request.name + str(len(request.content)): request for request in _all()}.values())

@@ -5,7 +5,8 @@ is exact.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import codecs
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar
 
 from quire.config import EngineConfig
@@ -13,10 +14,12 @@ from quire.config.types import HFConfig, ModelConfig
 from quire.engine.output_stream import OnNews, OutputStream
 from quire.engine.stats import EngineStats
 from quire.errors import EngineDeadError, InvalidRequestError, PromptTooLongError
-from quire.outputs import CompletionOutput, Logprob, RequestMetrics, RequestOutput
+from quire.outputs import CompletionOutput, FinishReason, Logprob, RequestMetrics, RequestOutput
 from quire.sampling_params import RequestOutputKind, SamplingParams
 
 VOCAB_SIZE = 256
+EOS = 4
+"""In a prompt this byte makes the answer end after its echo."""
 MAX_MODEL_LEN = 64
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
@@ -24,12 +27,27 @@ TEMPLATE = (
 )
 
 
+class MockTextStream:
+    """Joins bytes to characters; special tokens have no text."""
+
+    def __init__(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """Text of the characters that these tokens complete."""
+        return self._utf8.decode(bytes(i for i in token_ids if i not in MockTokenizer.all_special_ids))
+
+    def flush(self) -> str:
+        """What is left."""
+        return self._utf8.decode(b"", True)
+
+
 class MockTokenizer:
     """One token per byte."""
 
     max_chars_per_token = 1
     special_tokens: ClassVar[dict[str, str]] = {}
-    all_special_ids: ClassVar[frozenset[int]] = frozenset({1})
+    all_special_ids: ClassVar[frozenset[int]] = frozenset({1, EOS})
     chat_template = TEMPLATE
     chat_templates: ClassVar[dict[str, str]] = {"default": TEMPLATE}
 
@@ -45,6 +63,10 @@ class MockTokenizer:
         for place, character in enumerate(text):
             spans += [(byte, place, place + 1) for byte in character.encode()]
         return spans
+
+    def make_stream(self, context: Sequence[int] = (), **_: bool) -> MockTextStream:
+        """A decoder for tokens that arrive one by one."""
+        return MockTextStream()
 
     def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str:
         """Text of bytes; the 1 shows unless it is skipped."""
@@ -124,16 +146,33 @@ class _MockStream:
             self._engine.aborted.append(self._request_id)
 
 
+Ending = tuple[FinishReason | None, str | None]
+"""Finish reason and stop string."""
+
+
+def _cut(tokens: list[int], params: SamplingParams) -> tuple[list[int], Ending]:
+    """The tokens up to EOS or the first stop string, and why they end there."""
+    for end in range(1, len(tokens) + 1):
+        if tokens[end - 1] == EOS:
+            return tokens[:end], ("stop", None)
+        for stop in params.stop:
+            if params.include_stop_str_in_output and bytes(tokens[:end]).endswith(stop.encode()):
+                return tokens[:end], ("stop", stop)
+    return tokens, ("length", None)
+
+
 class MockEngine:
     """Implements what the server sees of an engine."""
 
-    def __init__(self, step_s: float = 0.0, **config: Any) -> None:
+    def __init__(self, step_s: float = 0.0, *, joins_characters: bool = False, **config: Any) -> None:
         self.config = make_config(**config)
         self.tokenizer = MockTokenizer()
         self.max_model_len = MAX_MODEL_LEN
         self.step_s = step_s
         self.is_dead = False
         self.fail_after: int | None = None
+        self.joins_characters = joins_characters
+        """Whether text waits for whole characters, as a real engine's does; else each token shows its own bytes."""
         self.running: set[str] = set()
         self.aborted: list[str] = []
         self.seen: list[tuple[Any, SamplingParams, int, str | None]] = []
@@ -189,15 +228,20 @@ class MockEngine:
         room = MAX_MODEL_LEN - len(ids)
         count = min(params.max_tokens or room, room)
         source = [token for token in ids if token > 1] or [65]
-        tokens = [source[i % len(source)] for i in range(count)]
+        tokens, ending = _cut([source[i % len(source)] for i in range(count)], params)
         delta = params.output_kind == RequestOutputKind.DELTA
-        for step in range(count):
+        stream = self.tokenizer.make_stream()
+        for step in range(len(tokens)):
             await asyncio.sleep(self.step_s)
-            done = step == count - 1
+            done = step == len(tokens) - 1
             failed = self.fail_after is not None and step >= self.fail_after
             if failed or delta or done:
                 part = tokens[step : step + 1] if delta else tokens[: step + 1]
-                yield self._output(request_id, prompt, ids, params, part, done or failed, failed)
+                text = bytes(part).decode(errors="replace")
+                if self.joins_characters:
+                    text = stream.push(part) + (stream.flush() if done else "")
+                end = ("error", None) if failed else ending if done else (None, None)
+                yield self._output(request_id, prompt, ids, params, part, text, end)
             if failed:
                 return
 
@@ -208,19 +252,20 @@ class MockEngine:
         ids: list[int],
         params: SamplingParams,
         part: list[int],
-        done: bool,
-        failed: bool,
+        text: str,
+        end: Ending,
     ) -> RequestOutput:
-        reason = ("error" if failed else "length") if done else None
         choices = [
             CompletionOutput(
                 index=index,
-                text=bytes(part).decode(errors="replace"),
+                text=text,
                 token_ids=part,
+                cumulative_logprob=None if params.logprobs is None else -0.5 * len(part),
                 logprobs=None
                 if params.logprobs is None
                 else [self._logprobs(t, params.logprobs) for t in part],
-                finish_reason=reason,
+                finish_reason=end[0],
+                stop_reason=end[1],
             )
             for index in range(params.n)
         ]
@@ -232,11 +277,11 @@ class MockEngine:
             prompt=prompt if isinstance(prompt, str) else None,
             prompt_token_ids=ids,
             outputs=choices,
-            finished=done,
+            finished=end[0] is not None,
             prompt_logprobs=prompt_logprobs,
             num_cached_tokens=0,
             metrics=RequestMetrics(queued_s=0.001, time_to_first_token_s=0.002),
-            error="the worker broke" if failed else None,
+            error="the worker broke" if end[0] == "error" else None,
         )
 
     def _logprobs(self, token: int, num_top: int) -> dict[int, Logprob]:

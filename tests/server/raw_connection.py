@@ -13,6 +13,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from quire.core.request import RequestUpdate
+from quire.engine.clients import ONLY_CLIENT
 from quire.engine.messages import AbortRequests, AddRequest, Command, EngineReady, StepOutputs
 from quire.engine.stats import EngineStats
 from quire.server.connection import PushProtocol
@@ -124,6 +125,7 @@ class ScriptedClient:
     """A core that does what the test says, step by step."""
 
     ready = EngineReady(64, 1000, 4)
+    place = ONLY_CLIENT
 
     def __init__(self) -> None:
         self.added: list[str] = []
@@ -144,7 +146,9 @@ class ScriptedClient:
     def close(self, timeout_s: float) -> None:
         """See `CoreClient.close`."""
 
-    def step(self, token_ids: Iterable[int], finish_reason: Any = None, request_ids: Iterable[str] | None = None) -> None:
+    def step(
+        self, token_ids: Iterable[int], finish_reason: Any = None, request_ids: Iterable[str] | None = None
+    ) -> None:
         """The same tokens for these requests, or for all that live."""
         live = [request_id for request_id in self.added if request_id not in self.aborted]
         ids = live if request_ids is None else list(request_ids)

@@ -255,7 +255,7 @@ async def test_not_yet(client: httpx.AsyncClient, body: dict[str, Any], name: st
         ({"tool_choice": {"type": "nonsense"}}, "tool_choice"),
         ({"thinking": {"type": "enabled"}}, "budget_tokens"),
         ({"output_config": {"effort": "none"}}, "effort"),
-        ({"stop_sequences": [""]}, "stop"),
+        ({"stop_sequences": [""]}, "stop_sequences must be"),
         ({"temperature": 3}, "temperature"),
         ({"top_p": 2}, "top_p"),
         ({"system": 5}, "system"),

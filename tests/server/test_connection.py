@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.server.app import build_app
 from quire.server.context import ServerContext
+from quire.server.merge import Batch, MergedOutputs
 from quire.server.replies import fingerprint
 from tests.engine.fakes import make_config, write_byte_tokenizer
 from tests.server import golden
@@ -176,8 +177,12 @@ async def test_characters_that_are_split_over_tokens(
     assert "".join(texts(connection.responses()[0].body)) == text + "!"
 
 
-@pytest.mark.parametrize("body", [STREAM, WHOLE, STREAM | {"prompt": ["ab", "cd"]}, WHOLE | {"prompt": ["ab", "cd"]}])
-@pytest.mark.parametrize("phase", ["half a body", "no output yet", "first output", "some outputs", "paused", "one ended"])
+@pytest.mark.parametrize(
+    "body", [STREAM, WHOLE, STREAM | {"prompt": ["ab", "cd"]}, WHOLE | {"prompt": ["ab", "cd"]}]
+)
+@pytest.mark.parametrize(
+    "phase", ["half a body", "no output yet", "first output", "some outputs", "paused", "one ended"]
+)
 async def test_hanging_up_in_every_phase(
     app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine, body: dict, phase: str
 ) -> None:
@@ -212,7 +217,9 @@ async def test_hanging_up_in_every_phase(
         await settle()
 
 
-async def test_500_cancelled_streams_leave_nothing(app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine) -> None:
+async def test_500_cancelled_streams_leave_nothing(
+    app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine
+) -> None:
     rng, state = random.Random(0), []
     for _ in range(10):
         connections = [RawConnection(app) for _ in range(50)]
@@ -272,6 +279,33 @@ async def test_hanging_up_with_a_pipelined_request(
     assert_nothing_is_left(app, engine)
 
 
+async def test_a_renderer_that_fails_harms_nobody_else(
+    app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = RawConnection(app), RawConnection(app)
+    for connection in (bad, good):
+        connection.post(PATH, STREAM)
+    await settle()
+    core.step(b"x")
+    await settle()
+    take, victim = MergedOutputs.take, []
+
+    def failing_take(outputs: MergedOutputs) -> Batch:
+        if victim in ([], [outputs]):
+            victim[:] = [outputs]
+            raise ZeroDivisionError("a bug")
+        return take(outputs)
+
+    monkeypatch.setattr(MergedOutputs, "take", failing_take)
+    core.step(b"y")
+    core.step(b"z", "length", core.added[1:])
+    await settle()
+    assert "error" in parse_events(bad.responses()[0].body.decode())[-1]
+    assert texts(good.responses()[0].body) == ["x", "yz"]
+    assert core.aborted == core.added
+    assert_nothing_is_left(app, engine)
+
+
 async def test_the_death_of_the_engine_ends_the_stream(
     app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine
 ) -> None:
@@ -288,7 +322,9 @@ async def test_the_death_of_the_engine_ends_the_stream(
     assert_nothing_is_left(app, engine)
 
 
-async def test_the_end_of_the_server_ends_the_stream(app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine) -> None:
+async def test_the_end_of_the_server_ends_the_stream(
+    app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine
+) -> None:
     connection = RawConnection(app)
     connection.post(PATH, STREAM)
     await settle()

@@ -7,7 +7,7 @@ import pytest
 
 from quire.server.protocol import Api, Route
 from tests.server import malformed
-from tests.server.bad_bodies import post_routes
+from tests.server.bad_bodies import post_routes, url_of
 from tests.server.error_shapes import assert_shape
 from tests.server.malformed import BadRequest
 
@@ -41,9 +41,9 @@ async def test_malformed(client: httpx.AsyncClient, request_: BadRequest) -> Non
 @pytest.mark.parametrize(
     ("api", "route"), post_routes(), ids=lambda value: getattr(value, "path", getattr(value, "name", ""))
 )
-async def test_no_route_takes_what_is_no_json(client: httpx.AsyncClient, api: Api, route: Route) -> None:
+async def test_bodies_that_no_route_takes(client: httpx.AsyncClient, api: Api, route: Route) -> None:
     """Each is refused in its own API's shape; a route that is not supported says that instead."""
-    for name, (content, _) in malformed.NO_JSON.items():
-        response = await client.post(route.path.replace("{id}", "0"), content=content)
+    for name, content in malformed.WRONG_ANYWHERE.items():
+        response = await client.post(url_of(route.path), content=content)
         assert 400 <= response.status_code < 500 or response.status_code == 501, (name, response.text)
         assert_shape(api, response.status_code, response.json())

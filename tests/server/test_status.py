@@ -24,6 +24,7 @@ async def test_models(client: httpx.AsyncClient) -> None:
     card = body["data"][0]
     created = card.pop("created")
     assert datetime.fromisoformat(card.pop("created_at")).timestamp() == created
+    assert isinstance(card["meta"].pop("size"), int)
     assert card == {
         "id": "mock",
         "object": "model",
@@ -37,7 +38,7 @@ async def test_models(client: httpx.AsyncClient) -> None:
         "lifecycle": "active",
         "max_input_tokens": 64,
         "max_tokens": 64,
-        "meta": {"n_ctx_train": 64, "n_vocab": 256, "n_embd": 8},
+        "meta": {"n_ctx_train": 64, "n_vocab": 256, "n_embd": 8, "n_params": 0},
     }
 
 
@@ -67,6 +68,13 @@ async def test_unknown_route(client: httpx.AsyncClient, path: str) -> None:
     response = await client.post(path, json={})
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "route_not_found"
+
+
+async def test_a_near_route_is_named(client: httpx.AsyncClient) -> None:
+    message = (await client.post("/v1/chat/completion", json={})).json()["error"]["message"]
+    assert "near it: /v1/chat/completions" in message
+    long = (await client.post(f"/{'x' * 10_000}", json={})).json()["error"]["message"]
+    assert len(long) < 200 and "near" not in long
 
 
 async def test_wrong_method(client: httpx.AsyncClient) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quire.errors import ConfigError, InvalidRequestError
 from quire.tokenizer import Tokenizer, load_tokenizer
 from quire.tokenizer.fallback import TransformersTokenizer
+from quire.tokenizer.settings import TokenizerSettings
 from quire.tokenizer.tokenizer import FastTokenizer
 from tests.shared_data import shared
 from tests.tokenizer import tiny
@@ -266,6 +268,12 @@ def test_skipped_tokens_are_those_marked_special() -> None:
     tokenizer = tiny.byte_level()
     names = {tokenizer.id_to_token(token_id) for token_id in tokenizer.all_special_ids}
     assert names == {"<s>", "</s>", "<unk>"}
+
+
+def test_the_extent_of_a_vocabulary_with_a_gap():
+    model = tokenizers.models.WordLevel({"a": 0, "word": 3, "far": 1000}, unk_token="a")
+    tokenizer = FastTokenizer(tokenizers.Tokenizer(model), TokenizerSettings())
+    assert (tokenizer.vocab_size, tokenizer.max_chars_per_token) == (1001, len("word"))
 
 
 def test_spans_are_places_in_the_text() -> None:

@@ -55,16 +55,14 @@ struct AttentionShape {
 };
 
 KVPools make_pools(const AttentionShape& shape, std::vector<uint8_t>& keys, std::vector<uint8_t>& values) {
-  constexpr int64_t sizes[] = {4, 2, 2, 1}, num_blocks = 40;
-  const int64_t scales = shape.dtype == KVDType::int8 ? 4 : 0;
+  constexpr int64_t num_blocks = 40;
   KVPools pools{};
   pools.block_size = kBlockSize;
   pools.num_kv_heads = shape.num_kv_heads;
   pools.head_dim = shape.head_dim;
-  pools.head_bytes = kBlockSize * (shape.head_dim * sizes[static_cast<int>(shape.dtype)] + scales);
   pools.dtype = shape.dtype;
-  keys.resize(static_cast<size_t>(num_blocks * shape.num_kv_heads * pools.head_bytes));
-  values.resize(keys.size());
+  keys.resize(static_cast<size_t>(num_blocks * shape.num_kv_heads * key_bytes(pools)));
+  values.resize(static_cast<size_t>(num_blocks * shape.num_kv_heads * value_bytes(pools)));
   pools.keys = keys.data();
   pools.values = values.data();
   return pools;
@@ -132,7 +130,8 @@ void add_attention_cases(std::vector<Case>& all) {
       {KVDType::float32, 6, 2, 64, 0, 0.0f, false},  {KVDType::float32, 4, 4, 40, 50, 0.0f, false},
       {KVDType::float32, 4, 2, 128, 0, 20.0f, true}, {KVDType::bfloat16, 6, 2, 64, 0, 0.0f, false},
       {KVDType::float16, 6, 2, 64, 0, 0.0f, false},  {KVDType::int8, 6, 2, 64, 0, 0.0f, false},
-      {KVDType::int8, 4, 2, 128, 50, 0.0f, true}};
+      {KVDType::int8, 4, 2, 128, 50, 0.0f, true},    {KVDType::bfloat16, 7, 1, 21, 50, 20.0f, true},
+      {KVDType::int8, 8, 1, 21, 0, 20.0f, false}};
   for (const AttentionShape& shape : shapes)
     all.push_back({std::string("attention ") + names[static_cast<int>(shape.dtype)] + " " +
                        std::to_string(shape.num_heads) + "/" + std::to_string(shape.num_kv_heads) + "x" +

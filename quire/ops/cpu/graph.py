@@ -178,32 +178,23 @@ class CapturedForward:
 
 
 class CapturedRows:
-    """See `ops.capture.RowProgram`."""
+    """A captured function of rows, whose result lies in the same memory every time: new memory would have to be cleared."""
 
     def __init__(self, recording: Recording, source: Tensor, result: Tensor) -> None:
         self.compiled = Compiled(recording, result)
         self.source = self.compiled.view(recording, source)
         """[max_rows, width]: where the program reads its rows."""
-        self._ids = torch.zeros(recording.max_tokens, dtype=torch.int64)
-        self._values = torch.zeros(recording.max_tokens)
-        self.found_at = self._ids.data_ptr(), self._values.data_ptr()
-        self.argmax_instructions = self.compiled.ending_in_argmax(self.found_at)
-        """Leave ids and values at `found_at`; None where there is no such program."""
-        self._argmax: Any = None
-        if self.argmax_instructions is not None:
-            self._argmax = extension.Program(self.argmax_instructions)
+        self.ids = torch.zeros(recording.max_tokens, dtype=torch.int64)
+        self.values = torch.zeros(recording.max_tokens)
+        """What `argmax` finds. A value is not finite if any number of its row is not."""
+        self.argmax = self.compiled.ending_in_argmax((self.ids.data_ptr(), self.values.data_ptr()))
+        """The instructions that end in `ids` and `values` instead of the rows; None where there are none."""
 
     def __call__(self, rows: Tensor) -> Tensor:
+        """function(rows), valid until the next call."""
         self.source[: len(rows)].copy_(rows)
         self.compiled.run(len(rows))
         return self.compiled.result[: len(rows)]
-
-    def argmax(self, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-        if self._argmax is None or len(rows) > self.compiled.max_rows:
-            return None
-        self.source[: len(rows)].copy_(rows)
-        self._argmax.run(len(rows))
-        return self._ids[: len(rows)], self._values[: len(rows)]
 
 
 class CapturedModel:
@@ -221,8 +212,9 @@ class CapturedModel:
         )
         self._to_logits = self._program(rows.compiled.instructions)
         self._to_argmax = None
-        if rows.argmax_instructions is not None:
-            self._to_argmax = self._program(rows.argmax_instructions)
+        if rows.argmax is not None:
+            self._to_argmax = self._program(rows.argmax)
+        self._found_at = rows.ids.data_ptr(), rows.values.data_ptr()
         self._tables: Tables | None = None
         self._table_view: Any = None
 
@@ -244,7 +236,7 @@ class CapturedModel:
         num_tokens = self._take(step)
         self._pick.choose(chosen)
         self._to_argmax.run(num_tokens, len(chosen))
-        return extension.ids_if_finite(*self._rows.found_at, len(chosen))
+        return extension.ids_if_finite(*self._found_at, len(chosen))
 
     def hidden(self, first: int, stop: int) -> Tensor:
         return self._forward.compiled.result[first:stop]
@@ -288,7 +280,7 @@ def capture(forward: Forward, max_tokens: int) -> CapturedForward:
 
 
 def capture_rows(function: Callable[[Tensor], Tensor], width: int, max_rows: int) -> CapturedRows:
-    """See `ops.capture.capture_rows`."""
+    """`function` as a program over at most `max_rows` rows of `width` float32 numbers. Raises NotCapturable."""
     with _record(max_rows) as pass_:
         source = pass_.new((width,), torch.float32)
         pass_.emit(INPUT, (), (source,), lambda at: None)

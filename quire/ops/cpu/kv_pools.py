@@ -1,7 +1,9 @@
 """The paged cache of the C++ kernels: its layout, and what the kernels need to find it.
 
 Per block and KV head, keys are [D][B], tokens innermost, and values [B][D]: sixteen tokens of a key component, or sixteen
-components of a value, are one vector. In int8 the B float32 scales follow, in the same pool.
+components of a value, are one vector. bfloat16 and int8 lie in words of two and four numbers, of a key's components and of a
+component's tokens: keys [D/2][B][2] and [D/4][B][4], values [B/2][D][2] and [B/4][D][4], rounded up. An int8 number is stored
+plus 128, and B float32 scales follow in the same pool.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ _DTYPE_CODES: dict[torch.dtype, int] = {
     torch.float16: extension.KV_FLOAT16,
     torch.int8: extension.KV_INT8,
 }
+_NUMBERS_PER_WORD = {torch.bfloat16: 2, torch.int8: 4}
 _SCALE_BYTES = 4
 
 
@@ -37,11 +40,15 @@ def kv_cache_shape(
     if dtype not in _DTYPE_CODES:
         names = ", ".join(str(known).removeprefix("torch.") for known in _DTYPE_CODES)
         raise ValueError(f"dtype of a KV cache must be one of {names}, got {dtype}")
-    width = head_dim + (_SCALE_BYTES if dtype == torch.int8 else 0)
-    keys = (num_blocks, num_kv_heads, width, block_size)
-    if dtype == torch.int8:
-        return keys, (num_blocks, num_kv_heads, block_size * width)
-    return keys, (num_blocks, num_kv_heads, block_size, width)
+    per_word = _NUMBERS_PER_WORD.get(dtype, 1)
+    key_width, value_tokens = (-(-size // per_word) * per_word for size in (head_dim, block_size))
+    if dtype != torch.int8:
+        return (num_blocks, num_kv_heads, key_width, block_size), (num_blocks, num_kv_heads, value_tokens, head_dim)
+    scales = _SCALE_BYTES * block_size
+    return (
+        (num_blocks, num_kv_heads, key_width + _SCALE_BYTES, block_size),
+        (num_blocks, num_kv_heads, value_tokens * head_dim + scales),
+    )
 
 
 def view_pools(k_cache: Tensor, v_cache: Tensor, block_size: int, head_dim: int) -> Any:

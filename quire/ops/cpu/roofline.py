@@ -29,11 +29,9 @@ class Roofline:
     float32: float
     """Operations a second."""
     int8: float
-    """Operations a second: of tiles where the level has them; where it has no dot product of bytes, of pairs of
-    16-bit numbers.
-    """
+    """Operations a second; where a level has no dot product of bytes, of pairs of 16-bit numbers. Of tiles on AMX."""
     bfloat16: float | None
-    """Operations a second of the bfloat16 dot product, where the level has one."""
+    """Operations a second of the bfloat16 dot product, where the level has one. Of tiles on AMX."""
 
 
 class Probe:

@@ -21,6 +21,7 @@ from quire.server.generation import Generation, collect, stream
 from quire.server.merge import Batch
 from quire.server.models import ServedModel
 from quire.server.replies import given_request_id, json_response
+from quire.server.sampling import sampling_params
 
 
 async def create_message(context: ServerContext, request: Request) -> Response:
@@ -82,14 +83,13 @@ def make_sampling_params(body: MessagesRequest, model: ServedModel) -> SamplingP
             "max_tokens must be given: an integer of at least 1", parameter="max_tokens"
         )
     given = {name: getattr(body, name) for name in ("max_tokens", "temperature", "top_p", "top_k")}
-    return SamplingParams(
-        **{
-            **model.config.model.default_sampling_params,
-            **{name: value for name, value in given.items() if value is not None},
-            "stop": body.stop_sequences or [],
-            "output_kind": RequestOutputKind.DELTA if body.stream else RequestOutputKind.FINAL_ONLY,
-        }
-    )
+    fields = {
+        **model.config.model.default_sampling_params,
+        **{name: value for name, value in given.items() if value is not None},
+        "stop": body.stop_sequences or [],
+        "output_kind": RequestOutputKind.DELTA if body.stream else RequestOutputKind.FINAL_ONLY,
+    }
+    return sampling_params(fields, {"stop": "stop_sequences"})
 
 
 class _Job:

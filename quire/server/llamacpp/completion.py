@@ -15,7 +15,7 @@ from quire.server.errors import ErrorReport, encode_json
 from quire.server.generation import Generation, collect, stream
 from quire.server.llamacpp.errors import llamacpp_error
 from quire.server.llamacpp.params import generation_settings, make_sampling_params, num_to_predict
-from quire.server.llamacpp.prompts import encode_pieces, split_prompts
+from quire.server.llamacpp.prompts import encode_prompts, split_prompts
 from quire.server.llamacpp.results import pick_fields, probabilities, stop_type, timings
 from quire.server.llamacpp.schemas import CompletionRequest
 from quire.server.merge import Batch
@@ -30,7 +30,7 @@ async def create_completion(context: ServerContext, request: Request) -> Respons
     """Answer one request: an object for one result, a list for several, or a stream that ends without `[DONE]`."""
     body = await read_body(request, CompletionRequest, context.args.max_body_bytes)
     job = _Job(await context.lease(request), body)
-    generation = job.generation(make_response_id("cmpl", request))
+    generation = await job.generation(make_response_id("cmpl", request))
     if body.stream:
         return await stream(context, request, generation, _EventRenderer(job))
     results = job.whole(await collect(context, request, generation))
@@ -42,20 +42,25 @@ class _Job:
 
     def __init__(self, model: ServedModel, body: CompletionRequest) -> None:
         self.model = model
+        self.tokenizer = model.tokenizer
         self.body = body
         self.params = make_sampling_params(body, model)
+        self._settings = generation_settings(body, self.params)
+        self._prompt_texts: dict[int, str] = {}
         prompts = split_prompts(body.prompt)
         if len(prompts) * self.params.n > MAX_RESULTS:
             raise InvalidRequestError(
                 f"prompts x n_cmpl must be at most {MAX_RESULTS}, got {len(prompts)} x {self.params.n}",
                 parameter="n_cmpl",
             )
-        self.prompts = [encode_pieces(model, pieces) for pieces in prompts]
+        self._pieces = prompts
+        self.prompts: list[list[int]] = []
         self.hides_output = num_to_predict(body) == 0
         """Whether only the prompt is wanted, computed: its one token of output is not shown."""
 
-    def generation(self, request_id: str) -> Generation:
-        """What the engine is asked."""
+    async def generation(self, request_id: str) -> Generation:
+        """What the engine is asked, with the prompts as token ids."""
+        self.prompts = await encode_prompts(self.model, self._pieces)
         return Generation(self.model, self.prompts, self.params, request_id)
 
     def index(self, prompt_index: int, choice: CompletionOutput) -> int:
@@ -75,7 +80,7 @@ class _Job:
                     result["tokens"] = token_ids
                 if self.params.logprobs is not None:
                     result["completion_probabilities"] = probabilities(
-                        token_ids, choice, self.params.logprobs, self.model.tokenizer
+                        token_ids, choice, self.params.logprobs, self.tokenizer
                     )
                 results.append(pick_fields(result, self.body.response_fields))
         return results
@@ -99,8 +104,8 @@ class _Job:
             "model": self.model.name,
             "tokens_predicted": num_tokens,
             "tokens_evaluated": len(prompt_ids),
-            "generation_settings": generation_settings(self.body, self.params),
-            "prompt": self.model.tokenizer.decode(prompt_ids, skip_special_tokens=False),
+            "generation_settings": self._settings,
+            "prompt": self._prompt_text(prompt_index),
             "has_new_line": has_new_line,
             "truncated": False,
             "stop_type": "limit" if self.hides_output else stop_type(choice),
@@ -108,6 +113,12 @@ class _Job:
             "tokens_cached": len(prompt_ids) + num_tokens,
             "timings": timings(output, num_tokens),
         }
+
+    def _prompt_text(self, prompt_index: int) -> str:
+        if prompt_index not in self._prompt_texts:
+            ids = self.prompts[prompt_index]
+            self._prompt_texts[prompt_index] = self.tokenizer.decode(ids, skip_special_tokens=False)
+        return self._prompt_texts[prompt_index]
 
     @property
     def id_slot(self) -> int:
@@ -171,7 +182,7 @@ class _EventRenderer:
         }
         if job.params.logprobs is not None:
             event["completion_probabilities"] = probabilities(
-                choice.token_ids, choice, job.params.logprobs, job.model.tokenizer
+                choice.token_ids, choice, job.params.logprobs, job.tokenizer
             )
         if job.body.timings_per_token:
             event["timings"] = timings(output, num_tokens)

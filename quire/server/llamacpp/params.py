@@ -8,6 +8,7 @@ from quire.errors import NotSupportedError, describe, wrong_value
 from quire.sampling_params import RequestOutputKind, SamplingParams
 from quire.server.llamacpp.schemas import CompletionRequest
 from quire.server.models import ServedModel
+from quire.server.sampling import sampling_params
 
 DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "max_tokens": None}
 """Where neither the request nor the model's own defaults say otherwise."""
@@ -59,23 +60,23 @@ _LETTERS = dict(
 def make_sampling_params(body: CompletionRequest, model: ServedModel) -> SamplingParams:
     """The engine's parameters. Raises InvalidRequestError, naming the field as llama.cpp does where that differs."""
     check(body)
+    _check_num_probs(body.n_probs, model.config.model.max_logprobs)
     fields = DEFAULTS | dict(model.config.model.default_sampling_params) | _given(body)
     for sampler in set(SAMPLERS) - set(_chosen_samplers(body.samplers)):
         fields |= _NEUTRAL_SAMPLER[sampler]
     if body.repeat_last_n == 0:
         fields |= _NEUTRAL_SAMPLER["penalties"]
-    bias = _logit_bias(body.logit_bias, model)
-    return SamplingParams(
-        **fields,
-        n=1 if body.n_cmpl is None else body.n_cmpl,
-        seed=None if body.seed in _RANDOM_SEEDS else body.seed,
-        stop=[body.stop] if isinstance(body.stop, str) else body.stop or [],
-        ignore_eos=bool(body.ignore_eos),
-        logit_bias=bias or None,
-        logprobs=body.n_probs or None,
-        skip_reading_prefix_cache=True if body.cache_prompt is False else None,
-        output_kind=RequestOutputKind.DELTA if body.stream else RequestOutputKind.FINAL_ONLY,
-    )
+    fields |= {
+        "n": 1 if body.n_cmpl is None else body.n_cmpl,
+        "seed": None if body.seed in _RANDOM_SEEDS else body.seed,
+        "stop": [body.stop] if isinstance(body.stop, str) else body.stop or [],
+        "ignore_eos": bool(body.ignore_eos),
+        "logit_bias": _logit_bias(body.logit_bias, model) or None,
+        "logprobs": body.n_probs or None,
+        "skip_reading_prefix_cache": True if body.cache_prompt is False else None,
+        "output_kind": RequestOutputKind.DELTA if body.stream else RequestOutputKind.FINAL_ONLY,
+    }
+    return sampling_params(fields, {"n": "n_cmpl", "repetition_penalty": "repeat_penalty"})
 
 
 def num_to_predict(body: CompletionRequest) -> int:
@@ -101,14 +102,18 @@ def check(body: CompletionRequest) -> None:
         raise wrong_value("repeat_last_n", "an integer of at least -1", body.repeat_last_n)
     if body.seed is not None and body.seed < -1:
         raise wrong_value("seed", "an integer of at least -1", body.seed)
-    if body.n_probs is not None and body.n_probs < 0:
-        raise wrong_value("n_probs", "an integer of at least 0", body.n_probs)
     if body.response_fields is not None and len(body.response_fields) > _MAX_RESPONSE_FIELDS:
         raise wrong_value(
             "response_fields",
             f"a list of at most {_MAX_RESPONSE_FIELDS} names",
             f"{len(body.response_fields)}",
         )
+
+
+def _check_num_probs(num: int | None, limit: int) -> None:
+    if num is not None and (num < 0 or (limit != -1 and num > limit)):
+        rule = "an integer of at least 0" if limit == -1 else f"an integer in [0, {limit}]"
+        raise wrong_value("n_probs", rule, num)
 
 
 def _not_yet(name: str, neutral: object, value: object) -> NotSupportedError:

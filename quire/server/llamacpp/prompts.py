@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from quire.server.llamacpp.schemas import MultimodalPrompt
 from quire.server.models import ServedModel
 
 MAX_PROMPTS = 1024
+_INLINE_CHARS = 16384
+"""More text is tokenized on a thread, so that streams go on."""
 
 Pieces = Sequence[str | int]
 """Texts and token ids that follow each other in one prompt."""
@@ -52,7 +55,17 @@ def _empty(where: str, value: object) -> InvalidRequestError:
     return InvalidRequestError(f"{where} must not be empty, got {describe(value)}", parameter=where)
 
 
-def encode_pieces(model: ServedModel, pieces: Pieces) -> list[int]:
+async def encode_prompts(model: ServedModel, prompts: Sequence[Pieces]) -> list[list[int]]:
+    """Token ids of each prompt. Raises InvalidRequestError, PromptTooLongError."""
+
+    def encode() -> list[list[int]]:
+        return [_encode(model, pieces) for pieces in prompts]
+
+    num_chars = sum(len(piece) for pieces in prompts for piece in pieces if isinstance(piece, str))
+    return encode() if num_chars <= _INLINE_CHARS else await asyncio.to_thread(encode)
+
+
+def _encode(model: ServedModel, pieces: Pieces) -> list[int]:
     """Token ids of a prompt; what the model expects around a text is added where it begins with text."""
     if all(isinstance(piece, int) for piece in pieces):
         return list(pieces)  # type: ignore[arg-type]

@@ -190,7 +190,9 @@ class _ChunkRenderer:
         self._usage_last, self._usage_always = wants_usage(job.body)
         self._shapes: dict[tuple[int, int], _ChoiceShape] = {}
         self._text_frames: dict[tuple[int, int], TextFrame] = {}
-        self._is_plain = not (self._usage_always or job.echo_only or job.wants_logprobs or job.body.return_token_ids)
+        self._is_plain = not (
+            self._usage_always or job.echo_only or job.wants_logprobs or job.body.return_token_ids
+        )
         """Whether text is all that a choice shows between its first piece and its end."""
 
     def render(self, batch: Batch) -> bytes:

@@ -10,8 +10,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from quire.server.checkpoint_facts import read_facts
 from quire.server.context import ServerContext
-from quire.server.models import ServedModel
+from quire.server.models import ModelCard
 from quire.server.replies import json_response
 
 
@@ -53,16 +54,19 @@ def _card(context: ServerContext, name: str) -> dict[str, Any]:
         "max_input_tokens": card.max_model_len,
         "max_tokens": card.max_model_len,
         # llama.cpp's
-        "meta": _meta(context, card.path),
+        "meta": _meta(context, card),
     }
 
 
-def _meta(context: ServerContext, path: str) -> dict[str, Any] | None:
-    """What llama.cpp tells of a loaded model; null for one that is not loaded."""
-    model = next((model for model in context.models.loaded() if model.config.model.model == path), None)
-    return None if model is None else _shape(model)
-
-
-def _shape(model: ServedModel) -> dict[str, Any]:
-    hf = model.config.model.hf
-    return {"n_ctx_train": hf.max_position_embeddings, "n_vocab": hf.vocab_size, "n_embd": hf.hidden_size}
+def _meta(context: ServerContext, card: ModelCard) -> dict[str, Any]:
+    """What llama.cpp tells of a model; what only a loaded one knows is absent from the others."""
+    facts = read_facts(card.folder)
+    meta = {"n_params": facts.num_parameters, "size": facts.num_bytes}
+    loaded = next(
+        (model for model in context.models.loaded() if model.config.model.path == card.folder), None
+    )
+    if loaded is None:
+        return meta
+    hf = loaded.config.model.hf
+    shape = {"n_ctx_train": hf.max_position_embeddings, "n_vocab": hf.vocab_size, "n_embd": hf.hidden_size}
+    return shape | meta

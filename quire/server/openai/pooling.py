@@ -101,6 +101,7 @@ def _refusing(schema: type[Any], check: Callable[[Any], None], what: str) -> Han
         check(body)
         raise NotSupportedError(f"{what} are not supported yet: the model {model.name} generates text only")
 
+    handle.__doc__ = f"Refuse {what} in words, once the request is known to be right."
     return handle
 
 

@@ -81,9 +81,8 @@ class ResponseStore:
             stored = self._responses.get(response_id)
             if stored is None:
                 raise self._missing(response_id, is_ancestor=bool(chain))
-            self._responses.move_to_end(
-                response_id
-            )  # so ancestors end up behind, and outlive, what needs them
+            # Ancestors come last, so they outlive what needs them.
+            self._responses.move_to_end(response_id)
             chain.append(stored)
             response_id = stored.previous_id
         return [item for stored in reversed(chain) for item in stored.items()]

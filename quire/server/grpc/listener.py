@@ -1,0 +1,179 @@
+"""`GrpcListener`: the calls of `service.py` on a port: API keys, admission, errors as status codes, health.
+
+The one file that imports grpcio. Importing it fails with ImportError where the extra `grpc` is not installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from quire.errors import ConfigError, QuireError
+from quire.server.args import ServerArgs
+from quire.server.auth import api_keys, check_credentials
+from quire.server.context import ServerContext
+from quire.server.errors import report_error
+from quire.server.grpc import messages
+from quire.server.grpc.service import InferenceService
+
+_CODES = {
+    "unsupported_parameter": grpc.StatusCode.UNIMPLEMENTED,
+    "queue_full": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "model_not_found": grpc.StatusCode.NOT_FOUND,
+}
+_CODES_BY_STATUS = {
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    500: grpc.StatusCode.INTERNAL,
+}
+_HEALTH_POLL_S = 1.0
+
+_Method = Callable[[Any, Any], Any]
+
+
+class GrpcListener:
+    """Serves gRPC beside HTTP, in the same event loop and with the same models, limits and keys."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+        self._keys = api_keys(context.args)
+        options = [
+            ("grpc.so_reuseport", 0),  # else two servers could share a port without a word
+            ("grpc.max_receive_message_length", context.args.max_body_bytes),
+        ]
+        self._server = grpc.aio.server(options=options)
+        self._server.add_generic_rpc_handlers((self._handlers(InferenceService(context)),))
+        health_pb2_grpc.add_HealthServicer_to_server(_Health(context), self._server)
+
+    async def start(self) -> int:
+        """Listen; returns the port. Raises ConfigError if it is taken."""
+        args = self._context.args
+        address = f"[{args.host}]:{args.grpc_port}" if ":" in args.host else f"{args.host}:{args.grpc_port}"
+        credentials = _tls(args)
+        try:
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen on {address}: {error}; choose another with --grpc-port") from None
+        await self._server.start()
+        return int(port)
+
+    async def stop(self) -> None:
+        """Close the port and end what still runs; the HTTP server has waited for it before."""
+        await self._server.stop(None)
+
+    def _handlers(self, service: InferenceService) -> Any:
+        unary = {
+            "Generate": (self._unary(service.generate), messages.GenerateRequest, messages.GenerateResponse),
+            "Info": (self._unary(service.info, is_counted=False), messages.InfoRequest, messages.InfoResponse),
+            "Health": (
+                self._unary(service.health, is_counted=False, is_open=True),
+                messages.HealthRequest,
+                messages.HealthResponse,
+            ),
+        }
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                method, request.FromString, response.SerializeToString
+            )
+            for name, (method, request, response) in unary.items()
+        }
+        handlers["GenerateStream"] = grpc.unary_stream_rpc_method_handler(
+            self._stream(service.generate_stream),
+            messages.GenerateRequest.FromString,
+            messages.GenerateResponse.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(f"{messages.PACKAGE}.Inference", handlers)
+
+    def _unary(
+        self, method: Callable[[Any], Awaitable[Any]], *, is_counted: bool = True, is_open: bool = False
+    ) -> _Method:
+        async def call(request: Any, rpc: Any) -> Any:
+            try:
+                if not is_open:
+                    self._check_key(rpc)
+                with self._context.lifecycle.admit() if is_counted else nullcontext():
+                    return await method(request)
+            except Exception as error:
+                failure = error
+            await _abort(rpc, failure)
+
+        return call
+
+    def _stream(self, method: Callable[[Any], Any]) -> _Method:
+        async def call(request: Any, rpc: Any) -> None:
+            try:
+                self._check_key(rpc)
+                with self._context.lifecycle.admit():
+                    responses = method(request)
+                    try:
+                        async for response in responses:
+                            await rpc.write(response)
+                    finally:
+                        await responses.aclose()
+                    return
+            except Exception as error:
+                failure = error
+            await _abort(rpc, failure)
+
+        return call
+
+    def _check_key(self, rpc: Any) -> None:
+        if self._keys:
+            given = {key: value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
+            check_credentials(self._keys, given.get("authorization", ""), given.get("x-api-key", ""))
+
+
+async def _abort(rpc: Any, error: Exception) -> None:
+    """End a call with the status that tells the client what to do."""
+    report = report_error(error)
+    code = _CODES.get(report.code or "") or _CODES_BY_STATUS.get(report.status, grpc.StatusCode.INVALID_ARGUMENT)
+    await rpc.abort(code, report.message)
+
+
+def _tls(args: ServerArgs) -> Any:
+    """The HTTP server's certificate; None: no TLS."""
+    if args.ssl_certfile is None:
+        return None
+    certificate = Path(args.ssl_certfile).read_bytes()
+    key = certificate if args.ssl_keyfile is None else Path(args.ssl_keyfile).read_bytes()
+    return grpc.ssl_server_credentials([(key, certificate)])
+
+
+class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """The standard protocol of health checks: the server as a whole, and its one service."""
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+
+    async def Check(self, request: Any, rpc: Any) -> Any:
+        """The state now."""
+        if request.service not in ("", f"{messages.PACKAGE}.Inference"):
+            await rpc.abort(grpc.StatusCode.NOT_FOUND, f"There is no service {request.service[:80]!r}")
+        return await self._state()
+
+    async def Watch(self, request: Any, rpc: Any) -> AsyncIterator[Any]:
+        """The state now and whenever it changes."""
+        last = None
+        while True:
+            state = await self._state()
+            if state != last:
+                yield state
+            last = state
+            await asyncio.sleep(_HEALTH_POLL_S)
+
+    async def _state(self) -> Any:
+        names = health_pb2.HealthCheckResponse
+        try:
+            await InferenceService(self._context).health(None)
+        except QuireError:
+            return names(status=names.NOT_SERVING)
+        return names(status=names.SERVING)

@@ -1,0 +1,124 @@
+"""`HttpServer`: uvicorn under Quire's rules; and what the server says on standard output."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+
+import quire
+from quire.server.args import ServerArgs
+from quire.server.connection import PushProtocol
+from quire.server.context import ServerContext
+from quire.server.status import curl_line, list_names
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_CLOSE_CONNECTIONS_S = 1
+"""How long open connections get to be closed after the last request."""
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn with Quire's way to stop: answer 503 while running requests finish, then close; twice means at once."""
+
+    def __init__(
+        self, app: Starlette, args: ServerArgs, on_start: Callable[[], None], *, takes_signals: bool = True
+    ) -> None:
+        """`on_start` is called when it listens. Without `takes_signals` its owner calls `stop`."""
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=PushProtocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                log_level=None,
+                access_log=not args.disable_uvicorn_access_log,
+                root_path=args.root_path,
+                timeout_keep_alive=args.timeout_keep_alive,
+                timeout_graceful_shutdown=_CLOSE_CONNECTIONS_S,
+                ssl_keyfile=args.ssl_keyfile,
+                ssl_certfile=args.ssl_certfile,
+                server_header=False,
+            )
+        )
+        self._context: ServerContext = app.state.context
+        self._on_start = on_start
+        self._takes_signals = takes_signals and threading.current_thread() is threading.main_thread()
+        self._drain: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then tell."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what start-up made lives until the end
+        self._on_start()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike uvicorn's, does not raise the signal again at the end: a server told to stop has done its work."""
+        if not self._takes_signals:
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: drain. Second: stop now."""
+        if self._loop is None:
+            raise KeyboardInterrupt
+        self._loop.call_soon_threadsafe(self.stop)
+
+    def stop(self) -> None:
+        """Drain; the second time, stop at once."""
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._drain_then_exit())
+            return
+        self._context.lifecycle.stop()
+        self.should_exit = self.force_exit = True
+
+    async def _drain_then_exit(self) -> None:
+        lifecycle, timeout_s = self._context.lifecycle, self._context.args.shutdown_timeout
+        if lifecycle.num_running and self._takes_signals:
+            requests = "1 request" if lifecycle.num_running == 1 else f"{lifecycle.num_running} requests"
+            say(f"Stopping: {requests} may finish within {timeout_s:g} s (Ctrl-C again stops at once)")
+        await lifecycle.drain(timeout_s)
+        self.should_exit = True
+
+
+def run_loop(main: Coroutine[Any, Any, None]) -> None:
+    """Run on uvloop where it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+def banner(context: ServerContext, base: str) -> str:
+    """What is served at `base`, and how to try it."""
+    return (
+        f"Quire {quire.__version__} serves {list_names(context)} on {base} (Ctrl-C stops). Try it:\n"
+        f"  {curl_line(context, base)}"
+    )
+
+
+def say(line: str) -> None:
+    """Print at once."""
+    print(line, file=sys.stdout, flush=True)

@@ -1,0 +1,170 @@
+"""`EngineLoader`: from a checkpoint folder to an engine in a process of its own, and what it will take of the memory."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Any
+
+from quire.config import EngineConfig
+from quire.config.engine_args import EngineArgs
+from quire.config.hf import context_length, load_hf_config
+from quire.engine.async_engine import AsyncLLMEngine
+from quire.engine.process_client import ProcessClient
+from quire.engine.text import load_text_side
+from quire.errors import ModelLoadError
+from quire.server.checkpoint_facts import read_facts
+from quire.server.models_dir import Checkpoint
+from quire.tokenizer import Tokenizer
+
+NUM_FULL_REQUESTS = 4
+"""Requests of full length that a model's KV cache is made for, memory permitting."""
+_MAX_KV_SHARE = 0.25
+"""Of the memory of all models, what one KV cache may take beyond one request of full length."""
+_BYTES_PER_ELEMENT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0}
+_QUANTIZED_BYTES = {"int8": 1.02, "int4": 0.57}
+"""Per weight, scales included."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """Options of one model's engine, and the memory that it will take."""
+
+    args: EngineArgs
+    num_bytes: int
+    """Weights and KV cache. The process around them, some hundred MB, is not counted."""
+
+
+class EngineLoader:
+    """Every model gets the same engine options, and a KV cache of its own size.
+
+    Unless `kv_cache_memory_bytes` or `num_gpu_blocks_override` say otherwise, that is room for `num_parallel` requests of
+    full length, at most a quarter of the memory of all models, at least one such request.
+    """
+
+    def __init__(
+        self, args: EngineArgs, memory_bytes: int, num_parallel: int | None = None, context_length: int | None = None
+    ) -> None:
+        """`context_length`: longest prompt plus output, tokens, of models that could do more."""
+        self._args = args if num_parallel is None else replace(args, max_num_seqs=args.max_num_seqs or num_parallel)
+        self._memory_bytes = memory_bytes
+        self._num_parallel = num_parallel or NUM_FULL_REQUESTS
+        self._max_model_len = args.max_model_len or context_length
+        self._tokenizers = _Tokenizers()
+
+    def plan(self, checkpoint: Checkpoint) -> EnginePlan:
+        """See `ModelLoader.plan`."""
+        folder = str(checkpoint.folder)
+        if read_facts(folder).num_parameters == 0 and self._args.load_format != "dummy":
+            raise ModelLoadError(f"{folder} holds no weights (*.safetensors or *.bin)")  # before others make room for it
+        limit = context_length(load_hf_config(folder, self._args.hf_overrides))
+        args = replace(
+            self._args,
+            model=folder,
+            served_model_name=checkpoint.name,
+            max_model_len=min(limit, self._max_model_len or limit),
+        )
+        config = args.create_engine_config()
+        weights = _weight_bytes(config)
+        kv = self._kv_bytes(config)
+        if config.cache.num_blocks_override is None:
+            args = replace(args, kv_cache_memory_bytes=kv)
+        return EnginePlan(args, weights + kv)
+
+    def _kv_bytes(self, config: EngineConfig) -> int:
+        cache, length = config.cache, config.scheduler.max_model_len
+        if cache.num_blocks_override is not None:
+            return cache.num_blocks_override * kv_bytes(config, cache.block_size)
+        if cache.kv_cache_memory_bytes is not None:
+            return cache.kv_cache_memory_bytes
+        one = kv_bytes(config, length)
+        return max(one, min(one * self._num_parallel, int(self._memory_bytes * _MAX_KV_SHARE) // one * one))
+
+    async def load(self, plan: EnginePlan) -> AsyncLLMEngine:
+        """See `ModelLoader.load`."""
+        return await _run_on_thread(lambda: self._load(plan.args))
+
+    def _load(self, args: EngineArgs) -> AsyncLLMEngine:
+        config = args.create_engine_config()
+        tokenizer = self._tokenizers.get(config)  # before the model: a missing one is said at once
+        return AsyncLLMEngine(config, ProcessClient(config), tokenizer)
+
+
+class _Tokenizers:
+    """The tokenizers of the latest models. To build a large one takes a second in which no other thread of this process
+    runs (`tokenizers` holds the interpreter's lock), so a model that is loaded again must not build its own again.
+    """
+
+    _MAX = 8
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, str], Tokenizer | None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, config: EngineConfig) -> Tokenizer | None:
+        """The tokenizer of a model; built anew when its files have changed. Raises ConfigError."""
+        path = config.model.tokenizer_path
+        key = path, read_facts(path).digest
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        tokenizer = load_text_side(config)
+        with self._lock:
+            self._kept[key] = tokenizer
+            if len(self._kept) > self._MAX:
+                self._kept.popitem(last=False)
+        return tokenizer
+
+
+def kv_bytes(config: EngineConfig, num_tokens: int) -> int:
+    """Bytes of the KV cache blocks that hold that many tokens; `runner/kv_cache.py` reserves them, with torch."""
+    hf, cache = config.model.hf, config.cache
+    dtype = config.model.dtype if cache.kv_cache_dtype == "auto" else cache.kv_cache_dtype
+    scale = 4 if dtype == "int8" else 0
+    per_vector = hf.head_dim * _BYTES_PER_ELEMENT[dtype] + scale
+    num_blocks = -(-num_tokens // cache.block_size)
+    return int(num_blocks * cache.block_size * 2 * hf.num_hidden_layers * hf.num_key_value_heads * per_vector)
+
+
+def _weight_bytes(config: EngineConfig) -> int:
+    """Memory of the weights as they will be kept."""
+    model = config.model
+    total = read_facts(model.path).num_parameters
+    embedding = min(total, model.hf.vocab_size * model.hf.hidden_size * (1 if model.hf.tie_word_embeddings else 2))
+    plain = _BYTES_PER_ELEMENT[model.dtype]
+    each = _QUANTIZED_BYTES.get(model.quantization or "", plain)
+    each_of_embedding = _QUANTIZED_BYTES.get(model.embedding_quantization or "", plain)
+    return int((total - embedding) * each + embedding * each_of_embedding)
+
+
+async def _run_on_thread(make: Any) -> Any:
+    """The result of a blocking call. Unlike asyncio.to_thread, a server that is told to stop does not wait for it: the
+    thread ends with this process, and the engine's process with it.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = make()
+        except Exception as caught:
+            error = caught
+        try:
+            loop.call_soon_threadsafe(settle, result, error)
+        except RuntimeError:
+            pass  # the loop is closed: the server has stopped
+
+    threading.Thread(target=work, name="quire-load", daemon=True).start()
+    return await future

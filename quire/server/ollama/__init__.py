@@ -1,0 +1,1 @@
+"""Ollama's protocol: `/api/generate`, `/api/chat` and the management of models."""

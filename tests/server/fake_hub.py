@@ -1,0 +1,104 @@
+"""A Hugging Face hub with a few files, over real HTTP: what its client asks when it downloads a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+COMMIT = "c" * 40
+
+
+class FakeHub:
+    """Serves `files` (path below the repository -> content) of one repository; .safetensors are large files."""
+
+    def __init__(self, repo: str, files: dict[str, bytes]) -> None:
+        self.repo, self.files = repo, files
+        self.gets: list[str] = []
+        self.damage: set[str] = set()
+        self.hold = threading.Event()
+        """While clear, large files stop in the middle."""
+        self.hold.set()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.hold.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def info(self) -> dict[str, Any]:
+        """The description of the repository."""
+        siblings: list[dict[str, Any]] = []
+        for name, content in self.files.items():
+            entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": _blob_id(content)}
+            if name.endswith(".safetensors"):
+                sha256 = hashlib.sha256(content).hexdigest()
+                entry["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 130}
+            siblings.append(entry)
+        return {"id": self.repo, "modelId": self.repo, "sha": COMMIT, "siblings": siblings, "tags": []}
+
+
+def _blob_id(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
+
+
+def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            self._answer(with_body=False)
+
+        def do_GET(self) -> None:
+            self._answer(with_body=True)
+
+        def _answer(self, with_body: bool) -> None:
+            path = self.path.partition("?")[0]
+            if path.startswith(f"/api/models/{hub.repo}"):
+                revision = path.removeprefix(f"/api/models/{hub.repo}").removeprefix("/revision/")
+                if revision in ("", "main", COMMIT):
+                    self._send(json.dumps(hub.info()).encode(), {}, with_body)
+                else:
+                    self._fail("RevisionNotFound")
+                return
+            prefix = f"/{hub.repo}/resolve/"
+            name = path.removeprefix(prefix).partition("/")[2]
+            if not path.startswith(prefix) or name not in hub.files:
+                self._fail("RepoNotFound")
+                return
+            content = hub.files[name]
+            headers = {"ETag": f'"{_blob_id(content)}"', "X-Repo-Commit": COMMIT}
+            if with_body:
+                hub.gets.append(name)
+                if name in hub.damage:
+                    content = bytes(len(content))
+            self._send(content, headers, with_body)
+
+        def _send(self, content: bytes, headers: dict[str, str], with_body: bool) -> None:
+            self.send_response(200)
+            for key, value in {"Content-Length": str(len(content)), **headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if with_body:
+                half = len(content) // 2
+                self.wfile.write(content[:half])
+                self.wfile.flush()
+                if len(content) > 10_000:
+                    hub.hold.wait(30)
+                self.wfile.write(content[half:])
+
+        def _fail(self, code: str) -> None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    return Handler
