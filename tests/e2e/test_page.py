@@ -5,6 +5,7 @@ engine says.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,6 +144,30 @@ def test_what_a_model_says_stays_text(open_page: Open, folder: Path) -> None:
         page.wait_for_timeout(50)
         assert page.locator("#turns :is(img, script, b), #card :is(img, script, b)").count() == 0
         assert page.evaluate("window.hacked") is None
+
+
+def test_tokens_and_names_stay_text(open_page: Open, folder: Path) -> None:
+    """The same with whole tags in a token, in what it might have been, in the model's name and in an error."""
+    attack = '<img src=x onerror="window.hacked=1">'
+    other = {"token": attack + "2", "logprob": -1.0}
+    choice = {"delta": {"content": attack}, "logprobs": {"content": [{"token": attack, "logprob": -0.5, "top_logprobs": [other]}]}}
+    frames = [{"choices": [choice]}, {"error": {"message": attack}}]
+    stream = "".join(f"data: {json.dumps(frame)}\n\n" for frame in frames)
+    models = [{"name": attack, "has_chat_template": True, "max_model_len": 64}]
+    with serving(folder, FakeExecutor()) as server:
+        page = open_page("about:blank")
+        page.route("**/chat/completions", lambda route: route.fulfill(body=stream, content_type="text/event-stream"))
+        page.route("**/playground/data/models", lambda route: route.fulfill(json=models))
+        page.goto(server.url)
+        turn = ask(page, "hi")
+        assert finish_of(turn) == "failed"
+        assert turn.locator("h3, .said-text, .failure").all_inner_texts() == [attack] * 3
+        turn.locator(".token").hover()
+        assert page.locator("#card tr td:first-child").all_inner_texts() == [
+            text.replace(" ", "␣") for text in (attack, attack + "2")
+        ]
+        page.wait_for_timeout(50)
+        assert page.locator("body img").count() == 0 and page.evaluate("window.hacked") is None
 
 
 def test_the_key(open_page: Open, folder: Path) -> None:
