@@ -14,12 +14,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 BUILD_INPUTS := pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(wildcard csrc/cpu/*.*)
 
-.PHONY: help serve test test-all test-isa lint wheel bench doctor build clean
+.PHONY: help serve browser test test-all test-isa lint wheel bench doctor build clean
 
 help:
 	@echo 'make serve     install and serve the built-in model on http://$(HOST):$(PORT)'
 	@echo 'make test      install and run the tests that a developer waits for'
 	@echo 'make test-all  the same with the slow tests'
+	@echo 'make browser   install Chromium with apt-get for the tests of the page, which skip without one'
 	@echo 'make test-isa  every kernel at every instruction-set level, emulated where this machine lacks it'
 	@echo 'make lint      style, types and the layer contracts'
 	@echo 'make bench     measure the engine; ARGS goes to `quire bench`'
@@ -36,6 +37,10 @@ serve: $(VENV)/.installed
 
 test: $(VENV)/.extra-test $(VENV)/.extra-test-no-deps
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+browser:
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+	  { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
 
 test-all: $(VENV)/.extra-test $(VENV)/.extra-test-no-deps $(VENV)/.extra-clients
 	$(BIN)/python -m pytest -m "" $(ARGS)

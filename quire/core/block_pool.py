@@ -33,6 +33,11 @@ class BlockPool:
         """Blocks with an owner."""
         return self.num_usable - len(self._free)
 
+    def cached_blocks(self) -> list[int]:
+        """Blocks that nobody owns, with content that `find` finds. O(free blocks)."""
+        hashes = self._hashes
+        return [block for block in self._free if hashes[block] is not None]
+
     def find(self, block_hash: bytes) -> int | None:
         """A block with this content, free or owned. Changes nothing."""
         return self._by_hash.get(block_hash)

@@ -20,6 +20,7 @@ from quire.core.messages import make_new_request, make_update, take_unreported
 from quire.core.policy import RequestQueue, make_key
 from quire.core.request import Request, RequestStatus, RequestUpdate
 from quire.core.stats import SchedulerStats
+from quire.core.step_log import StepLog
 from quire.core.stopping import append_tokens, max_num_tokens
 from quire.errors import InvalidRequestError, QueueFullError
 
@@ -53,6 +54,8 @@ class Scheduler:
         self.running = RequestQueue()
         self.forks = WaitingForks()
         self.num_preemptions = 0
+        self.log: StepLog | None = None
+        """Set while somebody watches."""
         self._make_key = make_key(config.policy)
         self._requests: dict[str, Request] = {}
         self._removed: list[str] = []
@@ -66,6 +69,10 @@ class Scheduler:
         """Whether a step has something to do."""
         return bool(self._requests)
 
+    def live(self) -> Iterable[Request]:
+        """Every request that has not ended, in the order of adding."""
+        return self._requests.values()
+
     def add(self, request: Request) -> None:
         """Queue a request.
 
@@ -78,6 +85,8 @@ class Scheduler:
         request.queue_key = self._make_key(request)
         request.parent = parent
         self._requests[request.request_id] = request
+        if self.log is not None:
+            self.log.arrive(request)
         if parent is None or is_prompt_computed(parent):
             self.waiting.push(request)
         else:
@@ -142,6 +151,8 @@ class Scheduler:
         self._in_flight = step.requests
         removed, self._removed = self._removed, []
         copies = self.blocks.take_copies()
+        if self.log is not None:
+            self.log.begin_step(self._step_id, step.requests, step.entries)
         return ScheduledBatch(self._step_id, step.entries, step.new_requests, removed, *copies)
 
     def update(self, batch: ScheduledBatch, result: StepResult) -> list[RequestUpdate]:
@@ -185,6 +196,8 @@ class Scheduler:
                     add_update(update)
         if result.draft_token_ids is not None:
             self._set_drafts(result.draft_token_ids)
+        if self.log is not None:
+            self.log.end_step()
         return updates
 
     # -- planning --------------------------------------------------------------------------------------------
@@ -300,6 +313,8 @@ class Scheduler:
         self._forget_in_worker(request)
         self._release_forks(request)
         self.waiting.push(request)
+        if self.log is not None:
+            self.log.preempt(request)
 
     # -- results ---------------------------------------------------------------------------------------------
 
@@ -369,6 +384,8 @@ class Scheduler:
         del self._requests[request.request_id]
         self._forget_in_worker(request)
         self._release_forks(request)
+        if self.log is not None:
+            self.log.finish(request)
         return make_update(request, new_token_ids or [], logprobs, prompt_logprobs, error)
 
     def _forget_in_worker(self, request: Request) -> None:

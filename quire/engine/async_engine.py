@@ -10,8 +10,10 @@ import asyncio
 import itertools
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
+
+import msgspec
 
 from quire import errors
 from quire.config.engine_args import EngineArgs
@@ -20,6 +22,7 @@ from quire.core.request import RequestUpdate
 from quire.engine.clients import CoreClient, ThreadClient
 from quire.engine.inputs import InputProcessor, PreparedRequest, Prompt
 from quire.engine.messages import AbortRequests, Call, EngineDied, Event, Reply, StepOutputs
+from quire.engine.observation import Observation
 from quire.engine.output_stream import OnNews, OutputStream, RequestStream
 from quire.engine.outputs import OutputProcessor
 from quire.engine.process_client import ProcessClient
@@ -285,12 +288,16 @@ class AsyncLLMEngine:
         """Forget cached prompts; False while a request holds blocks. Raises EngineDeadError."""
         return bool(await self._call("reset_prefix_cache"))
 
-    async def _call(self, method: str) -> Any:
+    async def observe(self, after: int = 0, chosen: Iterable[str] = ()) -> Observation:
+        """See `EngineCore.observe`. Raises EngineDeadError."""
+        return msgspec.convert(await self._call("observe", after, list(chosen)), Observation)
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
         self._attach()
         self._check_alive()
         call_id = next(self._call_ids)
         future = self._calls[call_id] = asyncio.get_running_loop().create_future()
-        self._client.send(Call(call_id, method, self._client.place.index))
+        self._client.send(Call(call_id, method, self._client.place.index, list(arguments)))
         return await future
 
     async def shutdown(self, drain_timeout_s: float = 0.0) -> None:

@@ -14,6 +14,7 @@ from quire.config.types import EngineConfig
 from quire.core.request import Request, RequestUpdate
 from quire.core.scheduler import Scheduler
 from quire.engine.messages import AddRequest, EngineReady
+from quire.engine.observation import Observation, Watch
 from quire.engine.stats import EngineStats
 from quire.errors import EngineDeadError, QuireError
 from quire.executor import Executor, make_executor
@@ -36,6 +37,7 @@ class EngineCore:
         self.executor = make_executor(config) if executor is None else executor
         self.kv = self.executor.kv
         self.scheduler = Scheduler(config.scheduler, config.cache, self.kv)
+        self._watch = Watch(self.scheduler)
         self._refused: list[RequestUpdate] = []
         self._held_by_workers: set[str] = set()
         self._to_forget: list[str] = []
@@ -78,6 +80,7 @@ class EngineCore:
         """Schedule, execute, update. Failures are in the updates; raises
         EngineDeadError when steps keep failing.
         """
+        self._watch.end_if_over()
         updates, self._refused = self._refused, []
         batch = self.scheduler.schedule()
         if batch.requests:
@@ -136,6 +139,13 @@ class EngineCore:
             total_prefix_query_tokens=now.total_prefix_queried_tokens,
             total_prefix_hit_tokens=now.total_prefix_hit_tokens,
         )
+
+    def observe(self, after: int = 0, chosen: Iterable[str] = ()) -> Observation:
+        """What the blocks hold and what the steps since record `after` did; block tables for the `chosen` request ids.
+
+        The first look starts the log of steps; it ends when nobody has looked for `observation.WATCH_S` seconds.
+        """
+        return self._watch.look(self.stats(), after, list(chosen))
 
     def reset_prefix_cache(self) -> bool:
         """Forget cached prompts; returns whether it was possible (no request may hold blocks)."""

@@ -76,6 +76,6 @@ class EngineLoop:
         if call.method not in CALLABLE:
             return Reply(call.call_id, error=f"the engine has no method {call.method!r}")
         try:
-            return Reply(call.call_id, value=getattr(self._core, call.method)())
+            return Reply(call.call_id, value=getattr(self._core, call.method)(*call.arguments))
         except Exception as error:
             return Reply(call.call_id, error=f"{type(error).__name__}: {error}")

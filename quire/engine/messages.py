@@ -48,6 +48,7 @@ class Call(msgspec.Struct, tag="call", array_like=True):
     method: str
     client: int = 0
     """Who gets the reply."""
+    arguments: list[Any] = []
 
 
 class ForgetClient(msgspec.Struct, tag="forget", array_like=True):
@@ -62,7 +63,7 @@ class Stop(msgspec.Struct, tag="stop", array_like=True):
 
 Command = AddRequest | AbortRequests | Call | ForgetClient | Stop
 
-CALLABLE = frozenset({"reset_prefix_cache", "ping"})
+CALLABLE = frozenset({"reset_prefix_cache", "ping", "observe"})
 """Methods of `EngineCore` that a `Call` may name."""
 
 # -- events: from the engine ---------------------------------------------------------------------------------

@@ -28,13 +28,14 @@ from quire.server.models import Engine, Models, OneModel
 from quire.server.ollama.api import OLLAMA
 from quire.server.openai.api import OPENAI
 from quire.server.openapi import openapi_api
+from quire.server.playground.api import PLAYGROUND
 from quire.server.protocol import Api, Route
 from quire.server.replies import given_request_id
 from quire.server.status import STATUS
 from quire.server.tgi.api import TGI
 from quire.server.unknown_fields import unknown_fields_warning
 
-APIS: tuple[Api, ...] = (OPENAI, OLLAMA, INVOCATIONS, ANTHROPIC, LLAMACPP, TGI, STATUS)
+APIS: tuple[Api, ...] = (OPENAI, OLLAMA, INVOCATIONS, ANTHROPIC, LLAMACPP, TGI, PLAYGROUND, STATUS)
 """In the order of precedence; no two of them have the same method and path."""
 
 NUM_NEAR_PATHS = 3

@@ -45,6 +45,9 @@ class ServerArgs:
     max_stored_responses: int = option(
         1024, "Responses of /v1/responses kept in memory, so that conversations can go on from them.", low=0
     )
+    peers_report: str | None = option(
+        None, "Report of `python -m benchmarks.peers` that the page at / shows."
+    )
     max_concurrent_requests: int | None = option(
         None, "Most requests that are served at a time, others are refused; default: no limit.", low=1
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from quire.config import EngineConfig
+from quire.engine.observation import Observation
 from quire.engine.output_stream import OnNews, OutputStream
 from quire.errors import (
     InvalidRequestError,
@@ -55,6 +56,10 @@ class Engine(Protocol):
 
     def stats(self) -> Any:
         """A snapshot of gauges and counters."""
+        ...
+
+    async def observe(self, after: int = 0, chosen: Iterable[str] = ()) -> Observation:
+        """A look at blocks and steps; see `EngineCore.observe`."""
         ...
 
     async def health(self) -> None:

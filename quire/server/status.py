@@ -1,4 +1,4 @@
-"""Routes for people and load balancers: `/`, `/health`, `/ping`, `/version`, `/load`, `/metrics`."""
+"""Routes for people and load balancers, and the text of `/`: `/health`, `/ping`, `/version`, `/load`, `/metrics`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,6 @@ STATUS = Api(
     routes=tuple(
         Route("GET", path, handler, is_open=True)
         for path, handler in (
-            ("/", show_root),
             ("/health", show_health),
             ("/v1/health", show_health),
             ("/ping", show_health),

@@ -1,0 +1,1 @@
+"""The page at `/` for browsers, and `/stats`, which feeds its live views."""

@@ -1,0 +1,204 @@
+"""`Feed`: looks at an engine while anybody listens, and tells each listener what is new to it.
+
+One look serves all listeners. Looks are rare enough to cost the engine at most a hundredth of its time, and frames rare
+enough to keep below a rate of bytes; a slow listener misses looks, never steps that the feed still has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+from quire.core.step_log import MAX_RECORDS, StepRecord
+from quire.engine.observation import Observation
+from quire.errors import QueueFullError
+from quire.server.errors import encode_json
+from quire.server.models import ServedModel
+
+PERIOD_S = 0.25
+"""Shortest time between two looks."""
+MAX_SHARE = 0.01
+"""Of the engine's time that looks may take."""
+MAX_BYTES_PER_S = 512 * 1024
+"""To one listener."""
+MAX_LISTENERS = 32
+PAGE_BLOCKS = 256
+"""The memory map is sent in pages of so many blocks, and only those that changed."""
+
+
+class Feed:
+    """One engine's looks. Runs from the first `listen` until the last listener is gone."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self._engine = model.engine
+        self._config = model.config
+        self._name = model.name
+        self._listeners: set[_Listener] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._latest: Observation | None = None
+        self._asked: frozenset[str] = frozenset()
+        """Requests whose block tables the latest look has, if they hold blocks."""
+        self._steps: deque[StepRecord] = deque(maxlen=MAX_RECORDS)
+
+    @property
+    def has_listeners(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listeners)
+
+    async def listen(self, chosen: str | None) -> AsyncGenerator[bytes]:
+        """Frames for one listener, without end; `chosen` is the request whose block table they shall have.
+
+        Raises QueueFullError when too many listen, EngineDeadError when the engine is gone.
+        """
+        if len(self._listeners) >= MAX_LISTENERS:
+            raise QueueFullError(f"{MAX_LISTENERS} listeners to /stats are the most there may be", retry_after_s=10)
+        listener = _Listener(chosen)
+        self._listeners.add(listener)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run())
+        try:
+            while True:
+                await listener.news.wait()
+                listener.news.clear()
+                if self._latest is None:
+                    if self._task.done():
+                        await self._task  # raises what ended it
+                    continue
+                frame = self._frame(listener, self._latest)
+                yield frame
+                await asyncio.sleep(len(frame) / MAX_BYTES_PER_S)
+        finally:
+            self._listeners.discard(listener)
+            if not self._listeners and self._task is not None:
+                self._task.cancel()
+                self._task = self._latest = None
+
+    # -- looking ---------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                cost_s = await self._look()
+                await asyncio.sleep(max(PERIOD_S, cost_s / MAX_SHARE))
+        finally:
+            if self._task is asyncio.current_task():
+                self._latest = None
+            self._tell()
+
+    async def _look(self) -> float:
+        chosen = frozenset(listener.chosen for listener in self._listeners if listener.chosen is not None)
+        after = self._steps[-1].sequence if self._steps else 0
+        seen = await self._engine.observe(after, sorted(chosen))
+        if self._latest is not None and seen.epoch != self._latest.epoch:
+            self._steps.clear()  # another life of the engine: its records count from the start
+            seen = await self._engine.observe(0, sorted(chosen))
+        self._steps += seen.steps
+        self._latest, self._asked = seen, chosen
+        self._tell()
+        return seen.cost_s
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener.news.set()
+
+    # -- telling ---------------------------------------------------------------------------------------------
+
+    def _frame(self, listener: _Listener, seen: Observation) -> bytes:
+        if listener.epoch != seen.epoch:
+            listener.forget(seen.epoch)
+        steps = [record for record in self._steps if record.sequence > listener.sequence]
+        num_missed = steps[0].sequence - listener.sequence - 1 if steps and listener.sequence else 0
+        content = {
+            "epoch": str(seen.epoch),  # more digits than a number of JavaScript keeps
+            "model": self._name,
+            "limits": self._limits(),
+            "stats": seen.stats,
+            "memory": _describe_memory(seen) | {"pages": listener.changed_pages(seen.memory.words)},
+            "requests": seen.requests,
+            "steps": list(_shorten(steps)),
+            "num_missed": num_missed,
+            "table": self._table(listener, seen),
+        }
+        if steps:
+            listener.sequence = steps[-1].sequence
+        return b"data: " + encode_json(content) + b"\n\n"
+
+    def _table(self, listener: _Listener, seen: Observation) -> dict[str, Any] | None:
+        if listener.chosen not in self._asked:
+            return None
+        return {"request": listener.chosen, "blocks": seen.tables.get(listener.chosen)}
+
+    def _limits(self) -> dict[str, int]:
+        scheduler = self._config.scheduler
+        return {
+            "max_num_seqs": scheduler.max_num_seqs,
+            "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+        }
+
+
+class _Listener:
+    """What one listener asked for and was told."""
+
+    def __init__(self, chosen: str | None) -> None:
+        self.chosen = chosen
+        self.news = asyncio.Event()
+        self.epoch = 0
+        self.sequence = 0
+        """Of the last record it got."""
+        self._words = b""
+
+    def forget(self, epoch: int) -> None:
+        """Another engine: begin anew."""
+        self.epoch, self.sequence, self._words = epoch, 0, b""
+
+    def changed_pages(self, words: bytes) -> dict[str, str]:
+        """Page number -> the page's words in base64, for the pages that are not as they were told."""
+        size, known = 2 * PAGE_BLOCKS, self._words
+        self._words = words
+        return {
+            str(start // size): base64.b64encode(words[start : start + size]).decode()
+            for start in range(0, len(words), size)
+            if words[start : start + size] != known[start : start + size]
+        }
+
+
+def _describe_memory(seen: Observation) -> dict[str, Any]:
+    """The counts of the map. `waste` is the share of allocated slots that hold no token."""
+    memory = seen.memory
+    num_slots = memory.num_used * memory.block_size
+    return {
+        "num_blocks": memory.num_blocks,
+        "block_size": memory.block_size,
+        "num_used": memory.num_used,
+        "num_shared": memory.num_shared,
+        "num_cached": memory.num_cached,
+        "num_free": memory.num_blocks - memory.num_used - memory.num_cached,
+        "num_unused_slots": memory.num_unused_slots,
+        "waste": memory.num_unused_slots / num_slots if num_slots else 0.0,
+        "num_host_blocks": memory.num_host_blocks,
+        "num_host_used": memory.num_host_used,
+        "page_blocks": PAGE_BLOCKS,
+    }
+
+
+def _shorten(steps: list[StepRecord]) -> Iterator[list[Any]]:
+    """Records as rows, with null for decodes that are those of the record before: most are."""
+    before: list[int] | None = None
+    for record in steps:
+        same = record.decodes == before
+        before = record.decodes
+        yield [
+            record.sequence,
+            record.step_id,
+            record.start_us,
+            record.duration_us,
+            None if same else record.decodes,
+            record.chunks,
+            record.drafts,
+            record.arrived,
+            record.preempted,
+            record.finished,
+        ]
