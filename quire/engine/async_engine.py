@@ -205,7 +205,7 @@ class AsyncLLMEngine:
         applied = self._outputs.apply(updates)
         if applied.aborts:
             self._client.send(AbortRequests(applied.aborts))
-        for state in applied.states:
+        for state in reversed(applied.states):  # the newest first: a first token is waited for, others are read
             if state.finished:
                 stream = self._streams.pop(state.request_id, None)
             else:

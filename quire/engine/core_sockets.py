@@ -14,6 +14,7 @@ import zmq
 
 from quire.engine.clients import OnEvents
 from quire.engine.messages import Command, EngineDied, Event
+from quire.errors import EngineDeadError
 
 COMMANDS = "commands-{}"
 EVENTS = "events-{}"
@@ -127,6 +128,11 @@ class CoreSockets:
         on_events([*events, EngineDied(f"the engine process {self._how_it_ended()}")])
 
     # -- commands ------------------------------------------------------------------------------------------------
+
+    def wait_until_heard(self, timeout_s: float) -> None:
+        """Wait until the core has connected: what is sent before would be lost. Raises EngineDeadError."""
+        if not self._commands.poll(int(1e3 * timeout_s), zmq.POLLOUT):
+            raise EngineDeadError(f"the engine process has not connected within {timeout_s:g} s")
 
     def send(self, command: Command) -> None:
         """See `CoreClient.send`."""

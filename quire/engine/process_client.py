@@ -30,6 +30,7 @@ from quire.errors import ConfigError, EngineDeadError, QuireError
 
 _Message = TypeVar("_Message")
 
+_CONNECT_TIMEOUT_S = 30.0
 _MAX_SOCKET_PATH = 100
 """Unix socket paths end at 107 bytes."""
 
@@ -101,10 +102,11 @@ class AttachedClient:
     """A client of a core that another process started, and ends."""
 
     def __init__(self, folder: Path, place: ClientPlace, ready: EngineReady, alive_fd: int) -> None:
-        """All but `place` is what the `ProcessClient` of that process has."""
+        """All but `place` is what the `ProcessClient` of that process has. Raises EngineDeadError."""
         self.place = place
         self.ready = ready
         self._sockets = CoreSockets(folder, place.index, alive_fd, lambda: "is gone")
+        self._sockets.wait_until_heard(_CONNECT_TIMEOUT_S)
         self._is_closed = False
 
     def attach(self, loop: asyncio.AbstractEventLoop, on_events: OnEvents) -> None:

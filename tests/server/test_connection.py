@@ -282,8 +282,8 @@ async def test_hanging_up_with_a_pipelined_request(
 async def test_a_renderer_that_fails_harms_nobody_else(
     app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad, good = RawConnection(app), RawConnection(app)
-    for connection in (bad, good):
+    good, bad = RawConnection(app), RawConnection(app)  # the newest is told first
+    for connection in (good, bad):
         connection.post(PATH, STREAM)
     await settle()
     core.step(b"x")
@@ -298,7 +298,7 @@ async def test_a_renderer_that_fails_harms_nobody_else(
 
     monkeypatch.setattr(MergedOutputs, "take", failing_take)
     core.step(b"y")
-    core.step(b"z", "length", core.added[1:])
+    core.step(b"z", "length", core.added[:1])
     await settle()
     assert "error" in parse_events(bad.responses()[0].body.decode())[-1]
     assert texts(good.responses()[0].body) == ["x", "yz"]
