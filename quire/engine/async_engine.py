@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -56,13 +55,9 @@ class AsyncLLMEngine:
         self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len, client.place)
         self._outputs = OutputProcessor(self.tokenizer)
         self._streams: dict[str, RequestStream] = {}
-        self._events: deque[Event] = deque()
-        self._is_waking = False
-        """Whether the event loop was asked to look at the events."""
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._call_ids = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_started = False
         self._death: EngineDeadError | None = None
         self._stats = EngineStats(num_blocks=client.ready.num_blocks)
         self._stats_logger = StatsLogger(_log, enabled=not config.disable_log_stats)
@@ -182,39 +177,18 @@ class AsyncLLMEngine:
     # -- events ----------------------------------------------------------------------------------------------
 
     def _attach(self) -> None:
-        """Deliver events to the running loop, and start the client the first time."""
+        """Have events delivered to the running loop."""
         loop = asyncio.get_running_loop()
-        if (
-            self._loop is not loop
-            and self._streams
-            and self._loop is not None
-            and not self._loop.is_closed()
-        ):
+        if self._loop is not loop and self._streams and self._loop is not None and not self._loop.is_closed():
             raise RuntimeError("this engine has requests on another event loop")
-        self._loop = loop
-        if not self._is_started:
-            self._is_started = True
-            self._client.start(self._deliver)
+        if self._loop is not loop:
+            self._loop = loop
+            self._client.attach(loop, self._handle_events)
 
-    def _deliver(self, event: Event) -> None:
-        """Hand an event from a client's thread to the event loop, which is woken once for all that gathers meanwhile."""
-        assert self._loop is not None
-        self._events.append(event)
-        if self._is_waking:
-            return
-        self._is_waking = True
-        try:
-            self._loop.call_soon_threadsafe(self._handle_events)
-        except RuntimeError:  # the loop was closed: nobody waits any more
-            self._events.clear()
-            self._is_waking = False
-
-    def _handle_events(self) -> None:
-        """Take in all events that are here. Several steps count as one: readers see what they brought together."""
-        self._is_waking = False  # before the look at the events: one that comes later wakes the loop again
+    def _handle_events(self, events: Sequence[Event]) -> None:
+        """Take in what the core has said. Several steps count as one: readers see what they brought together."""
         updates: list[RequestUpdate] = []
-        while self._events:
-            event = self._events.popleft()
+        for event in events:
             if isinstance(event, StepOutputs):
                 updates += event.updates
                 self._stats = event.stats
@@ -311,4 +285,5 @@ class AsyncLLMEngine:
             await asyncio.sleep(_DRAIN_POLL_S)
         for request_id in list(self._streams):
             self._abort(request_id)
+        self._client.detach()
         await asyncio.to_thread(self._client.close, _CLOSE_TIMEOUT_S)

@@ -4,9 +4,11 @@ core in a thread. In a process: `remote.py`.
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,8 +20,8 @@ from quire.log import get_logger
 
 _log = get_logger(__name__)
 
-OnEvent = Callable[[Event], None]
-"""Called from a thread of the client, in the order of the events."""
+OnEvents = Callable[[Sequence[Event]], None]
+"""Takes one or several events, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,14 @@ class CoreClient(Protocol):
     ready: EngineReady
     place: ClientPlace
 
-    def start(self, on_event: OnEvent) -> None:
-        """Begin to deliver events. Called once."""
+    def attach(self, loop: asyncio.AbstractEventLoop, on_events: OnEvents) -> None:
+        """Deliver events from now on, in this loop, which runs in the caller's thread; several at once where they have
+        gathered. Called again to move to another loop.
+        """
+        ...
+
+    def detach(self) -> None:
+        """Deliver no more. Called in the loop's thread, before `close`."""
         ...
 
     def send(self, command: Command) -> None:
@@ -70,27 +78,73 @@ class QueueInbox:
         return commands
 
 
+class EventGatherer:
+    """Hands events from another thread to an event loop, which is woken once for all that gathers meanwhile."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_events: OnEvents | None = None
+        self._events: deque[Event] = deque()
+        self._is_waking = False
+        """Whether the event loop was asked to take the events."""
+
+    def attach(self, loop: asyncio.AbstractEventLoop, on_events: OnEvents) -> None:
+        """See `CoreClient.attach`."""
+        self._loop, self._on_events = loop, on_events
+
+    def detach(self) -> None:
+        """See `CoreClient.detach`."""
+        self._on_events = None
+
+    def put(self, event: Event) -> None:
+        """Leave an event; called from the other thread."""
+        self._events.append(event)
+        if self._is_waking or self._loop is None:
+            return
+        self._is_waking = True
+        try:
+            self._loop.call_soon_threadsafe(self._hand_over)
+        except RuntimeError:  # the loop was closed: nobody waits any more
+            self._events.clear()
+            self._is_waking = False
+
+    def _hand_over(self) -> None:
+        self._is_waking = False  # before the look at the events: one that comes later wakes the loop again
+        events = [self._events.popleft() for _ in range(len(self._events))]
+        if events and self._on_events is not None:
+            self._on_events(events)
+
+
 class ThreadClient:
     """The core in a thread of this process. The constructor loads the model, in the caller's thread."""
 
     def __init__(self, config: EngineConfig, core: EngineCore | None = None) -> None:
         self._core = EngineCore(config) if core is None else core
         self._inbox = QueueInbox()
+        self._events = EventGatherer()
         self._thread: threading.Thread | None = None
+        self._is_started = False
         self.ready = self._core.ready
         self.place = ONLY_CLIENT
 
-    def start(self, on_event: OnEvent) -> None:
-        """See `CoreClient.start`."""
-        self._thread = threading.Thread(target=self._run, args=(on_event,), name="quire-engine", daemon=True)
-        self._thread.start()
+    def attach(self, loop: asyncio.AbstractEventLoop, on_events: OnEvents) -> None:
+        """See `CoreClient.attach`. The first call starts the thread."""
+        self._events.attach(loop, on_events)
+        if not self._is_started:
+            self._is_started = True
+            self._thread = threading.Thread(target=self._run, name="quire-engine", daemon=True)
+            self._thread.start()
 
-    def _run(self, on_event: OnEvent) -> None:
+    def detach(self) -> None:
+        """See `CoreClient.detach`."""
+        self._events.detach()
+
+    def _run(self) -> None:
         try:
-            EngineLoop(self._core, self._inbox, lambda event, client: on_event(event)).run()
+            EngineLoop(self._core, self._inbox, lambda event, client: self._events.put(event)).run()
         except Exception as error:
             _log.exception("the engine stopped")
-            on_event(EngineDied(f"{type(error).__name__}: {error}"))
+            self._events.put(EngineDied(f"{type(error).__name__}: {error}"))
         finally:
             self._core.shutdown()
 

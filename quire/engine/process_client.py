@@ -4,6 +4,7 @@ its death at once. Its own side: `remote.py`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +23,7 @@ import msgspec
 import quire
 from quire import envs, errors
 from quire.config.types import EngineConfig
-from quire.engine.clients import ClientPlace, OnEvent
+from quire.engine.clients import ClientPlace, OnEvents
 from quire.engine.core_sockets import COMMANDS, CoreSockets
 from quire.engine.messages import Command, EngineDied, EngineReady, Stop
 from quire.errors import ConfigError, EngineDeadError, QuireError
@@ -66,9 +68,17 @@ class ProcessClient:
             raise _as_error(event)
         raise EngineDeadError(f"the engine process began with {type(event).__name__}")
 
-    def start(self, on_event: OnEvent) -> None:
-        """See `CoreClient.start`."""
-        self._sockets.start(on_event)
+    def attach(self, loop: asyncio.AbstractEventLoop, on_events: OnEvents) -> None:
+        """See `CoreClient.attach`."""
+        self._sockets.attach(loop, on_events)
+
+    def detach(self) -> None:
+        """See `CoreClient.detach`."""
+        self._sockets.detach()
+
+    def watch(self, on_death: Callable[[str], None]) -> None:
+        """Instead of `attach`, for one who only wants to know how the engine ended: called in a thread, not after `close`."""
+        self._sockets.watch(on_death)
 
     def send(self, command: Command) -> None:
         """See `CoreClient.send`."""
@@ -97,9 +107,13 @@ class AttachedClient:
         self._sockets = CoreSockets(folder, place.index, alive_fd, lambda: "is gone")
         self._is_closed = False
 
-    def start(self, on_event: OnEvent) -> None:
-        """See `CoreClient.start`."""
-        self._sockets.start(on_event)
+    def attach(self, loop: asyncio.AbstractEventLoop, on_events: OnEvents) -> None:
+        """See `CoreClient.attach`."""
+        self._sockets.attach(loop, on_events)
+
+    def detach(self) -> None:
+        """See `CoreClient.detach`."""
+        self._sockets.detach()
 
     def send(self, command: Command) -> None:
         """See `CoreClient.send`."""

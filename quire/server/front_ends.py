@@ -20,7 +20,7 @@ from types import FrameType
 
 from quire import envs
 from quire.config.types import EngineConfig
-from quire.engine.messages import EngineDied, Event, ForgetClient
+from quire.engine.messages import ForgetClient
 from quire.engine.process_client import ProcessClient, child_environment, give, how_it_ended
 from quire.engine.text import load_text_side
 from quire.errors import EngineDeadError, QuireError
@@ -134,7 +134,7 @@ class Supervisor:
 
     def run(self, banner: str) -> None:
         """Until no front end is left."""
-        self._client.start(self._hear)
+        self._client.watch(self._hear)
         for front_end in self._live.values():
             threading.Thread(target=self._watch, args=(front_end,), daemon=True).start()
         with self._taking_signals():
@@ -167,10 +167,9 @@ class Supervisor:
         front_end.wait()
         self._news.put(front_end)
 
-    def _hear(self, event: Event) -> None:
+    def _hear(self, how_it_ended: str) -> None:
         """The front ends hear of the engine's death by themselves, and answer accordingly."""
-        if isinstance(event, EngineDied):
-            _log.error("the engine is dead: %s", event.error)
+        _log.error("the engine is dead: %s", how_it_ended)
 
     @contextlib.contextmanager
     def _taking_signals(self) -> Iterator[None]:

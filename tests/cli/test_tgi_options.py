@@ -167,6 +167,7 @@ def test_what_cannot_be(
 
 def test_the_log_says_what_counts_and_no_secret(start: Any, caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("quire.cli.tgi_options")
+    caplog.set_level(logging.INFO, logger=logger.name)  # whatever level an earlier test left
     logger.addHandler(caplog.handler)
     try:
         start("serve", MODEL_ID="m", API_KEY="very-secret", PROMETHEUS_PORT="9001", CUDA_GRAPHS="1,2")

@@ -13,7 +13,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from quire.core.request import RequestUpdate
-from quire.engine.clients import ONLY_CLIENT
+from quire.engine.clients import ONLY_CLIENT, EventGatherer, OnEvents
 from quire.engine.messages import AbortRequests, AddRequest, Command, EngineReady, StepOutputs
 from quire.engine.stats import EngineStats
 from quire.server.connection import PushProtocol
@@ -130,11 +130,15 @@ class ScriptedClient:
     def __init__(self) -> None:
         self.added: list[str] = []
         self.aborted: list[str] = []
-        self._deliver: Any = None
+        self._events = EventGatherer()
 
-    def start(self, on_event: Any) -> None:
-        """See `CoreClient.start`."""
-        self._deliver = on_event
+    def attach(self, loop: asyncio.AbstractEventLoop, on_events: OnEvents) -> None:
+        """See `CoreClient.attach`."""
+        self._events.attach(loop, on_events)
+
+    def detach(self) -> None:
+        """See `CoreClient.detach`."""
+        self._events.detach()
 
     def send(self, command: Command) -> None:
         """See `CoreClient.send`."""
@@ -153,7 +157,7 @@ class ScriptedClient:
         live = [request_id for request_id in self.added if request_id not in self.aborted]
         ids = live if request_ids is None else list(request_ids)
         updates = [RequestUpdate(request_id, list(token_ids), finish_reason) for request_id in ids]
-        self._deliver(StepOutputs(updates, EngineStats()))
+        self._events.put(StepOutputs(updates, EngineStats()))
         if finish_reason is not None:
             self.added = [request_id for request_id in self.added if request_id not in ids]
 
