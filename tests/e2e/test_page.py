@@ -40,7 +40,7 @@ def open_page(browser: Any) -> Iterator[Open]:
         options = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce", **options}
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", note)
         page.goto(url)
@@ -122,6 +122,22 @@ def test_turns_and_parameters_reach_the_model(open_page: Open, folder: Path) -> 
     assert bytes(second.token_ids).decode() == "be kind\none\ngood day\ntwo\n"
     params = second.params
     assert (params.temperature, params.top_p, params.top_k, params.max_tokens, second.seed) == (0.5, 0.9, 7, 20, 3)
+
+
+def test_a_piece_of_several_tokens_is_divided(open_page: Open, folder: Path) -> None:
+    """A reader that is slow gets several steps at once, the end of the text among them."""
+    with serving(folder, FakeExecutor()) as server:
+        page = open_page(server.url)
+        divide = """async ([piece, texts]) => (await import('/playground/tokens.js'))
+          .divide(piece, texts.map((text, logprob) => ({ text, logprob }))).map(({ text, logprob }) => [text, logprob])"""
+        for piece, texts, shown in (
+            ("ello", ["e", "ll", "o", "</s>"], [["e", 0], ["ll", 1], ["o", 2]]),
+            ("é!", ["\ufffd", "\ufffd", "!"], [["é", 0], ["!", 2]]),
+            ("a b", ["a", " b", ""], [["a", 0], [" b", 1]]),
+            ("é", ["\ufffd"], [["é", 0]]),
+            ("ab", ["a"], [["a", 0], ["b", 0]]),
+        ):
+            assert page.evaluate(divide, [piece, texts]) == shown
 
 
 def test_stop(open_page: Open, folder: Path) -> None:
