@@ -89,7 +89,7 @@ def launched() -> Iterator[Any]:
         browser.close()
 
 
-def until(condition: Callable[[], bool], page: Any, timeout_s: float = 10.0) -> None:
+def until(condition: Callable[[], bool], page: Any, timeout_s: float = 30.0) -> None:
     """Let the page live until the condition is true; fails if it does not come true."""
     for _ in range(round(timeout_s / 0.02)):
         if condition():

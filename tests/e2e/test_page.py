@@ -40,7 +40,7 @@ def open_page(browser: Any) -> Iterator[Open]:
         options = {"viewport": {"width": 1280, "height": 800}, "reduced_motion": "reduce", **options}
         contexts.append(browser.new_context(**options))
         page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", note)
         page.goto(url)
@@ -62,7 +62,15 @@ def ask(page: Any, text: str) -> Any:
     num_answers = page.locator(".turn.answer").count()
     page.locator("#prompt").fill(text)
     page.keyboard.press("Enter")
-    return page.locator(".turn.answer").nth(num_answers)
+    turn = page.locator(".turn.answer").nth(num_answers)
+    turn.wait_for()
+    return turn
+
+
+def see_token(turn: Any, index: int) -> None:
+    """Wait for a token of an answer; fails at once, with the text, if the answer fails instead."""
+    turn.locator(".failure").or_(turn.locator(".token").nth(index)).first.wait_for()
+    assert turn.locator(".failure").all_inner_texts() == []
 
 
 def finish_of(turn: Any) -> str:
@@ -116,11 +124,27 @@ def test_turns_and_parameters_reach_the_model(open_page: Open, folder: Path) -> 
     assert (params.temperature, params.top_p, params.top_k, params.max_tokens, second.seed) == (0.5, 0.9, 7, 20, 3)
 
 
+def test_a_piece_of_several_tokens_is_divided(open_page: Open, folder: Path) -> None:
+    """A reader that is slow gets several steps at once, the end of the text among them."""
+    with serving(folder, FakeExecutor()) as server:
+        page = open_page(server.url)
+        divide = """async ([piece, texts]) => (await import('/playground/tokens.js'))
+          .divide(piece, texts.map((text, logprob) => ({ text, logprob }))).map(({ text, logprob }) => [text, logprob])"""
+        for piece, texts, shown in (
+            ("ello", ["e", "ll", "o", "</s>"], [["e", 0], ["ll", 1], ["o", 2]]),
+            ("é!", ["\ufffd", "\ufffd", "!"], [["é", 0], ["!", 2]]),
+            ("a b", ["a", " b", ""], [["a", 0], [" b", 1]]),
+            ("é", ["\ufffd"], [["é", 0]]),
+            ("ab", ["a"], [["a", 0], ["b", 0]]),
+        ):
+            assert page.evaluate(divide, [piece, texts]) == shown
+
+
 def test_stop(open_page: Open, folder: Path) -> None:
     with serving(folder, FakeExecutor(says("la " * 150), step_s=0.02, num_blocks=200)) as server:
         page = open_page(server.url)
         turn = ask(page, "sing")
-        turn.locator(".token").nth(3).wait_for()
+        see_token(turn, 3)
         page.locator("#send", has_text="Stop").click()
         assert finish_of(turn) == "stopped"
         until(lambda: not server.core.scheduler.has_unfinished, page)
@@ -128,7 +152,7 @@ def test_stop(open_page: Open, folder: Path) -> None:
         text = turn.locator(".said-text").inner_text()
         assert text.startswith("la la") and len(text) < 400
         again = ask(page, "sing")
-        again.locator(".token").nth(1).wait_for()
+        see_token(again, 1)
         page.keyboard.press("Escape")
         assert finish_of(again) == "stopped"
 
@@ -150,7 +174,8 @@ def test_tokens_and_names_stay_text(open_page: Open, folder: Path) -> None:
     """The same with whole tags in a token, in what it might have been, in the model's name and in an error."""
     attack = '<img src=x onerror="window.hacked=1">'
     other = {"token": attack + "2", "logprob": -1.0}
-    choice = {"delta": {"content": attack}, "logprobs": {"content": [{"token": attack, "logprob": -0.5, "top_logprobs": [other]}]}}
+    token = {"token": attack, "logprob": -0.5, "top_logprobs": [other]}
+    choice = {"delta": {"content": attack}, "logprobs": {"content": [token]}}
     frames = [{"choices": [choice]}, {"error": {"message": attack}}]
     stream = "".join(f"data: {json.dumps(frame)}\n\n" for frame in frames)
     models = [{"name": attack, "has_chat_template": True, "max_model_len": 64}]

@@ -27,9 +27,7 @@ export class TokenText {
       this.element.append(piece);
       return;
     }
-    const fits = tokens.map((token) => token.text).join("") === piece;
-    const shown = fits ? tokens : tokens.slice(-1).map((token) => ({ ...token, text: piece }));
-    for (const token of shown) this.addToken(token);
+    for (const token of divide(piece, tokens)) this.addToken(token);
   }
 
   addToken(token) {
@@ -72,6 +70,27 @@ export class TokenText {
     this.here = -1;
     $("card").hidden = true;
   }
+}
+
+// The tokens with what each of them shows of a piece: a special token shows nothing, and a character of several tokens is shown
+// by the first of them.
+export function divide(piece, tokens) {
+  const shown = [];
+  let rest = piece;
+  let pending = null;
+  for (const token of tokens) {
+    const place = token.text ? rest.indexOf(token.text) : -1;
+    if (place < 0 || (place > 0 && !pending)) {
+      pending ??= token;
+      continue;
+    }
+    if (place > 0) shown.push({ ...pending, text: rest.slice(0, place) });
+    shown.push(token);
+    rest = rest.slice(place + token.text.length);
+    pending = null;
+  }
+  if (rest) shown.push({ ...(pending ?? tokens.at(-1)), text: rest });
+  return shown;
 }
 
 function showCard(span, token) {
