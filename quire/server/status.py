@@ -23,7 +23,8 @@ async def show_root(context: ServerContext, request: Request) -> Response:
     return PlainTextResponse(
         f"Quire {quire.__version__} serves {list_names(context)}.\n\n"
         f"Try it:\n  {curl_line(context, base)}\n\n"
-        "Routes: /v1/completions /v1/chat/completions /v1/models /tokenize /detokenize /health /metrics\n"
+        "The clients of OpenAI, Anthropic, Ollama, llama.cpp and Text Generation Inference find their routes here;\n"
+        "/openapi.json lists them all.\n"
         "\nOllama is running\n"  # what Ollama's clients look for
     )
 
