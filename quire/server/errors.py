@@ -148,5 +148,7 @@ def error_response(
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if report.retry_after_s is not None:
         headers["retry-after"] = str(max(1, round(report.retry_after_s)))
+    if isinstance(error, ShuttingDownError):
+        headers["connection"] = "close"  # the next request goes to a server that stays
     status, body = shape(report)
     return Response(encode_json(body), status, headers, media_type="application/json")
