@@ -160,5 +160,7 @@ def error_response(
         headers["retry-after"] = str(max(1, round(report.retry_after_s)))
     if report.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if isinstance(error, ShuttingDownError):
+        headers["connection"] = "close"  # the next request goes to a server that stays
     status, body = shape(report)
     return Response(encode_json(body), status, headers, media_type="application/json")

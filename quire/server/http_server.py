@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from types import FrameType
@@ -28,7 +30,7 @@ from quire.server.tls import ServerTls
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CLOSE_CONNECTIONS_S = 1
-"""How long open connections get to be closed after the last request."""
+"""How long connections get at least to be closed after the last request."""
 
 
 class HttpServer(uvicorn.Server):
@@ -110,7 +112,10 @@ class HttpServer(uvicorn.Server):
         if lifecycle.num_running and self._takes_signals:
             requests = "1 request" if lifecycle.num_running == 1 else f"{lifecycle.num_running} requests"
             say(f"Stopping: {requests} may finish within {timeout_s:g} s (Ctrl-C again stops at once)")
+        deadline = time.monotonic() + timeout_s
         await lifecycle.drain(timeout_s)
+        left_s = math.ceil(deadline - time.monotonic())  # for what is written, and which slow clients have not read yet
+        self.config.timeout_graceful_shutdown = max(_CLOSE_CONNECTIONS_S, left_s)
         self.should_exit = True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import httptools
@@ -56,14 +56,20 @@ class _Transport(asyncio.Transport):
         """There is nothing to read."""
 
 
+@lru_cache(maxsize=1)
+def _load_config(app: Starlette) -> Config:
+    config = Config(app, http=PushProtocol, ws="none", lifespan="off", log_config=None)
+    config.load()
+    return config
+
+
 class RawConnection:
     """One client. It reads everything at once unless told to `pause`."""
 
     def __init__(self, app: Starlette, rules: ConnectionRules | None = None, state: ServerState | None = None) -> None:
         """`rules` are what `quire serve` adds; `state` is shared with other connections."""
         kind: Any = PushProtocol if rules is None else partial(LimitedProtocol, rules=rules)
-        config = Config(app, http=kind, ws="none", lifespan="off", log_config=None)
-        config.load()
+        config = _load_config(app)
         self.state = state or ServerState()
         self.protocol = kind(config=config, server_state=self.state, app_state={})
         self.protocol.access_log = False
@@ -166,12 +172,16 @@ class ScriptedClient:
         """See `CoreClient.close`."""
 
     def step(
-        self, token_ids: Iterable[int], finish_reason: Any = None, request_ids: Iterable[str] | None = None
+        self,
+        token_ids: Iterable[int],
+        finish_reason: Any = None,
+        request_ids: Iterable[str] | None = None,
+        error: str | None = None,
     ) -> None:
-        """The same tokens for these requests, or for all that live."""
+        """The same tokens for these requests, or for all that live; `error` goes with the finish reason `error`."""
         live = [request_id for request_id in self.added if request_id not in self.aborted]
         ids = live if request_ids is None else list(request_ids)
-        updates = [RequestUpdate(request_id, list(token_ids), finish_reason) for request_id in ids]
+        updates = [RequestUpdate(request_id, list(token_ids), finish_reason, error=error) for request_id in ids]
         self._events.put(StepOutputs(updates, EngineStats()))
         if finish_reason is not None:
             self.added = [request_id for request_id in self.added if request_id not in ids]

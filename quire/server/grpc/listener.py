@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from quire.errors import ConfigError, QuireError
 from quire.server.args import ServerArgs
 from quire.server.context import ServerContext
-from quire.server.errors import report_error
+from quire.server.errors import ErrorReport, report_error
 from quire.server.grpc import messages
 from quire.server.grpc.service import InferenceService
 from quire.server.tls import TlsFiles
@@ -34,6 +34,8 @@ _CODES_BY_STATUS = {
     500: grpc.StatusCode.INTERNAL,
 }
 _HEALTH_POLL_S = 1.0
+_LAST_WORDS_S = 1.0
+"""How long the results of calls that have ended may take to leave."""
 
 _Method = Callable[[Any, Any], Any]
 
@@ -67,8 +69,10 @@ class GrpcListener:
         return int(port)
 
     async def stop(self) -> None:
-        """Close the port and end what still runs; the HTTP server has waited for it before."""
-        await self._server.stop(None)
+        """Close the port and end what still runs; the HTTP server has waited for it before, so that only last words of calls
+        are left.
+        """
+        await self._server.stop(_LAST_WORDS_S)
 
     def _handlers(self, service: InferenceService) -> Any:
         unary = {
@@ -103,8 +107,8 @@ class GrpcListener:
                 with self._context.lifecycle.admit() if is_counted else nullcontext():
                     return await method(request)
             except Exception as error:
-                failure = error
-            await _abort(rpc, failure)
+                report = report_error(error)
+            await _abort(rpc, report)
 
         return call
 
@@ -121,8 +125,8 @@ class GrpcListener:
                         await responses.aclose()
                     return
             except Exception as error:
-                failure = error
-            await _abort(rpc, failure)
+                report = report_error(error)
+            await _abort(rpc, report)
 
         return call
 
@@ -132,9 +136,8 @@ class GrpcListener:
             self._context.keys.tenant(given.get("authorization", ""), given.get("x-api-key", ""))
 
 
-async def _abort(rpc: Any, error: Exception) -> None:
+async def _abort(rpc: Any, report: ErrorReport) -> None:
     """End a call with the status that tells the client what to do."""
-    report = report_error(error)
     code = _CODES.get(report.code or "") or _CODES_BY_STATUS.get(report.status, grpc.StatusCode.INVALID_ARGUMENT)
     await rpc.abort(code, report.message)
 
