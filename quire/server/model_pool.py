@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from quire.errors import (
     EngineDeadError,
     ModelLoadError,
+    NotReadyError,
     QueueFullError,
     QuireError,
     ShuttingDownError,
@@ -23,7 +24,16 @@ from quire.errors import (
 )
 from quire.log import get_logger
 from quire.server.metrics import ServerMetrics
-from quire.server.model_slot import IN_MEMORY, TAKES_LEASES, Changes, ModelLoader, PoolLimits, Slot, State
+from quire.server.model_slot import (
+    IN_MEMORY,
+    TAKES_LEASES,
+    Changes,
+    LoadedEngine,
+    ModelLoader,
+    PoolLimits,
+    Slot,
+    State,
+)
 from quire.server.models import CLIENT_ALIASES, ModelCard, Residency, ServedModel
 from quire.server.models_dir import Checkpoint, ModelsDir, plain_name
 
@@ -125,7 +135,22 @@ class ModelPool:
             await self._changes.wait()
 
     async def health(self) -> None:
-        """See `Models.health`. A model that died is loaded again by the next request for it."""
+        """See `Models.health`. A model that died for good is loaded again by the next request for it."""
+
+    async def ready(self) -> None:
+        """See `Models.ready`."""
+        for slot in list(self._slots.values()):
+            if slot.state is State.READY and slot.engine is not None:
+                await self._check_ready(slot, slot.engine)
+
+    @staticmethod
+    async def _check_ready(slot: Slot, engine: LoadedEngine) -> None:
+        try:
+            await engine.ready()
+        except NotReadyError as error:
+            raise NotReadyError(f"model {slot.name!r}: {error}") from None
+        except EngineDeadError:
+            pass  # the next request loads it again
 
     # -- leases ----------------------------------------------------------------------------------------------
 

@@ -66,6 +66,10 @@ class Engine(Protocol):
         """Raises EngineDeadError when the engine cannot serve."""
         ...
 
+    async def ready(self) -> None:
+        """Raises NotReadyError when requests wait for an engine that computes none, or what `health` raises."""
+        ...
+
 
 class ServedModel:
     """A loaded model: its engine, the name it goes by in responses, its metrics."""
@@ -239,6 +243,10 @@ class Models(Protocol):
         """Raises EngineDeadError when a model that should be served cannot."""
         ...
 
+    async def ready(self) -> None:
+        """Raises NotReadyError when requests for a loaded model would wait for its engine, or what `health` raises."""
+        ...
+
 
 class OneModel:
     """One engine under one or several names, for as long as the server lives."""
@@ -289,6 +297,10 @@ class OneModel:
     async def health(self) -> None:
         """See `Models.health`."""
         await self._engine.health()
+
+    async def ready(self) -> None:
+        """See `Models.ready`."""
+        await self._engine.ready()
 
 
 def resolve_name(name: str | None, names: Sequence[str]) -> str:
