@@ -60,8 +60,8 @@ class AsyncLLMEngine:
         self._streams: dict[str, RequestStream] = {}
         self._calls = PendingCalls(client.place.index, client.send)
         self._replay = Replay()
-        self._down: EngineDown | None = None
-        """While the core has no process: how the last one ended."""
+        self._is_down = False
+        """Whether the core has no process for the moment."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._death: EngineDeadError | None = None
         self._stats = StatsHistory(client.ready.num_blocks)
@@ -222,7 +222,7 @@ class AsyncLLMEngine:
 
     def _handle_life(self, event: LifeEvent) -> None:
         if isinstance(event, EngineDown):
-            self._down = event
+            self._is_down = True
             for request_id, error in self._replay.note_death(event, self._outputs.live()).items():
                 self._give_up(request_id, error)
         elif isinstance(event, EngineUp):
@@ -237,7 +237,7 @@ class AsyncLLMEngine:
 
     def _go_on(self, up: EngineUp) -> None:
         """Another process has taken over: send it all that has not finished."""
-        self._down = None
+        self._is_down = False
         commands = self._replay.commands(self._outputs.live())
         self._stats.restart(up.stall_s, len(commands))
         for command in commands:
@@ -274,8 +274,8 @@ class AsyncLLMEngine:
     async def ready(self) -> None:
         """Return if requests are being computed; raises NotReadyError when they wait, or EngineDeadError."""
         await self.health()
-        if self._down is not None:
-            raise NotReadyError(f"the engine is being started again: {self._down.reason}")
+        if self._is_down:
+            raise NotReadyError("the engine is being started again")
         stalled_s, limit_s = self._client.stalled_s, self.config.step_timeout_s
         if 0 < limit_s <= stalled_s:
             raise NotReadyError(f"the engine has made no step for {stalled_s:.1f} s")

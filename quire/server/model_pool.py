@@ -7,6 +7,7 @@ All state changes happen on the event loop between two awaits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -15,7 +16,6 @@ from contextlib import asynccontextmanager
 from quire.errors import (
     EngineDeadError,
     ModelLoadError,
-    NotReadyError,
     QueueFullError,
     QuireError,
     ShuttingDownError,
@@ -24,16 +24,7 @@ from quire.errors import (
 )
 from quire.log import get_logger
 from quire.server.metrics import ServerMetrics
-from quire.server.model_slot import (
-    IN_MEMORY,
-    TAKES_LEASES,
-    Changes,
-    LoadedEngine,
-    ModelLoader,
-    PoolLimits,
-    Slot,
-    State,
-)
+from quire.server.model_slot import IN_MEMORY, TAKES_LEASES, Changes, ModelLoader, PoolLimits, Slot, State
 from quire.server.models import CLIENT_ALIASES, ModelCard, Residency, ServedModel
 from quire.server.models_dir import Checkpoint, ModelsDir, plain_name
 
@@ -141,16 +132,8 @@ class ModelPool:
         """See `Models.ready`."""
         for slot in list(self._slots.values()):
             if slot.state is State.READY and slot.engine is not None:
-                await self._check_ready(slot, slot.engine)
-
-    @staticmethod
-    async def _check_ready(slot: Slot, engine: LoadedEngine) -> None:
-        try:
-            await engine.ready()
-        except NotReadyError as error:
-            raise NotReadyError(f"model {slot.name!r}: {error}") from None
-        except EngineDeadError:
-            pass  # the next request loads it again
+                with contextlib.suppress(EngineDeadError):  # the next request loads it again
+                    await slot.engine.ready()
 
     # -- leases ----------------------------------------------------------------------------------------------
 

@@ -209,7 +209,7 @@ async def test_ready_is_every_loaded_model(make_pool: MakePool, loader: FakeLoad
     await use(pool, "b")
     await pool.ready()
     loader.engines[1].is_down = True
-    with pytest.raises(NotReadyError, match="model 'b': the engine is being started again"):
+    with pytest.raises(NotReadyError, match="the engine is being started again"):
         await pool.ready()
     loader.engines[1].is_dead = True  # the next request loads it again
     await pool.ready()
