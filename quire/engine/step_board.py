@@ -13,19 +13,19 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
-_HEAD = struct.Struct("@dQQQ")
-"""Time of the latest turn (the system's monotonic clock, seconds; 0: none yet), turns, finished steps, sequences held.
+_HEAD = struct.Struct("@dQQ")
+"""Time of the latest turn (the system's monotonic clock, seconds; 0: none yet), turns, finished steps. The keys follow.
 
 Eight aligned bytes each, so that none is ever seen half written.
 """
-_NUM_STEPS_AT, _NUM_HELD_AT = 16, 24
-_COUNT = struct.Struct("@Q")
-_KEY_BYTES = 8
+_NUM_STEPS_AT = 16
+_WORD = struct.Struct("@Q")
+_NO_KEY = 0
 
 
 def sequence_key(request_id: str) -> int:
     """A sequence's name on the board: 64 bits of its id's hash."""
-    return int.from_bytes(blake2b(request_id.encode(), digest_size=_KEY_BYTES).digest(), "little")
+    return int.from_bytes(blake2b(request_id.encode(), digest_size=_WORD.size).digest(), "little")
 
 
 class StepBoard:
@@ -34,17 +34,19 @@ class StepBoard:
     def __init__(self, path: Path | None = None, capacity: int = 0) -> None:
         """Over a file that `create` made; without one, memory of this process alone. Room for `capacity` sequences."""
         if path is None:
-            self._memory = mmap.mmap(-1, _HEAD.size + capacity * _KEY_BYTES)
+            self._memory = mmap.mmap(-1, _HEAD.size + capacity * _WORD.size)
         else:
             with path.open("r+b") as file:
                 self._memory = mmap.mmap(file.fileno(), 0)
         self._num_turns = self._num_steps = 0
-        self._held: dict[str, int] = {}
+        self._places: dict[str, int] = {}
+        """Where the key of each sequence stands."""
+        self._free = list(range(_HEAD.size, len(self._memory), _WORD.size))
 
     @classmethod
     def create(cls, path: Path, capacity: int) -> StepBoard:
         """A new board in a new file."""
-        path.write_bytes(bytes(_HEAD.size + capacity * _KEY_BYTES))
+        path.write_bytes(bytes(_HEAD.size + capacity * _WORD.size))
         return cls(path)
 
     def close(self) -> None:
@@ -61,18 +63,19 @@ class StepBoard:
     def end_step(self) -> None:
         """A step was computed."""
         self._num_steps += 1
-        _COUNT.pack_into(self._memory, _NUM_STEPS_AT, self._num_steps)
+        _WORD.pack_into(self._memory, _NUM_STEPS_AT, self._num_steps)
 
     def hold(self, removed: Iterable[str], added: Iterable[str]) -> None:
         """Before a step: which sequences the workers forget, and which they get."""
         for request_id in removed:
-            self._held.pop(request_id, None)
+            place = self._places.pop(request_id, None)
+            if place is not None:
+                _WORD.pack_into(self._memory, place, _NO_KEY)
+                self._free.append(place)
         for request_id in added:
-            self._held[request_id] = sequence_key(request_id)
-        keys = array("Q", self._held.values())[: self._capacity]
-        _COUNT.pack_into(self._memory, _NUM_HELD_AT, 0)  # a death in between blames nobody
-        self._memory[_HEAD.size : _HEAD.size + len(keys) * _KEY_BYTES] = keys.tobytes()
-        _COUNT.pack_into(self._memory, _NUM_HELD_AT, len(keys))
+            if self._free and request_id not in self._places:
+                place = self._places[request_id] = self._free.pop()
+                _WORD.pack_into(self._memory, place, sequence_key(request_id))
 
     # -- anybody reads -------------------------------------------------------------------------------------------
 
@@ -94,10 +97,4 @@ class StepBoard:
 
     def held(self) -> list[int]:
         """Keys of the sequences that the workers hold."""
-        count = min(int(_HEAD.unpack_from(self._memory)[3]), self._capacity)
-        keys = array("Q", self._memory[_HEAD.size : _HEAD.size + count * _KEY_BYTES])
-        return keys.tolist()
-
-    @property
-    def _capacity(self) -> int:
-        return (len(self._memory) - _HEAD.size) // _KEY_BYTES
+        return [key for key in array("Q", self._memory[_HEAD.size :]) if key != _NO_KEY]

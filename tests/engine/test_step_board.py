@@ -29,7 +29,7 @@ def test_a_board_is_read_while_it_is_written(tmp_path: Path) -> None:
     written.hold([], ["a", "b"])
     written.hold(["a"], ["c"])
     assert (read.num_turns, read.num_steps) == (3, 1)
-    assert read.held() == [sequence_key("b"), sequence_key("c")]
+    assert sorted(read.held()) == sorted([sequence_key("b"), sequence_key("c")])
     time.sleep(0.02)
     assert read.stalled_s >= 0.02
     written.turn()
@@ -39,7 +39,7 @@ def test_a_board_is_read_while_it_is_written(tmp_path: Path) -> None:
 def test_a_board_shows_no_more_than_it_has_room_for(tmp_path: Path) -> None:
     board = StepBoard.create(tmp_path / "board", capacity=2)
     board.hold(["unknown"], ["a", "b", "c"])
-    assert board.held() == [sequence_key("a"), sequence_key("b")]
+    assert sorted(board.held()) == sorted([sequence_key("a"), sequence_key("b")])
     board.hold(["a", "b", "c"], [])
     assert board.held() == []
 
