@@ -99,6 +99,7 @@ PROMETHEUS_MULTIPROC_DIR = EnvVar(
     "Folder where several front ends share their metrics; prometheus_client's own, set by the server.",
 )
 API_KEY = EnvVar("QUIRE_API_KEY", str, None, "Key that the server asks for, as --api-key.")
+ADMIN_API_KEY = EnvVar("QUIRE_ADMIN_API_KEY", str, None, "Key of the routes below /admin, as --admin-api-key.")
 SIMULATED_STEP_S = EnvVar(
     "QUIRE_SIMULATED_STEP_S", _seconds, 0.0, "How long a step of the simulated executor takes, seconds."
 )

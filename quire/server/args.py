@@ -36,6 +36,11 @@ class ServerArgs:
     api_key: str | list[str] | None = option(
         None, "Keys, one of which requests must bring as a bearer token; also QUIRE_API_KEY.", many=True
     )
+    admin_api_key: str | list[str] | None = option(
+        None,
+        "Keys, one of which requests to /admin must bring; without one these routes are closed. Also QUIRE_ADMIN_API_KEY.",
+        many=True,
+    )
     ssl_keyfile: str | None = option(None, "File with the TLS key.")
     ssl_certfile: str | None = option(None, "File with the TLS certificate.")
     strict: bool = option(
@@ -74,7 +79,9 @@ class ServerArgs:
         None, "With --models-dir: how long an idle model stays loaded (300, 1h30m, -1: forever, 0); default: 5m."
     )
     models_wait: float = option(
-        300.0, "With --models-dir: longest that a request waits for room in memory, seconds; then 503.", low=0
+        300.0,
+        "Longest that a request waits for its model, for room in memory or for a reload in mode drain, seconds; then 503.",
+        low=0,
     )
 
     # Limits of Text Generation Inference's API, with its defaults

@@ -16,7 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from quire.errors import (
+    AdminDisabledError,
     BodyTooLargeError,
+    ConflictError,
     EngineDeadError,
     HubError,
     InvalidRequestError,
@@ -66,6 +68,8 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (MalformedBodyError, 400, "invalid_request_error", "malformed_body"),
     (InvalidRequestError, 400, "invalid_request_error", None),
     (WrongApiKeyError, 401, "invalid_request_error", "invalid_api_key"),
+    (AdminDisabledError, 403, "invalid_request_error", "admin_disabled"),
+    (ConflictError, 409, "invalid_request_error", "conflict"),
     (QueueFullError, 503, "server_overloaded", "queue_full"),
     (ShuttingDownError, 503, "service_unavailable", "shutting_down"),
     (EngineDeadError, 503, "service_unavailable", "engine_dead"),
