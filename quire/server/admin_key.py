@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from quire import envs
 from quire.errors import AdminDisabledError, WrongApiKeyError
 from quire.server.args import ServerArgs
-from quire.server.auth import check_api_key
+from quire.server.auth import ApiKeys, as_keys, check_api_key
 
 
-def admin_keys(args: ServerArgs) -> tuple[bytes, ...]:
-    """The keys of the operators' routes, from the options or the environment; empty: these routes are closed."""
-    given = args.admin_api_key if args.admin_api_key is not None else envs.ADMIN_API_KEY.read()
-    keys = [given] if isinstance(given, str) else given or []
-    return tuple(key.encode() for key in keys if key)
+def admin_keys(args: ServerArgs) -> ApiKeys:
+    """The keys of the operators' routes, from the options or the environment; none: these routes are closed.
+
+    Raises ConfigError for one that no header can carry.
+    """
+    if args.admin_api_key is not None:
+        return ApiKeys(as_keys(args.admin_api_key, "admin_api_key"))
+    return ApiKeys(as_keys(envs.ADMIN_API_KEY.read(), envs.ADMIN_API_KEY.name))
 
 
-def check_admin_key(keys: tuple[bytes, ...], request: Request) -> None:
+def check_admin_key(keys: ApiKeys, request: HTTPConnection) -> None:
     """Raises AdminDisabledError where there are no keys, or WrongApiKeyError unless the request brings one of them."""
     if not keys:
         raise AdminDisabledError(

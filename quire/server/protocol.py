@@ -28,7 +28,7 @@ class Route:
     """Starlette's path syntax."""
     handler: Handler
     is_open: bool = False
-    """Answers without an API key: for probes and scrapers, never for what a user asks or gets."""
+    """Answers without an API key: for probes and the page's files, which say nothing about models, load or users."""
     needs_admin: bool = False
     """Answers only those who bring the admin key, an ordinary one is not enough; not counted as a running request."""
     body: Any = None

@@ -12,18 +12,21 @@ from starlette.applications import Starlette
 from quire.config.engine_args import EngineArgs
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.errors import ConfigError
+from quire.server.admin_key import admin_keys
 from quire.server.app import build_app_over
 from quire.server.args import ServerArgs
+from quire.server.auth import api_keys
 from quire.server.front_ends import run_front_ends
 from quire.server.grpc import check_grpc, serving_grpc
 from quire.server.http_server import HttpServer, banner, run_loop, say
-from quire.server.listen import base_url, check_tls, listen
+from quire.server.listen import base_url, listen
 from quire.server.logs import configure_http_log
 from quire.server.many_models import make_pool
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models
 from quire.server.one_model import OneModel, Reloader
 from quire.server.reloader import EngineReloader
+from quire.server.tls import check_tls
 
 
 def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
@@ -34,6 +37,7 @@ def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
             "one process loads and unloads the models"
         )
     check_tls(server_args)
+    api_keys(server_args), admin_keys(server_args)  # raise what is wrong with them
     check_grpc(server_args)
     listeners = listen(server_args)
     with contextlib.ExitStack() as stack:

@@ -78,6 +78,10 @@ def test_compose_waits_longer_than_the_server() -> None:
 def test_prometheus_scrapes_the_server_and_grafana_asks_prometheus() -> None:
     (job,) = read_yaml(DEPLOY / "prometheus/prometheus.yaml")[0]["scrape_configs"]
     assert job["static_configs"] == [{"targets": ["quire:8000"]}] and "quire" in COMPOSE["services"]
+    secret = job["authorization"]["credentials_file"].removeprefix("/run/secrets/")
+    assert secret in COMPOSE["secrets"]
+    for name in ("quire", "prometheus"):  # the server asks for a key on /metrics too
+        assert secret in COMPOSE["services"][name]["secrets"]
     (source,) = read_yaml(DEPLOY / "grafana/provisioning/datasources/prometheus.yaml")[0]["datasources"]
     assert source["url"] == "http://prometheus:9090"
     mounts = {volume.split(":")[1] for volume in COMPOSE["services"]["grafana"]["volumes"]}
