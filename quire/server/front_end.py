@@ -31,6 +31,10 @@ from quire.server.logs import configure_http_log
 
 STOP = b"s"
 """The order to drain; given again, to stop at once."""
+EXIT = b"x"
+"""The order to end, once all front ends have drained."""
+DRAINED = "drained"
+"""The line on standard output that says that no request runs any more."""
 
 
 class FrontEndOrder(msgspec.Struct):
@@ -69,7 +73,9 @@ async def _serve(order: FrontEndOrder) -> None:
     app = build_app(engine, args)
     with socket.socket(fileno=order.listener_fd) as listener:
         text = banner(app.state.context, base_url(args, listener))
-        server = HttpServer(app, args, lambda: say(text), takes_signals=False)
+        server = HttpServer(
+            app, args, lambda: say(text), takes_signals=False, on_drained=lambda: say(DRAINED)
+        )
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _obey, server)
         try:
             await server.serve(sockets=[listener])
@@ -81,8 +87,8 @@ def _obey(server: HttpServer) -> None:
     orders = os.read(sys.stdin.fileno(), 16)
     if not orders:
         os._exit(1)  # the parent is gone
-    for _ in orders:
-        server.stop()
+    for order in orders:
+        server.stop() if order == STOP[0] else server.exit()
 
 
 if __name__ == "__main__":

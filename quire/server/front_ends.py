@@ -2,7 +2,8 @@
 
 Each is a process of its own (`front_end.py`) with its own socket on the same port and its own requests. Their metrics meet in
 files of one folder, so that `/metrics` of any of them tells of all (prometheus_client's multiprocess mode). One that dies costs
-the requests that it had, and nobody else's; the rest goes on, and the last one's death ends the server.
+the requests that it had, and nobody else's; the rest goes on, and the last one's death ends the server. One that has drained
+stays, and answers newcomers, until all have.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from types import FrameType
 
 from quire import envs
@@ -26,7 +28,7 @@ from quire.engine.text import load_text_side
 from quire.errors import EngineDeadError, QuireError
 from quire.log import get_logger
 from quire.server.args import ServerArgs
-from quire.server.front_end import STOP, FrontEndOrder
+from quire.server.front_end import DRAINED, EXIT, STOP, FrontEndOrder
 from quire.server.http_server import SIGNALS, say
 
 _log = get_logger(__name__)
@@ -63,18 +65,19 @@ class FrontEnd:
             raise QuireError(f"front end {self.index} {how_it_ended(self._process)}")
         return b"".join(lines).decode().rstrip()
 
-    def stop(self) -> None:
-        """Drain; the second time, stop at once."""
+    def order(self, order: bytes) -> None:
+        """Give one of the orders of `front_end.py`."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(STOP)
+            self._process.stdin.write(order)
             self._process.stdin.flush()
 
-    def wait(self) -> None:
+    def wait(self, on_drained: Callable[[], None]) -> None:
         """Until it has ended; what it prints meanwhile is passed on."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            say(line.decode(errors="replace").rstrip("\n"))
+            text = line.decode(errors="replace").rstrip("\n")
+            on_drained() if text == DRAINED else say(text)
         self._process.wait()
 
     def describe_end(self) -> str:
@@ -128,8 +131,10 @@ class Supervisor:
     def __init__(self, client: ProcessClient, front_ends: Sequence[FrontEnd]) -> None:
         self._client = client
         self._live = {front_end.index: front_end for front_end in front_ends}
-        self._news: queue.SimpleQueue[FrontEnd | None] = queue.SimpleQueue()
-        """A front end that ended, or None: a signal came."""
+        self._busy = set(self._live)
+        """Indexes of those that have not drained."""
+        self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        """What to do about what has happened, for the main thread."""
         self._num_signals = 0
 
     def run(self, banner: str) -> None:
@@ -140,20 +145,29 @@ class Supervisor:
         with self._taking_signals():
             say(banner)
             while self._live:
-                self._take(self._news.get())
+                self._news.get()()
         if not self._num_signals:
             raise EngineDeadError("no front end is left")
 
-    def _take(self, ended: FrontEnd | None) -> None:
-        if ended is None:
-            self._num_signals += 1
-            if self._num_signals == 1:
-                say("Stopping: running requests may finish (Ctrl-C again stops at once)")
-            for front_end in self._live.values():
-                front_end.stop()
-            return
+    def _stop(self) -> None:
+        self._num_signals += 1
+        if self._num_signals == 1:
+            say("Stopping: running requests may finish (Ctrl-C again stops at once)")
+        self._order_all(STOP)
+
+    def _order_all(self, order: bytes) -> None:
+        for front_end in self._live.values():
+            front_end.order(order)
+
+    def _note_drained(self, front_end: FrontEnd) -> None:
+        self._busy.discard(front_end.index)
+        if self._num_signals and not self._busy:
+            self._order_all(EXIT)
+
+    def _note_end(self, ended: FrontEnd) -> None:
         del self._live[ended.index]
         self._client.send(ForgetClient(ended.index))
+        self._note_drained(ended)
         if not self._num_signals:
             _log.error(
                 "front end %d (process %d) %s, and its requests with it; %d serve on",
@@ -164,8 +178,8 @@ class Supervisor:
             )
 
     def _watch(self, front_end: FrontEnd) -> None:
-        front_end.wait()
-        self._news.put(front_end)
+        front_end.wait(lambda: self._news.put(partial(self._note_drained, front_end)))
+        self._news.put(partial(self._note_end, front_end))
 
     def _hear(self, how_it_ended: str) -> None:
         """The front ends hear of the engine's death by themselves, and answer accordingly."""
@@ -181,4 +195,4 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._news.put(None)  # SimpleQueue.put may be called from a signal handler
+        self._news.put(self._stop)  # SimpleQueue.put may be called from a signal handler
