@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -20,10 +21,13 @@ from starlette.applications import Starlette
 
 import quire
 from quire.platform import give_freed_memory_back
+from quire.server.app import refuse
 from quire.server.args import ServerArgs
-from quire.server.connection import PushProtocol
+from quire.server.browser_guard import BrowserGuard
 from quire.server.context import ServerContext
+from quire.server.http_limits import LimitedProtocol, connection_rules
 from quire.server.status import curl_line, list_names
+from quire.server.tls import ServerTls
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CLOSE_CONNECTIONS_S = 1
@@ -45,10 +49,12 @@ class HttpServer(uvicorn.Server):
         """`on_start` is called when it listens. Without `takes_signals` its owner calls `stop`; with `on_drained` its owner is
         told when all requests are done, and calls `exit`.
         """
+        context: ServerContext = app.state.context
+        self._rules = connection_rules(args, refuse, BrowserGuard(args, context.keys))
         super().__init__(
             uvicorn.Config(
                 app,
-                http=PushProtocol,
+                http=partial(LimitedProtocol, rules=self._rules),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -57,12 +63,13 @@ class HttpServer(uvicorn.Server):
                 root_path=args.root_path,
                 timeout_keep_alive=args.timeout_keep_alive,
                 timeout_graceful_shutdown=_CLOSE_CONNECTIONS_S,
-                ssl_keyfile=args.ssl_keyfile,
-                ssl_certfile=args.ssl_certfile,
                 server_header=False,
             )
         )
-        self._context: ServerContext = app.state.context
+        self.config.load()
+        if args.ssl_certfile is not None:
+            self.config.ssl = ServerTls(args).context
+        self._context = context
         self._on_start = on_start
         self._on_drained = self.exit if on_drained is None else on_drained
         self._takes_signals = takes_signals and threading.current_thread() is threading.main_thread()
@@ -77,6 +84,12 @@ class HttpServer(uvicorn.Server):
         gc.collect()
         gc.freeze()  # what start-up made lives until the end
         self._on_start()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; looks for clients that are too slow in one of ten."""
+        if counter % 10 == 0:
+            self._rules.look(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

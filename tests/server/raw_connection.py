@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import httptools
@@ -18,6 +18,7 @@ from quire.engine.clients import ONLY_CLIENT, EventGatherer, OnEvents
 from quire.engine.messages import AbortRequests, AddRequest, Command, EngineReady, StepOutputs
 from quire.engine.stats import EngineStats
 from quire.server.connection import PushProtocol
+from quire.server.http_limits import ConnectionRules, LimitedProtocol
 
 
 class _Transport(asyncio.Transport):
@@ -26,7 +27,8 @@ class _Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[bytes] = []
-        self.is_closed = False
+        self.is_closed = self.is_aborted = False
+        self.num_unsent = 0
 
     def write(self, data: Any) -> None:
         assert not self.is_closed, "a write to a connection that is closed"
@@ -37,6 +39,12 @@ class _Transport(asyncio.Transport):
 
     def close(self) -> None:
         self.is_closed = True
+
+    def abort(self) -> None:
+        self.is_closed = self.is_aborted = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.num_unsent
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
@@ -58,10 +66,12 @@ def _load_config(app: Starlette) -> Config:
 class RawConnection:
     """One client. It reads everything at once unless told to `pause`."""
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: Starlette, rules: ConnectionRules | None = None, state: ServerState | None = None) -> None:
+        """`rules` are what `quire serve` adds; `state` is shared with other connections."""
+        kind: Any = PushProtocol if rules is None else partial(LimitedProtocol, rules=rules)
         config = _load_config(app)
-        self.state = ServerState()
-        self.protocol = PushProtocol(config=config, server_state=self.state, app_state={})
+        self.state = state or ServerState()
+        self.protocol = kind(config=config, server_state=self.state, app_state={})
         self.protocol.access_log = False
         self.transport = _Transport()
         self.protocol.connection_made(self.transport)
@@ -86,6 +96,10 @@ class RawConnection:
         """The client closes."""
         self.transport.is_closed = True
         self.protocol.connection_lost(None)
+
+    def status(self) -> int | None:
+        """Of the first response; None: there is none yet."""
+        return int(self.transport.writes[0][9:12]) if self.transport.writes else None
 
     def responses(self) -> list[Response]:
         """What was written, parsed; the last may be incomplete."""
