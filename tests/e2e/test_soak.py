@@ -4,8 +4,8 @@ are known and new, bad bodies, and a fifth of all requests given up at a random 
 The time is divided into 20 rounds. After each the clients leave and the server is idle: then nothing may run, no block may be
 in use, and the memory of both processes is read. The first half is the warm-up: caches, pools and stores fill, and heaps reach
 the size that the largest bodies need beside one another. It begins with every bad body once. Growth is the median of the last 3
-rounds over the median of the first 3 after the warm-up, of anonymous memory, which file pages that the kernel drops and loads again
-do not blur.
+rounds over the median of the first 3 after the warm-up, of anonymous memory, which file pages that the kernel drops and loads
+again do not blur.
 """
 
 from __future__ import annotations
