@@ -113,6 +113,7 @@ API_KEY = EnvVar(
     "Keys that open the server, with commas, as --api-key; commands that talk to a server send the first.",
 )
 VLLM_API_KEY = EnvVar("VLLM_API_KEY", _list, None, "vLLM's name of QUIRE_API_KEY.")
+ADMIN_API_KEY = EnvVar("QUIRE_ADMIN_API_KEY", _list, None, "Keys of the routes below /admin, as --admin-api-key.")
 SIMULATED_STEP_S = EnvVar(
     "QUIRE_SIMULATED_STEP_S", _seconds, 0.0, "How long a step of the simulated executor takes, seconds."
 )

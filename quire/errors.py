@@ -103,6 +103,14 @@ class WrongApiKeyError(QuireError):
     """The server asks for a key, and the HTTP request has none or another one."""
 
 
+class AdminDisabledError(QuireError):
+    """The HTTP request is for operators, and the server has no key by which it would know them."""
+
+
+class ConflictError(QuireError):
+    """What the server is doing right now does not allow what was asked; later it may."""
+
+
 class ForbiddenError(QuireError):
     """The server does not answer such a request, whatever it asks for."""
 

@@ -118,7 +118,7 @@ def _max_model_len(args: EngineArgs, hf: HFConfig) -> int:
 def _dtype(args: EngineArgs, hf: HFConfig, path: Path) -> str:
     """The dtype asked for, or with `auto` the checkpoint's. A CPU widens float16 to float32, not bfloat16."""
     name = hf.dtype if args.dtype == "auto" else _DTYPE_NAMES.get(args.dtype, args.dtype)
-    if _may_use_gpu(args.device):
+    if may_use_gpu(args.device):
         return name
     if name == "float16":
         _log.info("dtype float16: computed in float32 on this CPU, which holds every float16 exactly")
@@ -159,7 +159,7 @@ def _one_of(name: str, value: int, allowed: tuple[int, ...]) -> int:
     return value
 
 
-def _may_use_gpu(device: str) -> bool:
+def may_use_gpu(device: str) -> bool:
     """Whether the worker will compute on a GPU, as far as that can be known without loading torch."""
     return device == "cuda" or (
         device == "auto" and any(Path(name).exists() for name in ("/dev/nvidia0", "/dev/kfd"))

@@ -16,7 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from quire.errors import (
+    AdminDisabledError,
     BodyTooLargeError,
+    ConflictError,
     EngineDeadError,
     ForbiddenError,
     HeadTooLargeError,
@@ -71,6 +73,8 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (MalformedBodyError, 400, "invalid_request_error", "malformed_body"),
     (InvalidRequestError, 400, "invalid_request_error", None),
     (WrongApiKeyError, 401, "invalid_request_error", "invalid_api_key"),
+    (AdminDisabledError, 403, "invalid_request_error", "admin_disabled"),
+    (ConflictError, 409, "invalid_request_error", "conflict"),
     (ForbiddenError, 403, "invalid_request_error", "forbidden"),
     (HeadTooLargeError, 431, "invalid_request_error", "head_too_large"),
     (SlowClientError, 408, "invalid_request_error", "request_timeout"),

@@ -169,8 +169,7 @@ class MockEngine:
         self.tokenizer = MockTokenizer()
         self.max_model_len = MAX_MODEL_LEN
         self.step_s = step_s
-        self.is_dead = False
-        self.is_down = False
+        self.is_dead = self.is_down = self.is_shut_down = False
         self.fail_after: int | None = None
         self.joins_characters = joins_characters
         """Whether text waits for whole characters, as a real engine's does; else each token shows its own bytes."""
@@ -296,6 +295,15 @@ class MockEngine:
     def stats(self) -> EngineStats:
         """How many run."""
         return EngineStats(num_running=len(self.running))
+
+    async def reset_prefix_cache(self) -> bool:
+        """Nothing is cached."""
+        return not self.running
+
+    async def shutdown(self) -> None:
+        """From here on nothing is served; takes a moment, as the real one."""
+        await asyncio.sleep(0)
+        self.is_dead = self.is_shut_down = True
 
     async def health(self) -> None:
         """Raises when dead."""
