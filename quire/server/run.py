@@ -15,13 +15,15 @@ from quire.engine.async_engine import AsyncLLMEngine
 from quire.errors import ConfigError
 from quire.server.app import build_app, build_app_over
 from quire.server.args import ServerArgs
+from quire.server.auth import api_keys
 from quire.server.front_ends import run_front_ends
 from quire.server.grpc import check_grpc, serving_grpc
 from quire.server.http_server import HttpServer, banner, run_loop, say
-from quire.server.listen import base_url, check_tls, listen
+from quire.server.listen import base_url, listen
 from quire.server.logs import configure_http_log
 from quire.server.many_models import make_pool
 from quire.server.model_pool import ModelPool
+from quire.server.tls import check_tls
 
 
 def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
@@ -32,6 +34,7 @@ def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
             "one process loads and unloads the models"
         )
     check_tls(server_args)
+    api_keys(server_args)  # raises what is wrong with them
     check_grpc(server_args)
     listeners = listen(server_args)
     with contextlib.ExitStack() as stack:
