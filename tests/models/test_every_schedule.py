@@ -38,6 +38,15 @@ def make_prompts() -> list[list[int]]:
     return [shared + ids[32:] if len(ids) > 32 else ids for ids in drawn]
 
 
+def _shapes():
+    """Of each architecture the first; others are slow."""
+    seen = set()
+    for shape in [*SHAPES, *plain_torch.MODELS]:
+        architecture = SHAPES[shape][0] if shape in SHAPES else shape.partition("-")[0]
+        yield pytest.param(shape, marks=pytest.mark.slow if architecture in seen else ())
+        seen.add(architecture)
+
+
 PROMPTS = [{"prompt_token_ids": ids} for ids in make_prompts()]
 PARAMS = [SEEDED.params(i, max_tokens=4, detokenize=False) for i in range(len(PROMPTS))]
 
@@ -54,7 +63,7 @@ def run(path, together: bool, **options):
         return done, hashes
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, *plain_torch.MODELS])
+@pytest.mark.parametrize("shape", _shapes())
 def test_every_schedule_gives_the_same_logits(shape, tmp_path, caplog):
     torch.set_num_threads(1)
     if shape in plain_torch.MODELS:
