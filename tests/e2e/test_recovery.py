@@ -12,6 +12,7 @@ import random
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,16 +125,15 @@ async def until_ready(client: httpx.AsyncClient) -> None:
 
 async def undisturbed_and(
     server: ServerProcess, max_tokens: int, disturb: Callable[[], Awaitable[None]], num_streams: int = NUM_STREAMS
-) -> None:
-    """Two runs of the same streams, the second one disturbed, give the same."""
+) -> list[dict[str, Any]]:
+    """Two runs of the same streams, the second one disturbed, give the same, which is returned."""
     expected = await read_all(server, max_tokens, num_streams)
     reading = asyncio.create_task(read_all(server, max_tokens, num_streams))
     await asyncio.gather(disturb(), reading)
     results = reading.result()
     for number, (result, wanted) in enumerate(zip(results, expected, strict=True)):
         assert result == wanted, body(number, max_tokens)
-    assert any(choice["end"] == "stop" for result in expected for choice in result["choices"].values())
-    assert len({len(result["choices"]) for result in expected}) == 2
+    return expected
 
 
 @contextlib.asynccontextmanager
@@ -149,7 +149,10 @@ async def serving(*options: str) -> AsyncIterator[ServerProcess]:
 )
 async def test_kills_at_random_moments(num_kills: int, max_tokens: int) -> None:
     async with serving() as server:
-        await undisturbed_and(server, max_tokens, lambda: kill_now_and_then(server, num_kills, random.Random(num_kills)))
+        kill = partial(kill_now_and_then, server, num_kills, random.Random(num_kills))
+        answers = await undisturbed_and(server, max_tokens, kill)
+        assert {len(answer["choices"]) for answer in answers} == {1, 2}
+        assert {choice["end"] for answer in answers for choice in answer["choices"].values()} == {"length", "stop"}
         assert httpx.get(f"{server.url}/ready").json() == {"status": "ready"}
         restarts, stall_s = (
             metric(server, f"quire:engine_{name}_total") for name in ("restarts", "restart_stall_seconds")
@@ -212,6 +215,6 @@ async def test_a_request_that_kills_the_engine_fails_alone(name: str, monkeypatc
 
 async def test_two_front_ends_go_on_with_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving("--api-server-count", "2") as server:
-        await undisturbed_and(server, 300, lambda: kill_now_and_then(server, 3, random.Random(1)))
+        await undisturbed_and(server, 300, partial(kill_now_and_then, server, 3, random.Random(1)))
         assert metric(server, "quire:engine_restarts_total") >= 1
         assert metric(server, "vllm:num_requests_running") == 0
