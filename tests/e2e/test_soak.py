@@ -5,8 +5,8 @@ The time is divided into 20 rounds. After each the clients leave and the server 
 in use, and the memory of both processes is read. The first half is the warm-up: caches, pools and stores fill, and heaps reach
 the size that the largest bodies need beside one another. It begins with every bad body once. Growth is that of the highest of 5
 samples from the middle of the run (rounds 8 to 12) to the end, of anonymous memory: file pages, which the kernel drops and loads
-again, are left out, and peaks are compared because it is chance whether the free top of a heap, a megabyte or so, has just gone back
-to the system.
+again, are left out, and peaks are compared because it is chance whether the free top of a heap, a megabyte or so, has just gone
+back to the system.
 """
 
 from __future__ import annotations
