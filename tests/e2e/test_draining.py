@@ -223,8 +223,15 @@ async def error_of(clients: Clients, name: str, started: asyncio.Event) -> str |
     return None
 
 
-@pytest.mark.parametrize("how", ["second signal", "end of the time"])
-@pytest.mark.parametrize("front_ends", [1, 2])
+@pytest.mark.parametrize(
+    ("how", "front_ends"),
+    [
+        ("second signal", 1),
+        ("end of the time", 2),
+        pytest.param("second signal", 2, marks=pytest.mark.slow),
+        pytest.param("end of the time", 1, marks=pytest.mark.slow),
+    ],
+)
 async def test_what_may_not_finish_ends_with_an_error(how: str, front_ends: int) -> None:
     timeout_s = "600" if how == "second signal" else "0.1"
     options = ("--grpc-port", "0") if front_ends == 1 else ("--api-server-count", "2")
