@@ -88,7 +88,11 @@ class RequestFailedError(QuireError):
 
 
 class EngineDeadError(QuireError):
-    """The engine process is gone and the request cannot be served."""
+    """The engine process is gone for good and the request cannot be served."""
+
+
+class NotReadyError(QuireError):
+    """Requests are taken, but none is computed for the moment: the engine is being started again, or hangs."""
 
 
 class ServerCallError(QuireError):

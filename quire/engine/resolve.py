@@ -12,7 +12,8 @@ import msgspec
 
 from quire import platform
 from quire.config.engine_args import EngineArgs
-from quire.config.hf import context_length, generation_defaults, load_hf_config
+from quire.config.hf import generation_defaults, load_hf_config
+from quire.config.rope import context_length
 from quire.config.types import (
     CacheConfig,
     EngineConfig,
@@ -41,6 +42,7 @@ _GROUP_SIZES = (32, 64, 128)
 
 _NUM_BATCHED_TOKENS = {"server": 2048, "offline": 4096}
 _NUM_SEQS = {"server": 128, "offline": 256}
+_MIN_STEP_TIMEOUT_S = 2.0
 
 
 def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
@@ -55,6 +57,7 @@ def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
         scheduler=_scheduler(args, max_model_len, "offline" if offline else "server"),
         parallel=_parallel(args),
         disable_log_stats=args.disable_log_stats,
+        step_timeout_s=_step_timeout(args),
     )
 
 
@@ -257,6 +260,15 @@ def _max_num_batched_tokens(args: EngineArgs, max_model_len: int, usage: str) ->
             f"without chunked prefill, got {given}"
         )
     return given or max(_NUM_BATCHED_TOKENS[usage], max_model_len)
+
+
+def _step_timeout(args: EngineArgs) -> float:
+    """An idle loop turns every half second, so less than a few of those would prove nothing."""
+    if 0 < args.engine_step_timeout < _MIN_STEP_TIMEOUT_S:
+        raise ConfigError(
+            f"engine_step_timeout must be 0 or at least {_MIN_STEP_TIMEOUT_S:g} seconds, got {args.engine_step_timeout:g}"
+        )
+    return args.engine_step_timeout
 
 
 def _parallel(args: EngineArgs) -> ParallelConfig:

@@ -7,6 +7,7 @@ All state changes happen on the event loop between two awaits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -160,7 +161,14 @@ class ModelPool:
                 self._changes.notify()
 
     async def health(self) -> None:
-        """See `Models.health`. A model that died is loaded again by the next request for it."""
+        """See `Models.health`. A model that died for good is loaded again by the next request for it."""
+
+    async def ready(self) -> None:
+        """See `Models.ready`."""
+        for slot in list(self._slots.values()):
+            if slot.state is State.READY and slot.engine is not None:
+                with contextlib.suppress(EngineDeadError):  # the next request loads it again
+                    await slot.engine.ready()
 
     # -- leases ----------------------------------------------------------------------------------------------
 

@@ -75,6 +75,10 @@ class Engine(Protocol):
         """Raises EngineDeadError when the engine cannot serve."""
         ...
 
+    async def ready(self) -> None:
+        """Raises NotReadyError when requests wait for an engine that computes none, or what `health` raises."""
+        ...
+
     async def shutdown(self) -> None:
         """Stop and give the memory back."""
         ...
@@ -286,6 +290,10 @@ class Models(Protocol):
 
     async def health(self) -> None:
         """Raises EngineDeadError when a model that should be served cannot."""
+        ...
+
+    async def ready(self) -> None:
+        """Raises NotReadyError when requests for a loaded model would wait for its engine, or what `health` raises."""
         ...
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from quire.errors import (
     ConflictError,
     ModelLoadError,
+    NotReadyError,
     NotSupportedError,
     QueueFullError,
     QuireError,
@@ -135,6 +136,12 @@ class OneModel:
         """See `Models.health`. While requests wait for a reload in mode drain the server is well."""
         if not self._is_held:
             await self._serving.engine.health()
+
+    async def ready(self) -> None:
+        """See `Models.ready`."""
+        if self._is_held:
+            raise NotReadyError("another model is being loaded, and requests wait for it")
+        await self._serving.engine.ready()
 
     async def close(self) -> None:
         """See `Models.close`."""

@@ -30,6 +30,8 @@ _COUNTERS = (
     ("total_generation_tokens", "vllm:generation_tokens", "Tokens generated."),
     ("total_steps", "quire:engine_steps", "Steps of the engine."),
     ("total_step_time_s", "quire:engine_step_seconds", "Time spent in steps."),
+    ("total_restarts", "quire:engine_restarts", "Engine processes that were started for ones that died."),
+    ("total_restart_stall_s", "quire:engine_restart_stall_seconds", "Time without an engine process."),
 )
 _SUMS = (
     ("num_waiting", "tgi_queue_size", "Requests that wait to be computed."),
