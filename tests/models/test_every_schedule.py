@@ -12,7 +12,8 @@ from quire.ops import cpu
 from tests.equivalence.workload import SEEDED, assert_same, logits_hashes
 from tests.models import plain_torch
 from tests.models.checkpoints import make_model, save
-from tests.models.shapes import SHAPES, VOCAB_SIZE
+from tests.models.selection import first_of_each
+from tests.models.shapes import VOCAB_SIZE
 
 _extension, _reason = cpu.load()
 pytestmark = pytest.mark.skipif(
@@ -38,15 +39,6 @@ def make_prompts() -> list[list[int]]:
     return [shared + ids[32:] if len(ids) > 32 else ids for ids in drawn]
 
 
-def _shapes():
-    """Of each architecture the first; others are slow."""
-    seen = set()
-    for shape in [*SHAPES, *plain_torch.MODELS]:
-        architecture = SHAPES[shape][0] if shape in SHAPES else shape.partition("-")[0]
-        yield pytest.param(shape, marks=pytest.mark.slow if architecture in seen else ())
-        seen.add(architecture)
-
-
 PROMPTS = [{"prompt_token_ids": ids} for ids in make_prompts()]
 PARAMS = [SEEDED.params(i, max_tokens=4, detokenize=False) for i in range(len(PROMPTS))]
 
@@ -63,7 +55,7 @@ def run(path, together: bool, **options):
         return done, hashes
 
 
-@pytest.mark.parametrize("shape", _shapes())
+@pytest.mark.parametrize("shape", first_of_each())
 def test_every_schedule_gives_the_same_logits(shape, tmp_path, caplog):
     torch.set_num_threads(1)
     if shape in plain_torch.MODELS:

@@ -13,14 +13,15 @@ from quire.sampling_params import SamplingParams
 from tests.models import plain_torch
 from tests.models.checkpoints import draw_prompts, greedy, make_model, same_or_near_tie, save
 from tests.models.drive import Driver, Job, make_config
-from tests.models.shapes import LONGEST, SHAPES
+from tests.models.selection import ALL_SHAPES, first_of_each
+from tests.models.shapes import LONGEST, SHAPES, config_values
 
 NUM_PROMPTS, NUM_TOKENS = 16, 32
 OTHER_NAMES = {"LLaMAForCausalLM", "BaiChuanForCausalLM", "ChatGLMForConditionalGeneration", "StableLMEpochForCausalLM"}
 """Architectures that are others under another name."""
 
 
-@pytest.fixture(scope="module", params=[*SHAPES, *plain_torch.MODELS])
+@pytest.fixture(scope="module", params=ALL_SHAPES)
 def case(request, tmp_path_factory):
     """(path of a checkpoint, its model in transformers or plain torch, longest prompt)."""
     torch.set_num_threads(1)
@@ -43,6 +44,7 @@ def expected_tokens(model, prompts, num_tokens):
     return greedy(model, prompts, num_tokens)
 
 
+@pytest.mark.parametrize("case", first_of_each(), indirect=True)
 def test_greedy_equals_the_reference(case):
     path, model, longest = case
     is_plain = isinstance(model, plain_torch.PlainModel)
@@ -77,8 +79,6 @@ def test_prompt_logprobs_equal_the_reference(case):
 def test_longrope_stretches_for_long_contexts_where_the_engine_serves_them(tmp_path):
     """transformers goes by each sequence's length, Quire by the engine's longest: alike past the border."""
     torch.set_num_threads(1)
-    from tests.models.shapes import config_values
-
     _, values = config_values("phi3-short-longrope-tied")
     rope = values["rope_parameters"] | {"original_max_position_embeddings": 64}
     model = make_model(
