@@ -7,6 +7,7 @@ Text work (tokenizing, detokenizing) happens here, on the event loop's side of t
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -59,7 +60,7 @@ class AsyncLLMEngine:
         self._call_ids = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._death: EngineDeadError | None = None
-        self._stats = EngineStats(num_blocks=client.ready.num_blocks)
+        self._stats = client.ready.stats
         self._stats_logger = StatsLogger(_log, enabled=not config.disable_log_stats)
 
     @classmethod
@@ -183,7 +184,8 @@ class AsyncLLMEngine:
             raise RuntimeError("this engine has requests on another event loop")
         if self._loop is not loop:
             self._loop = loop
-            self._client.attach(loop, self._handle_events)
+            # In a context of its own: what the engine says belongs to no request, also where a request asked first.
+            contextvars.Context().run(self._client.attach, loop, self._handle_events)
 
     def _handle_events(self, events: Sequence[Event]) -> None:
         """Take in what the core has said. Several steps count as one: readers see what they brought together."""

@@ -29,7 +29,7 @@ from quire.engine.loop import EngineLoop
 from quire.engine.messages import Command, EngineDied, Event
 from quire.engine.process_client import read_given
 from quire.errors import QuireError
-from quire.log import get_logger, set_rank
+from quire.log import get_logger, set_rank, take_all
 
 _log = get_logger(__name__)
 
@@ -58,6 +58,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     set_rank("[engine]")
+    take_all()
     config = read_given(EngineConfig)
     threading.Thread(target=_end_with_parent, args=(folder,), name="quire-parent", daemon=True).start()
     return _serve(folder, config, num_clients)

@@ -26,11 +26,13 @@ def connection_of(scope: Scope) -> Connection | None:
 class Connection:
     """One request's view of its connection. The callbacks run on the event loop, must not raise, and are set once."""
 
-    __slots__ = ("_cycle", "_protocol", "on_gone", "on_resume")
+    __slots__ = ("_cycle", "_protocol", "num_written", "on_gone", "on_resume")
 
     def __init__(self, protocol: HttpToolsProtocol, cycle: RequestResponseCycle) -> None:
         self._protocol = protocol
         self._cycle = cycle
+        self.num_written = 0
+        """Bytes of the body that went by `write`."""
         self.on_gone: Callable[[], Any] | None = None
         """Called when the client hangs up before its response is complete."""
         self.on_resume: Callable[[], Any] | None = None
@@ -62,6 +64,7 @@ class Connection:
         """Write a part of the body, after its head was sent; to a client that is gone, nothing. Empty parts do not show."""
         if not data or self._cycle.disconnected:
             return
+        self.num_written += len(data)
         if self._cycle.chunked_encoding:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self._protocol.transport.write(data)

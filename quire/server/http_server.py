@@ -20,6 +20,7 @@ import quire
 from quire.server.args import ServerArgs
 from quire.server.connection import PushProtocol
 from quire.server.context import ServerContext
+from quire.server.logs import make_access_log
 from quire.server.status import curl_line, list_names
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -42,7 +43,7 @@ class HttpServer(uvicorn.Server):
                 lifespan="on",
                 log_config=None,
                 log_level=None,
-                access_log=not args.disable_uvicorn_access_log,
+                access_log=False,  # ours is cheaper, and knows more
                 root_path=args.root_path,
                 timeout_keep_alive=args.timeout_keep_alive,
                 timeout_graceful_shutdown=_CLOSE_CONNECTIONS_S,
@@ -52,6 +53,7 @@ class HttpServer(uvicorn.Server):
             )
         )
         self._context: ServerContext = app.state.context
+        self._context.access_log = make_access_log(args)
         self._on_start = on_start
         self._takes_signals = takes_signals and threading.current_thread() is threading.main_thread()
         self._drain: asyncio.Task[None] | None = None

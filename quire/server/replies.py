@@ -17,17 +17,22 @@ from quire.errors import wrong_value
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
+def is_request_id(text: str) -> bool:
+    """Whether a text may be repeated as a request's id in a response and a log."""
+    return _REQUEST_ID.fullmatch(text) is not None
+
+
 def given_request_id(request: Request) -> str | None:
     """The `X-Request-Id` header, where it is one that can be repeated in a response and a log."""
     given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else None
+    return given if is_request_id(given) else None
 
 
 def make_response_id(prefix: str, request: Request, given: str | None = None) -> str:
     """`cmpl-<given>`, `cmpl-<X-Request-Id>`, or `cmpl-<random>`; raises InvalidRequestError for a given one of other
     characters.
     """
-    if given is not None and not _REQUEST_ID.fullmatch(given):
+    if given is not None and not is_request_id(given):
         raise wrong_value(
             "request_id", "1 to 128 letters, digits, dots, dashes, underscores or colons", given
         )
