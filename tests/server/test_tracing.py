@@ -15,25 +15,12 @@ from quire.errors import ConfigError
 from quire.outputs import RequestMetrics, RequestOutput
 from quire.server.app import build_app
 from quire.server.args import ServerArgs
-from quire.server.exchange import Exchange
 from quire.server.tracing import check_tracing
-from quire.server.tracing.spans import Span, describe_exchange
+from quire.server.tracing.spans import Span
 from tests.server.mock_engine import MockEngine
+from tests.server.traces import Traces
 
 BODY = {"prompt": "secret", "max_tokens": 4, "temperature": 0.5, "top_p": 0.75, "seed": 7, "stop": "hidden"}
-
-
-class Traces:
-    """Keeps the spans of exchanges."""
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-
-    def export(self, exchange: Exchange, seconds: float) -> None:
-        self.spans.append(describe_exchange(exchange, seconds))
-
-    def shutdown(self) -> None:
-        pass
 
 
 class TimedEngine(MockEngine):

@@ -17,6 +17,10 @@ from quire.server.metrics import RequestWatch
 from quire.server.metrics.http import NO_HANDLER
 
 _CHAT_WORDS = ("chat", "messages", "responses")
+_RPC_ERRORS = frozenset({2, 4, 12, 13, 14, 15})
+"""Status codes that the conventions call errors of a server: unknown, deadline exceeded, unimplemented, internal, unavailable,
+data loss.
+"""
 
 
 @dataclass(slots=True)
@@ -34,17 +38,25 @@ class Span:
 
 def describe_exchange(exchange: Exchange, seconds: float) -> Span:
     """The tree of spans of an exchange that took this long."""
-    has_route = exchange.handler != NO_HANDLER
-    span = Span(
-        f"{exchange.method} {exchange.handler}" if has_route else exchange.method,
-        exchange.start,
-        exchange.start + seconds,
-        _http_attributes(exchange),
-        _http_error(exchange),
-    )
+    describe_call = _describe_rpc if exchange.scope["type"] == "grpc" else _describe_http
+    span = describe_call(exchange, exchange.start + seconds)
     operation = "chat" if any(word in exchange.handler for word in _CHAT_WORDS) else "text_completion"
     span.children = [_describe_generation(operation, exchange.model or "", watch) for watch in exchange.watches]
     return span
+
+
+def _describe_http(exchange: Exchange, end: float) -> Span:
+    has_route = exchange.handler != NO_HANDLER
+    name = f"{exchange.method} {exchange.handler}" if has_route else exchange.method
+    return Span(name, exchange.start, end, _http_attributes(exchange), _http_error(exchange))
+
+
+def _describe_rpc(exchange: Exchange, end: float) -> Span:
+    service, _, method = exchange.path[1:].partition("/")
+    code: int = exchange.scope["code"]
+    attributes = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "rpc.grpc.status_code": code}
+    error = str(code) if code in _RPC_ERRORS else None
+    return Span(f"{service}/{method}", exchange.start, end, attributes, error)
 
 
 def _http_attributes(exchange: Exchange) -> dict[str, Any]:
