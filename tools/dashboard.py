@@ -114,9 +114,10 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 (_rate("vllm:admission_rejections_total"), "not admitted"),
                 (_rate("quire:engine_failed_requests_total"), "failed in the engine"),
             )),
-            Panel("Engines up and restarts of the server", "short", (
+            Panel("Engines up and restarts", "short", (
                 (f"quire:engine_up{_MODEL}", "{{model_name}} up"),
-                ("changes(process_start_time_seconds[1h])", "restarts within an hour"),
+                (f"sum(increase(quire:engine_restarts_total{_MODEL}[1h]))", "restarts of an engine within an hour"),
+                ("changes(process_start_time_seconds[1h])", "restarts of the server within an hour"),
             )),
         ),
     ),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 import msgspec
 
@@ -52,6 +53,10 @@ class EngineStats(msgspec.Struct):
     """Tokens that were computed in steps: of prompts, and the last one of each sequence that goes on."""
     total_steps_by_tokens: list[int] = msgspec.field(default_factory=lambda: [0] * (len(STEP_TOKENS) + 1))
     """Steps by their number of tokens: a count per bucket of STEP_TOKENS."""
+    total_restarts: int = 0
+    """Processes that were started for ones that died. Counted by the client, like the next."""
+    total_restart_stall_s: float = 0.0
+    """Time without a process."""
 
     @property
     def num_unfinished(self) -> int:
@@ -62,6 +67,45 @@ class EngineStats(msgspec.Struct):
     def prefix_hit_rate(self) -> float:
         """Share of looked-up prompt tokens that the prefix cache had."""
         return self.total_prefix_hit_tokens / max(1, self.total_prefix_query_tokens)
+
+
+_TOTALS = tuple(name for name in EngineStats.__struct_fields__ if name.startswith("total_"))
+
+
+class StatsHistory:
+    """The numbers of an engine over all its processes, each of which counts from 0."""
+
+    def __init__(self, first: EngineStats) -> None:
+        """`first` is from before the first step."""
+        self.latest = first
+        self._before: EngineStats | None = None
+        """What the processes before this one had counted, if there were any."""
+
+    def observe(self, stats: EngineStats) -> None:
+        """What the process says now."""
+        self.latest = stats if self._before is None else _add_totals(stats, self._before)
+
+    def restart(self, stall_s: float, num_live: int) -> None:
+        """Another process has taken over, `stall_s` seconds after the last one ended, and goes on with so many sequences."""
+        self.latest = self._before = msgspec.structs.replace(
+            self.latest,
+            num_running=min(num_live, self.latest.num_running),
+            total_restarts=self.latest.total_restarts + 1,
+            total_restart_stall_s=self.latest.total_restart_stall_s + stall_s,
+        )
+
+
+def _add_totals(stats: EngineStats, before: EngineStats) -> EngineStats:
+    return msgspec.structs.replace(
+        stats, **{name: sum_of_field(getattr(before, name), getattr(stats, name)) for name in _TOTALS}
+    )
+
+
+def sum_of_field(first: Any, second: Any) -> Any:
+    """Of one field in two engines' stats: counts per bucket add up bucket by bucket."""
+    if isinstance(first, list):
+        return [one + other for one, other in zip(first, second, strict=True)]
+    return first + second
 
 
 class StatsLogger:

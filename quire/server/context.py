@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from quire.server.access_log import AccessLog
 from quire.server.args import ServerArgs
+from quire.server.auth import ApiKeys
 from quire.server.lifecycle import Lifecycle
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Models, ServedModel
@@ -28,6 +29,8 @@ class ServerContext:
     models: Models
     args: ServerArgs
     metrics: ServerMetrics
+    keys: ApiKeys = field(default_factory=ApiKeys)
+    """What opens the server."""
     lifecycle: Lifecycle = field(init=False)
     tracer: Tracer | None = field(init=False)
     """None: no traces."""

@@ -13,7 +13,7 @@ from quire import log
 from quire.server.connection import connection_of
 from quire.server.metrics import RequestWatch
 from quire.server.metrics.http import NO_HANDLER
-from quire.server.replies import is_request_id
+from quire.server.replies import REQUEST_ID
 
 QUIET_PATHS = frozenset({"/health", "/v1/health", "/ping", "/ready", "/metrics", "/load", "/version"})
 """What machines poll: neither logged nor traced, nor counted by handler."""
@@ -24,9 +24,9 @@ _current: ContextVar[Exchange | None] = ContextVar("exchange", default=None)
 
 
 @contextmanager
-def watching(exchange: Exchange) -> Iterator[None]:
-    """Hold this while an exchange is served: it is the current one."""
-    token, id_token = _current.set(exchange), log.request_id.set(exchange.request_id)
+def watching(exchange: Exchange, request_id: str | None = None) -> Iterator[None]:
+    """Hold this while an exchange is served: it is the current one, and what is logged names it."""
+    token, id_token = _current.set(exchange), log.request_id.set(request_id)
     try:
         yield
     finally:
@@ -97,11 +97,8 @@ class Exchange:
 
     @property
     def request_id(self) -> str | None:
-        """The id of its first generation, else the X-Request-Id that the client gave."""
-        if self.watches:
-            return self.watches[0].request_id
-        given = self.header(b"x-request-id")
-        return given if is_request_id(given) else None
+        """The id of its first generation, else that of the request, which a call of gRPC has not."""
+        return self.watches[0].request_id if self.watches else self.scope.get(REQUEST_ID)
 
     @property
     def num_bytes_in(self) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quire.server.context import ServerContext
 from quire.server.exchange import Exchange, watching
+from quire.server.replies import request_id_of
 
 
 class Observed:
@@ -28,7 +30,7 @@ class Observed:
             exchange.see(message)
             await send(message)
 
-        with watching(exchange):
+        with watching(exchange, request_id_of(HTTPConnection(scope))):
             try:
                 await self._app(scope, receive, see_and_send)
             except Exception:  # Starlette answers it with 500

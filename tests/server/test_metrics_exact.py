@@ -16,7 +16,7 @@ from quire.errors import EngineDeadError, QueueFullError
 from quire.outputs import RequestMetrics, RequestOutput
 from quire.server.app import build_app_over
 from quire.server.metrics import ServerMetrics, buckets
-from quire.server.models import OneModel
+from quire.server.one_model import OneModel
 from tests.server.fake_models import FakeClock
 from tests.server.mock_engine import MAX_MODEL_LEN, MockEngine
 
@@ -49,7 +49,7 @@ def engine() -> TimedEngine:
 @pytest.fixture
 async def client(engine: TimedEngine) -> AsyncIterator[httpx.AsyncClient]:
     metrics = ServerMetrics(MAX_MODEL_LEN, engine.clock)
-    app = build_app_over(OneModel(engine, metrics.of_model("mock", engine.stats, engine.config)), metrics)
+    app = build_app_over(OneModel(engine, metrics), metrics)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://server") as client:
         yield client
 
@@ -162,7 +162,7 @@ async def test_the_engines_numbers(engine: TimedEngine, client: httpx.AsyncClien
     )
     engine.stats = lambda: stats  # type: ignore[method-assign]
     metrics = ServerMetrics(MAX_MODEL_LEN)
-    app = build_app_over(OneModel(engine, metrics.of_model("mock", engine.stats, engine.config)), metrics)
+    app = build_app_over(OneModel(engine, metrics), metrics)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://server") as client:
         samples = await scrape(client)
         expected = {

@@ -79,19 +79,18 @@ class ServerMetrics:
 
     def of_model(self, name: str, read_stats: Callable[[], Any], config: EngineConfig) -> ModelMetrics:
         """The series of one model, and its engine's numbers from now on."""
-        self._engines.sources[name] = EngineSource(read_stats, config)
+        self._engines.add(name, EngineSource(read_stats, config))
         if name not in self._models:  # a model that is loaded again goes on where it stopped
             self._models[name] = ModelMetrics(self, name)
         return self._models[name]
 
     def set_up(self, name: str, *, is_up: bool) -> None:
         """Whether the engine of a model can serve now."""
-        if name in self._engines.sources:
-            self._engines.sources[name].is_up = is_up
+        self._engines.set_up(name, is_up=is_up)
 
     def forget_engine(self, name: str) -> None:
-        """No more numbers from the engine of a model that was unloaded; what its requests left stays."""
-        self._engines.sources.pop(name, None)
+        """A model's engine is gone, where it has two the older one; its totals and what its requests left stay."""
+        self._engines.end(name)
 
     def count_http(
         self, handler: str, method: str, status: int, seconds: float, num_bytes_in: int, num_bytes_out: int
