@@ -66,6 +66,10 @@ class Exchange:
         if self.status == CLIENT_LEFT:
             self.status = 500
 
+    def forget(self) -> None:
+        """Let go of the request. Timers and callbacks that it set up remember the exchange, and must not keep it all."""
+        self.scope, self.watches = {}, []
+
     def add(self, model: str, watch: RequestWatch) -> None:
         """A generation begins; what is logged from here on names it."""
         self.model = model

@@ -38,6 +38,7 @@ class Observed:
                 raise
             finally:
                 self._report(exchange)
+                exchange.forget()
 
     def _report(self, exchange: Exchange) -> None:
         if exchange.is_quiet:

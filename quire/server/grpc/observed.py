@@ -31,6 +31,7 @@ def observed(context: ServerContext, name: str, call: _Call) -> _Call:
             raise
         finally:
             tracer.export(exchange, time.monotonic() - exchange.start)
+            exchange.forget()
 
     return observed_call
 

@@ -71,8 +71,8 @@ class RequestWatch:
         self.finish_reasons: list[FinishReason | None] = [None] * params.n
         self.times: RequestMetrics | None = None
         """What the engine measured."""
-        self.error: Exception | None = None
-        """Why it failed or was refused."""
+        self.error: str | None = None
+        """Class of the error that it failed with or was refused for; the error itself would keep this in its traceback."""
         self._is_first = True
         self._is_ended = False
 
@@ -103,7 +103,7 @@ class RequestWatch:
     def fail(self, error: Exception) -> None:
         """The request was refused or failed, not given up."""
         self._is_ended = True
-        self.error = error
+        self.error = type(error).__name__
         self._last = self._now()
         self._recorder.fail(error)
 

@@ -106,7 +106,7 @@ def _describe_generation(operation: str, model: str, watch: RequestWatch) -> Spa
             **_usage_attributes(watch),
             **_latency_attributes(watch),
         },
-        None if watch.error is None else type(watch.error).__name__,
+        watch.error,
         _phases(watch),
     )
 
