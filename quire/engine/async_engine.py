@@ -7,6 +7,7 @@ Text work (tokenizing, detokenizing) happens here, on the event loop's side of t
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
@@ -64,7 +65,7 @@ class AsyncLLMEngine:
         """Whether the core has no process for the moment."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._death: EngineDeadError | None = None
-        self._stats = StatsHistory(client.ready.num_blocks)
+        self._stats = StatsHistory(client.ready.stats)
         self._stats_logger = StatsLogger(_log, enabled=not config.disable_log_stats)
 
     @classmethod
@@ -188,7 +189,8 @@ class AsyncLLMEngine:
             raise RuntimeError("this engine has requests on another event loop")
         if self._loop is not loop:
             self._loop = loop
-            self._client.attach(loop, self._handle_events)
+            # In a context of its own: what the engine says belongs to no request, also where a request asked first.
+            contextvars.Context().run(self._client.attach, loop, self._handle_events)
 
     def _handle_events(self, events: Sequence[Event]) -> None:
         """Take in what the core has said. Several steps count as one: readers see what they brought together."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
@@ -9,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 import starlette.routing
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
@@ -28,6 +30,7 @@ from quire.server.lifecycle import ClientGoneError
 from quire.server.llamacpp.api import LLAMACPP
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models
+from quire.server.observed import Observed
 from quire.server.ollama.api import OLLAMA
 from quire.server.one_model import OneModel
 from quire.server.openai.api import OPENAI
@@ -50,6 +53,8 @@ class Endpoint:
     """One route as an ASGI application: API key, admission, error mapping, headers that every response gets."""
 
     def __init__(self, context: ServerContext, api: Api, route: Route, keys: ApiKeys) -> None:
+        self.path = route.path
+        """As it was declared; what metrics call the handler."""
         self._context = context
         self._handler = route.handler
         self._shape_error = api.shape_error
@@ -59,6 +64,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; leases of models end when its response is sent."""
+        scope["endpoint"] = self
         request = Request(scope, receive)
         try:
             self._check_key(self._keys, request)
@@ -184,12 +190,14 @@ def build_app_over(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         context.lifecycle.stop()
+        if context.tracer is not None:
+            await asyncio.to_thread(context.tracer.shutdown)
 
     app = Starlette(
         routes=[_PlainPaths(endpoints), *routes],
         lifespan=lifespan,
         exception_handlers={HTTPException: _routing_error},
-        middleware=cross_origin(context.args),
+        middleware=[Middleware(Observed, context=context), *cross_origin(context.args)],
     )
     app.router.redirect_slashes = False
     app.state.context = context

@@ -27,12 +27,14 @@ def connection_of(scope: Scope) -> Connection | None:
 class Connection:
     """One request's view of its connection. The callbacks run on the event loop, must not raise, and are set once."""
 
-    __slots__ = ("_find_cycle", "_flow", "_transport", "on_gone", "on_resume")
+    __slots__ = ("_find_cycle", "_flow", "_transport", "num_written", "on_gone", "on_resume")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._find_cycle = weakref.ref(cycle)  # whose scope holds this: the two must not keep one another
         self._transport = cycle.transport
         self._flow = cycle.flow
+        self.num_written = 0
+        """Bytes of the body that went by `write`."""
         self.on_gone: Callable[[], Any] | None = None
         """Called when the client hangs up before its response is complete."""
         self.on_resume: Callable[[], Any] | None = None
@@ -69,6 +71,7 @@ class Connection:
         cycle = self._find_cycle()
         if not data or cycle is None or cycle.disconnected:
             return
+        self.num_written += len(data)
         if cycle.chunked_encoding:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         self._transport.write(data)

@@ -10,11 +10,14 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
+from quire.server.access_log import AccessLog
 from quire.server.args import ServerArgs
 from quire.server.auth import ApiKeys
 from quire.server.lifecycle import Lifecycle
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Models, ServedModel
+from quire.server.request_log import RequestLog
+from quire.server.tracing import Tracer, make_tracer
 
 _State = TypeVar("_State")
 
@@ -29,11 +32,17 @@ class ServerContext:
     keys: ApiKeys = field(default_factory=ApiKeys)
     """What opens the server."""
     lifecycle: Lifecycle = field(init=False)
+    tracer: Tracer | None = field(init=False)
+    """None: no traces."""
+    access_log: AccessLog | None = None
+    """Set where requests come over a network, and a line for each is wanted."""
     created: int = field(default_factory=lambda: int(time.time()))
     _owned: dict[type, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.lifecycle = Lifecycle(self.args.max_concurrent_requests)
+        self.tracer = make_tracer(self.args)
+        self._request_log = RequestLog(self.args.max_log_len) if self.args.enable_log_requests else None
 
     async def lease(self, request: Request, name: str | None = None) -> ServedModel:
         """The model that a request names, kept loaded until its response is sent. Raises UnknownModelError.
@@ -43,8 +52,11 @@ class ServerContext:
         leases: AsyncExitStack = request.state.leases
         entering = leases.enter_async_context(self.models.lease(name))
         if self.models.is_loaded(name):
-            return await entering
-        return await self.lifecycle.run(request, entering)
+            model = await entering
+        else:
+            model = await self.lifecycle.run(request, entering)
+        model.request_log = self._request_log
+        return model
 
     def own(self, kind: type[_State], make: Callable[[], _State]) -> _State:
         """What a protocol keeps between requests: the one object of this class, made when first asked for."""

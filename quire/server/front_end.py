@@ -28,7 +28,7 @@ from quire.server.app import build_app
 from quire.server.args import ServerArgs
 from quire.server.http_server import SIGNALS, HttpServer, banner, run_loop, say
 from quire.server.listen import base_url
-from quire.server.logs import configure_http_log
+from quire.server.logs import configure_logs
 
 DRAINED = "drained"
 """The line on standard output that says that no request runs any more."""
@@ -91,7 +91,7 @@ def _wait_for_engine() -> EngineUp | None:
 
 async def _serve(order: FrontEndOrder, up: EngineUp) -> None:
     args = ServerArgs(**order.server_args)
-    configure_http_log(args.uvicorn_log_level)
+    configure_logs(args)
     place = ClientPlace(order.index, order.num_clients)
     client = AttachedClient(Path(order.folder), place, up)
     is_silent = order.config.disable_log_stats or order.index > 1  # one of the front ends says how the engine does

@@ -26,6 +26,7 @@ from quire.server.args import ServerArgs
 from quire.server.browser_guard import BrowserGuard
 from quire.server.context import ServerContext
 from quire.server.http_limits import LimitedProtocol, connection_rules
+from quire.server.logs import make_access_log
 from quire.server.status import curl_line, list_names
 from quire.server.tls import ServerTls
 
@@ -59,7 +60,7 @@ class HttpServer(uvicorn.Server):
                 lifespan="on",
                 log_config=None,
                 log_level=None,
-                access_log=not args.disable_uvicorn_access_log,
+                access_log=False,  # ours is cheaper, and knows more
                 root_path=args.root_path,
                 timeout_keep_alive=args.timeout_keep_alive,
                 timeout_graceful_shutdown=_CLOSE_CONNECTIONS_S,
@@ -70,6 +71,7 @@ class HttpServer(uvicorn.Server):
         if args.ssl_certfile is not None:
             self.config.ssl = ServerTls(args).context
         self._context = context
+        self._context.access_log = make_access_log(args)
         self._on_start = on_start
         self._on_drained = self.exit if on_drained is None else on_drained
         self._takes_signals = takes_signals and threading.current_thread() is threading.main_thread()

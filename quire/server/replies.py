@@ -16,16 +16,17 @@ import quire
 from quire.errors import wrong_value
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_SCOPE_KEY = "quire.request_id"
+REQUEST_ID = "quire.request_id"
+"""Where the scope of a request keeps what `request_id_of` says."""
 
 
 def request_id_of(request: HTTPConnection) -> str:
     """What a request is called in its response's `X-Request-Id` and in the log: the client's `X-Request-Id`, where it is one that
     can be repeated there, or else a random one.
     """
-    known: str | None = request.scope.get(_SCOPE_KEY)
+    known: str | None = request.scope.get(REQUEST_ID)
     if known is None:
-        known = request.scope[_SCOPE_KEY] = request_id_from(request.headers)
+        known = request.scope[REQUEST_ID] = request_id_from(request.headers)
     return known
 
 
