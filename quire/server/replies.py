@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 from functools import cache
 from typing import Any
 
@@ -13,14 +13,17 @@ from starlette.responses import Response
 
 import quire
 from quire.errors import wrong_value
+from quire.server.headers import header
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ID_BYTES = 16
+"""Nobody guesses an id of 128 random bits."""
 
 
 def given_request_id(request: Request) -> str | None:
     """The `X-Request-Id` header, where it is one that can be repeated in a response and a log."""
-    given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else None
+    given = header(request, b"x-request-id")
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else None
 
 
 def make_response_id(prefix: str, request: Request, given: str | None = None) -> str:
@@ -31,7 +34,7 @@ def make_response_id(prefix: str, request: Request, given: str | None = None) ->
         raise wrong_value(
             "request_id", "1 to 128 letters, digits, dots, dashes, underscores or colons", given
         )
-    return f"{prefix}-{given or given_request_id(request) or uuid.uuid4().hex}"
+    return f"{prefix}-{given or given_request_id(request) or os.urandom(_ID_BYTES).hex()}"
 
 
 @cache
