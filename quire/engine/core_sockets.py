@@ -19,6 +19,8 @@ from quire.errors import EngineDeadError
 COMMANDS = "commands-{}"
 EVENTS = "events-{}"
 """Names of a client's two sockets in the engine's folder."""
+_POLLIN = int(zmq.POLLIN)
+"""A plain number: arithmetic of enumerations costs more than reading a message."""
 _LINGER_MS = 200
 """How long a last command may take to leave."""
 _LAST_WORDS_MS = 20
@@ -108,7 +110,7 @@ class CoreSockets:
         if self._loop is None or self._on_events is None:
             return
         events: list[Event] = []
-        while int(self._events.get(zmq.EVENTS)) & zmq.POLLIN:
+        while int(self._events.get(zmq.EVENTS)) & _POLLIN:
             if len(events) == _MAX_EVENTS_AT_ONCE:
                 self._loop.call_soon(self._read)
                 break

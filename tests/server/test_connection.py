@@ -116,6 +116,42 @@ async def test_a_first_token_leaves_before_others_are_rendered(app: Starlette, c
     assert old_after == old_before + 1
 
 
+@pytest.mark.parametrize("body", [STREAM, WHOLE])
+async def test_the_head_leaves_with_the_first_part_of_the_body(
+    app: Starlette, core: ScriptedClient, body: dict[str, object]
+) -> None:
+    connection = RawConnection(app)
+    connection.post(PATH, body)
+    await settle()
+    core.step(b"x", None if body is STREAM else "length")
+    await settle()
+    (only,) = connection.transport.writes
+    assert only.startswith(b"HTTP/1.1 200 OK\r\n") and b'"text":"x"' in only
+
+
+async def test_a_head_without_a_body_leaves_too(app: Starlette) -> None:
+    for closing in (b"", b"connection: close\r\n"):
+        connection = RawConnection(app)
+        connection.send(b"HEAD /health HTTP/1.1\r\nhost: server\r\n" + closing + b"\r\n")
+        await settle()
+        (only,) = connection.transport.writes
+        assert only.startswith(b"HTTP/1.1 200 OK\r\n") and only.endswith(b"\r\n\r\n")
+        assert connection.transport.is_closed == bool(closing)
+
+
+async def test_a_client_that_waits_for_100_gets_it(app: Starlette, core: ScriptedClient) -> None:
+    connection = RawConnection(app)
+    head, _, content = render_post(PATH, WHOLE, expect="100-continue").partition(b"\r\n\r\n")
+    connection.send(head + b"\r\n\r\n")
+    await settle()
+    assert connection.transport.writes == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    connection.send(content)
+    await settle()
+    core.step(b"x", "length")
+    await settle()
+    assert connection.transport.writes[1].startswith(b"HTTP/1.1 200 OK\r\n") and len(connection.transport.writes) == 2
+
+
 async def test_prompts_of_one_request_share_the_write(app: Starlette, core: ScriptedClient) -> None:
     connection = RawConnection(app)
     connection.post(PATH, STREAM | {"prompt": ["ab", "cd", "ef"]})
