@@ -3,8 +3,8 @@ gone.
 
 An extension of ASGI, in `scope["extensions"]`, by the protocol class below. Under another server it is absent, and responses do
 the same by `send` and `receive`. Heads and ends of responses go by `send` in any case: what is written here is parts of a body.
-uvicorn writes a head by itself, which is a call of the kernel and maybe a wake-up of the client for nothing: here it waits for the
-first part of its body.
+uvicorn writes a head by itself, which is a call of the kernel and maybe a wake-up of the client for nothing: here it waits for
+the first part of its body.
 """
 
 from __future__ import annotations
