@@ -73,14 +73,16 @@ class Scheduler:
         """Every request that has not ended, in the order of adding."""
         return self._requests.values()
 
-    def add(self, request: Request) -> None:
-        """Queue a request.
+    def add(self, request: Request, *, was_accepted: bool = False) -> None:
+        """Queue a request; one that `was_accepted` before is not refused for a full queue.
 
         Raises PromptTooLongError when it could never run, QueueFullError when too many wait, InvalidRequestError for an
         empty prompt, an id in use or a fork with another prompt than its parent's.
         """
         parent = self._requests.get(request.fork_of) if request.fork_of is not None else None
         self._check(request, parent)
+        if not was_accepted and parent is None:
+            self._check_queue()
         request.max_num_tokens = max_num_tokens(request, self.config.max_model_len, self.blocks.num_slots)
         request.queue_key = self._make_key(request)
         request.parent = parent
@@ -408,8 +410,10 @@ class Scheduler:
         check_prompt(request, self.config, self.blocks.num_slots)
         if parent is not None:
             check_fork(request, parent)
+
+    def _check_queue(self) -> None:
         limit = self.config.max_num_queued_requests
-        if limit is not None and parent is None and len(self.waiting) >= limit:
+        if limit is not None and len(self.waiting) >= limit:
             raise QueueFullError(
                 f"{len(self.waiting)} requests are waiting; max_num_queued_requests is {limit}"
             )

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from quire.server.args import ServerArgs
+from quire.server.auth import ApiKeys
 from quire.server.lifecycle import Lifecycle
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Models, ServedModel
@@ -48,6 +49,8 @@ class ServerContext:
     models: Models
     args: ServerArgs
     metrics: ServerMetrics
+    keys: ApiKeys = field(default_factory=ApiKeys)
+    """What opens the server."""
     lifecycle: Lifecycle = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
     _owned: dict[type, Any] = field(default_factory=dict)

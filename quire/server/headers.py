@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 
-def header(request: Request, name: bytes) -> str | None:
+def header(request: HTTPConnection, name: bytes) -> str | None:
     """The first header of this name, which is in lower case; None: there is none."""
     for key, value in request.scope["headers"]:
         if key == name:

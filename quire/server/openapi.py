@@ -22,7 +22,9 @@ from quire.server.replies import json_response
 _EXAMPLE_ERRORS = {
     400: ErrorReport(400, "invalid_request_error", "temperature must be ...", "temperature"),
     401: ErrorReport(401, "invalid_request_error", "This server asks for an API key", code="invalid_api_key"),
+    403: ErrorReport(403, "invalid_request_error", "The routes below /admin are closed", code="admin_disabled"),
     404: ErrorReport(404, "invalid_request_error", "The model ... does not exist", code="model_not_found"),
+    409: ErrorReport(409, "invalid_request_error", "The model is being reloaded", code="conflict"),
     413: ErrorReport(413, "invalid_request_error", "The request body ...", code="body_too_large"),
     500: ErrorReport(500, "server_error", "...", code="request_failed"),
     503: ErrorReport(503, "server_overloaded", "the queue is full", code="queue_full"),
@@ -30,6 +32,7 @@ _EXAMPLE_ERRORS = {
 """What a route may answer instead of a result; its API decides about status and shape."""
 _FOR_ALL = (401, 500, 503)
 _WITH_BODY = (400, 404, 413)
+_FOR_ADMINS = (403, 409)
 
 
 def openapi_api(apis: Sequence[Api]) -> Api:
@@ -41,7 +44,7 @@ def openapi_api(apis: Sequence[Api]) -> Api:
 
     document = cache(lambda: describe_apis(apis))
     shape_error = next(iter(apis)).shape_error
-    return Api("openapi", (Route("GET", "/openapi.json", show_openapi, is_open=True),), shape_error)
+    return Api("openapi", (Route("GET", "/openapi.json", show_openapi),), shape_error)
 
 
 def describe_apis(apis: Sequence[Api]) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def _operation(api: Api, route: Route, schema_of: dict[Any, dict[str, Any]]) -> 
         "summary": _summary(route),
         "parameters": list(_parameters(route)),
         "responses": {"200": {"description": "The result.", "content": {"*/*": {}}}, **_errors(api, route)},
-        "security": [{}] if route.is_open else [{}, {"bearer": []}, {"x-api-key": []}],
+        "security": _security(route),
     }
     if route.method == "POST" or route.body is not None:
         schema = {"type": "object"} if route.body is None else schema_of[route.body]
@@ -85,6 +88,13 @@ def _operation(api: Api, route: Route, schema_of: dict[Any, dict[str, Any]]) -> 
             "content": {"application/json": {"schema": schema}},
         }
     return operation
+
+
+def _security(route: Route) -> list[dict[str, list[str]]]:
+    """Ways to be let in; an empty one where a server may ask for no key."""
+    if route.is_open:
+        return [{}]
+    return [*([] if route.needs_admin else [{}]), {"bearer": []}, {"x-api-key": []}]
 
 
 def _operation_id(api: Api, route: Route) -> str:
@@ -106,6 +116,8 @@ def _errors(api: Api, route: Route) -> dict[str, Any]:
     statuses = (*_FOR_ALL, *_WITH_BODY) if route.method == "POST" else _FOR_ALL
     if "{" in route.path:
         statuses = (*statuses, 404)
+    if route.needs_admin:
+        statuses = (*statuses, *_FOR_ADMINS)
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{_error_name(api)}"}}}
     return {
         str(_shape(api, status)[0]): {"description": _EXAMPLE_ERRORS[status].type, "content": content}
