@@ -312,7 +312,7 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
         """The template's output; SecurityError when it exceeds a limit of this module."""
         token = _budget.set(_Budget(is_probe))
         try:
-            return "".join(_limited(template.generate(variables)))
+            return "".join(_limited(template.root_render_func(template.new_context(dict(variables)))))
         finally:
             _budget.reset(token)
 
