@@ -6,7 +6,7 @@ import torch
 
 from quire import envs, ops, parallel, platform
 from quire.batch import ScheduledBatch, StepResult
-from quire.config.hf import context_length
+from quire.config.rope import context_length
 from quire.config.types import EngineConfig, KVCacheSpec
 from quire.errors import ConfigError, NotSupportedError
 from quire.loader import load_model

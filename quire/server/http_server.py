@@ -20,6 +20,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 import quire
+from quire.platform import give_freed_memory_back
 from quire.server.app import refuse
 from quire.server.args import ServerArgs
 from quire.server.browser_guard import BrowserGuard
@@ -42,9 +43,17 @@ class HttpServer(uvicorn.Server):
     """uvicorn with Quire's way to stop: answer 503 while running requests finish, then close; twice means at once."""
 
     def __init__(
-        self, app: Starlette, args: ServerArgs, on_start: Callable[[], None], *, takes_signals: bool = True
+        self,
+        app: Starlette,
+        args: ServerArgs,
+        on_start: Callable[[], None],
+        *,
+        takes_signals: bool = True,
+        on_drained: Callable[[], None] | None = None,
     ) -> None:
-        """`on_start` is called when it listens. Without `takes_signals` its owner calls `stop`."""
+        """`on_start` is called when it listens. Without `takes_signals` its owner calls `stop`; with `on_drained` its owner is
+        told when all requests are done, and calls `exit`.
+        """
         context: ServerContext = app.state.context
         self._rules = connection_rules(args, refuse, BrowserGuard(args, context.keys))
         super().__init__(
@@ -67,6 +76,7 @@ class HttpServer(uvicorn.Server):
             self.config.ssl = ServerTls(args).context
         self._context = context
         self._on_start = on_start
+        self._on_drained = self.exit if on_drained is None else on_drained
         self._takes_signals = takes_signals and threading.current_thread() is threading.main_thread()
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -75,6 +85,7 @@ class HttpServer(uvicorn.Server):
         """Listen, then tell."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        give_freed_memory_back()
         gc.collect()
         gc.freeze()  # what start-up made lives until the end
         gc.set_threshold(_GC_THRESHOLD, 10, 10)
@@ -85,6 +96,12 @@ class HttpServer(uvicorn.Server):
         if counter % 10 == 0:
             self._rules.look(self.server_state.connections, asyncio.get_running_loop().time())
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn; tells the application of its end also in a hurry: else it is cancelled, which is logged as an error."""
+        await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -111,7 +128,12 @@ class HttpServer(uvicorn.Server):
             self._drain = asyncio.create_task(self._drain_then_exit())
             return
         self._context.lifecycle.stop()
-        self.should_exit = self.force_exit = True
+        self.force_exit = True
+        self.exit()
+
+    def exit(self) -> None:
+        """Close what is open, and return from `serve`."""
+        self.should_exit = True
 
     async def _drain_then_exit(self) -> None:
         lifecycle, timeout_s = self._context.lifecycle, self._context.args.shutdown_timeout
@@ -122,7 +144,7 @@ class HttpServer(uvicorn.Server):
         await lifecycle.drain(timeout_s)
         left_s = math.ceil(deadline - time.monotonic())  # for what is written, and which slow clients have not read yet
         self.config.timeout_graceful_shutdown = max(_CLOSE_CONNECTIONS_S, left_s)
-        self.should_exit = True
+        self._on_drained()
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:

@@ -89,6 +89,8 @@ def test_a_front_end_that_dies_is_reported_and_the_other_serves(monkeypatch: pyt
         until(lambda: any(f"front end {owner} (process {victim}) was killed by SIGKILL" in line for line in server.log))
         assert post(server)["usage"]["completion_tokens"] == 20
         assert metric(server, r'vllm:num_requests_running\{engine="0",model_name="folio"\}') == 0
+        os.kill(pids_of(server, "quire.engine.remote")[0], signal.SIGKILL)  # the next process hears of the dead one as well
+        assert post(server)["usage"]["completion_tokens"] == 20
         os.kill(pids_of(server, "quire.server.front_end")[0], signal.SIGKILL)
         assert server.wait() == 2
         assert any("no front end is left" in line for line in server.log)

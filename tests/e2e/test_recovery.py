@@ -103,12 +103,23 @@ def metric(server: ServerProcess, name: str) -> float:
 
 
 async def kill_now_and_then(server: ServerProcess, num_kills: int, dice: random.Random) -> None:
-    """SIGKILL at random moments; also a process that has hardly started may be hit."""
-    for _ in range(num_kills):
-        await asyncio.sleep(dice.uniform(0.2, 2.5))
-        while (pid := engine_pid(server)) is None:
-            await asyncio.sleep(0.01)
-        os.kill(pid, signal.SIGKILL)
+    """SIGKILL at random moments; now and then also of a process that has hardly started."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        for number in range(num_kills):
+            if number % 4 != 3:
+                await until_ready(client)
+            await asyncio.sleep(dice.uniform(0.1, 1.0))
+            while (pid := engine_pid(server)) is None:
+                await asyncio.sleep(0.01)
+            os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.2)  # until it is noticed
+
+
+async def until_ready(client: httpx.AsyncClient) -> None:
+    """Until another process has taken over."""
+    async with asyncio.timeout(60):
+        while (await client.get("/ready")).status_code != 200:
+            await asyncio.sleep(0.02)
 
 
 async def undisturbed_and(
@@ -145,7 +156,9 @@ async def test_kills_at_random_moments(num_kills: int, max_tokens: int) -> None:
         )
         assert 1 <= restarts <= num_kills and stall_s > 0
         assert any("the engine process was killed by SIGKILL; starting it again" in line for line in server.log)
-        print(f"{restarts:.0f} restarts, {stall_s:.2f} s without an engine")
+        num_hit = sum("goes on with" in line and "goes on with 0 requests" not in line for line in server.log)
+        assert num_hit >= 1 + num_kills // 4, "most kills came when nobody was served any more"
+        print(f"{restarts:.0f} restarts, {num_hit} of them under open streams; {stall_s:.2f} s without an engine")
 
 
 async def test_a_hang_and_what_the_probes_say() -> None:

@@ -2,9 +2,10 @@
 are known and new, bad bodies, and a fifth of all requests given up at a random moment.
 
 The time is divided into 20 rounds. After each the clients leave and the server is idle: then nothing may run, no block may be
-in use, and the memory of both processes is read. The first 5 rounds are the warm-up: caches, pools and stores fill. Growth is the
-median of the last 3 rounds over the median of the first 3 after the warm-up, of anonymous memory, which file pages that the
-kernel drops and loads again do not blur.
+in use, and the memory of both processes is read. The first half is the warm-up: caches, pools and stores fill, and heaps reach
+the size that the largest bodies need beside one another. It begins with every bad body once. Growth is the median of the last 3
+rounds over the median of the first 3 after the warm-up, of anonymous memory, which file pages that the kernel drops and loads
+again do not blur.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tests.server.raw_connection import render_post
 
 MINUTES = float(os.environ.get("QUIRE_SOAK_MINUTES", "20"))
 NUM_ROUNDS = 20
-NUM_WARM_UP_ROUNDS = 5
+NUM_WARM_UP_ROUNDS = 10
 NUM_MEDIAN_ROUNDS = 3
 MAX_GROWTH = 0.02
 NUM_WORKERS = 40
@@ -77,8 +78,13 @@ class Traffic:
     bad: list[BadBody]
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     counts: Counter[str] = field(default_factory=Counter)
+    unsent: list[BadBody] = field(init=False)
+    """Bad bodies that were not sent yet."""
     first: dict[tuple[str, Ask], tuple[str, ...]] = field(default_factory=dict)
     """The first answer to each request that has only one."""
+
+    def __post_init__(self) -> None:
+        self.unsent = list(self.bad)
 
     async def run(self, seconds: float) -> None:
         """A round: everybody asks until its end, and leaves."""
@@ -94,6 +100,8 @@ class Traffic:
                 group.create_task(self._work(*askers, deadline))
 
     async def _work(self, http: HttpAsker, rpc: GrpcAsker, deadline: float) -> None:
+        while self.unsent:
+            await self._send_bad(http.client, self.unsent.pop())
         while time.monotonic() < deadline:
             draw = self.rng.random()
             if draw < 0.08:
@@ -140,7 +148,7 @@ class Traffic:
 
     async def _hang_up_in_the_body(self) -> None:
         route = self.rng.choice(list(ROUTES.values()))
-        request = render_post(route.path, route.body(SAME[0]))
+        request = render_post(route.path, route.body(SAME[0])).replace(b"host: server", b"host: localhost")
         address = urlsplit(self.url)
         _, writer = await asyncio.open_connection(address.hostname, address.port)
         writer.write(request[: self.rng.randrange(len(request))])
@@ -246,5 +254,4 @@ def test_twenty_minutes_of_everything() -> None:
         assert_nothing_leaked(watcher, before, after)
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
-        wrong = [line for line in server.log if re.search(r"ERROR|Traceback|never retrieved|never awaited", line)]
-        assert not wrong, wrong[:20]
+        assert not server.errors()

@@ -162,6 +162,7 @@ void multiply(Kernel<Args> kernel, Args args, const LinearShape& shape, const We
               const float* bias, Outputs& out) {
   args.rows = rows;
   args.weight = weight;
+  args.activation = shape.gate_up ? Activation::silu : Activation::gelu;
   if (shape.argmax) {
     args.argmax = {out.ids.data(), out.values.data()};
   } else {
