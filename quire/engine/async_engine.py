@@ -22,7 +22,7 @@ from quire.engine.clients import CoreClient, ThreadClient
 from quire.engine.inputs import InputProcessor, PreparedRequest, Prompt
 from quire.engine.messages import AbortRequests, EngineDown, EngineUp, Event, LifeEvent, Reply, StepOutputs
 from quire.engine.observation import Observation
-from quire.engine.output_stream import OnNews, OutputStream, RequestStream
+from quire.engine.output_stream import Bulletin, OnNews, OutputStream, RequestStream
 from quire.engine.outputs import OutputProcessor
 from quire.engine.pending_calls import PendingCalls
 from quire.engine.process_client import ProcessClient
@@ -59,6 +59,7 @@ class AsyncLLMEngine:
         self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len, client.place)
         self._outputs = OutputProcessor(self.tokenizer)
         self._streams: dict[str, RequestStream] = {}
+        self._bulletin = Bulletin()
         self._calls = PendingCalls(client.place.index, client.send)
         self._replay = Replay()
         self._is_down = False
@@ -178,7 +179,7 @@ class AsyncLLMEngine:
             return
         if child_ids:
             self._client.send(AbortRequests(child_ids))
-        self._streams.pop(request_id).notify()
+        self._bulletin.tell([self._streams.pop(request_id)])
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -189,6 +190,7 @@ class AsyncLLMEngine:
             raise RuntimeError("this engine has requests on another event loop")
         if self._loop is not loop:
             self._loop = loop
+            self._bulletin = Bulletin()  # another loop's turn does not come any more
             # In a context of its own: what the engine says belongs to no request, also where a request asked first.
             contextvars.Context().run(self._client.attach, loop, self._handle_events)
 
@@ -212,13 +214,10 @@ class AsyncLLMEngine:
         applied = self._outputs.apply(updates)
         if applied.aborts:
             self._client.send(AbortRequests(applied.aborts))
-        for state in reversed(applied.states):  # the newest first: a first token is waited for, others are read
-            if state.finished:
-                stream = self._streams.pop(state.request_id, None)
-            else:
-                stream = self._streams.get(state.request_id)
-            if stream is not None:  # None: a reader that was told before closed it
-                stream.notify()
+        streams = self._streams
+        self._bulletin.tell(
+            [streams.pop(each.request_id) if each.finished else streams[each.request_id] for each in applied.states]
+        )
 
     # -- the life of the core --------------------------------------------------------------------------------
 

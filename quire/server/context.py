@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,6 +20,29 @@ from quire.server.request_log import RequestLog
 from quire.server.tracing import Tracer, make_tracer
 
 _State = TypeVar("_State")
+
+LEASES = "quire.leases"
+"""Where the scope of a request keeps its `Leases`."""
+
+
+class Leases:
+    """The models that one request uses."""
+
+    __slots__ = ("_open",)
+
+    def __init__(self) -> None:
+        self._open: list[AbstractAsyncContextManager[ServedModel]] = []
+
+    async def enter(self, lease: AbstractAsyncContextManager[ServedModel]) -> ServedModel:
+        """The model, kept loaded until `close`."""
+        model = await lease.__aenter__()
+        self._open.append(lease)
+        return model
+
+    async def close(self) -> None:
+        """The request was answered, whatever came of it."""
+        while self._open:
+            await self._open.pop().__aexit__(None, None, None)
 
 
 @dataclass
@@ -49,8 +72,8 @@ class ServerContext:
 
         Its body must have been read: a client that goes away while the model is loaded is noticed.
         """
-        leases: AsyncExitStack = request.state.leases
-        entering = leases.enter_async_context(self.models.lease(name))
+        leases: Leases = request.scope[LEASES]
+        entering = leases.enter(self.models.lease(name))
         if self.models.is_loaded(name):
             model = await entering
         else:

@@ -120,7 +120,7 @@ async def test_a_handler_learns_whose_request_it_is(monkeypatch: pytest.MonkeyPa
 
     for args in (ServerArgs(), ServerArgs(api_key="one")):
         app = build_app(MockEngine(), args)
-        endpoint = app.router.routes[0]._endpoints["GET", "/version"]  # type: ignore[attr-defined]
+        endpoint = app._endpoints["GET", "/version"]  # type: ignore[attr-defined]
         monkeypatch.setattr(endpoint, "_handler", handler)
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app=app), base_url="http://server"
