@@ -37,6 +37,10 @@ def letters(request: NewRequest, index: int) -> int:
     return ord("a") + random.Random(f"{request.seed}:{request.num_prompt_tokens + index}").randrange(26)
 
 
+TURNS = 3
+"""Of the event loop, within which every reader hears of a step (`Bulletin`)."""
+
+
 class Reader:
     """Takes every piece of a stream as soon as it is there."""
 
@@ -87,12 +91,14 @@ class World:
         for name, params in PARAMS.items():
             await self.open(name, params, f"a prompt of some length: {name}", cache_salt="x" if name == "salt" else None)
 
-    def run(self, on_step: Callable[[int], bool | None] = lambda number: None) -> dict[str, list]:
+    async def run(self, on_step: Callable[[int], bool | None] = lambda number: None) -> dict[str, list]:
         """Until all have ended; `on_step` is called before each step, or does it and returns True."""
         number = 0
         while not all(reader.is_done for reader in self.readers.values()):
             if not on_step(number):
                 self.client.step()
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
             number += 1
             assert number < 1000
         self.client.core.scheduler.check_integrity()
@@ -112,7 +118,7 @@ def make_world(byte_tokenizer: Path) -> Callable[..., World]:
 async def undisturbed(make_world) -> dict[str, list]:
     world = make_world()
     await world.open_all()
-    return world.run()
+    return await world.run()
 
 
 @pytest.mark.parametrize("is_last_step_lost", [False, True])
@@ -127,7 +133,7 @@ async def test_every_request_gets_what_it_would_have_got(make_world, undisturbed
                 world.client.compute()
             world.fall()
 
-    assert world.run(fall) == undisturbed
+    assert await world.run(fall) == undisturbed
     assert world.engine.stats().total_restarts == world.client.epoch > 0
     assert world.engine.stats().total_restart_stall_s == 1.5 * world.client.epoch
 
@@ -137,7 +143,7 @@ async def test_it_would_notice(make_world, undisturbed, monkeypatch):
     world = make_world()
     await world.open_all()
     monkeypatch.setattr(world.engine._replay, "commands", lambda live: [s.request.children[i] for s, i in live])
-    assert world.run(lambda number: world.fall() if number == 6 else None) != undisturbed
+    assert await world.run(lambda number: world.fall() if number == 6 else None) != undisturbed
 
 
 async def test_what_ended_is_not_sent_again(make_world):
@@ -169,7 +175,7 @@ async def test_a_sequence_whose_first_sibling_has_ended(make_world):
     calm, world = make_world(), make_world()
     await open_in(calm)
     await open_in(world)
-    expected = calm.run()
+    expected = await calm.run()
     assert len(expected["n"][0][0]) < min(len(expected["n"][1][0]), len(expected["n"][2][0])) - 1
 
     def fall(number: int) -> None:
@@ -180,7 +186,7 @@ async def test_a_sequence_whose_first_sibling_has_ended(make_world):
                 ("n#2", "n#1"),
             ]
 
-    assert world.run(fall) == expected
+    assert await world.run(fall) == expected
 
 
 async def test_requests_and_calls_during_a_restart_wait(make_world):
@@ -197,7 +203,7 @@ async def test_requests_and_calls_during_a_restart_wait(make_world):
     await asyncio.sleep(0)
     world.client.rise()
     await world.engine.ready()
-    assert {name: len(result[0][0]) for name, result in world.run().items()} == {"before": 4, "during": 4}
+    assert {name: len(result[0][0]) for name, result in await world.run().items()} == {"before": 4, "during": 4}
     assert await call is True
 
 
@@ -207,7 +213,7 @@ async def test_no_replayed_request_is_refused_for_a_full_queue(make_world):
         await world.open(str(number), greedy(max_tokens=4))
         world.client.step()
     world.fall()
-    assert all(len(result[0][0]) == 4 for result in world.run().values())
+    assert all(len(result[0][0]) == 4 for result in await world.run().values())
     assert world.engine.stats().total_requests == 3
     assert not any(reader.error for reader in world.readers.values())
 
@@ -252,10 +258,10 @@ async def test_who_kills_the_core_fails_alone(make_world, is_own_fault, num_deat
     for each in (calm, world):
         for number in range(6):
             await each.open(str(number), SamplingParams(seed=number, max_tokens=20), f"prompt {number}")
-    expected = calm.run()
+    expected = await calm.run()
     del expected["3"]
     deaths: list[list[str]] = []
-    assert world.run(killing(world, "3", deaths, is_own_fault=is_own_fault)) == expected
+    assert await world.run(killing(world, "3", deaths, is_own_fault=is_own_fault)) == expected
     error = world.readers["3"].error
     assert isinstance(error, RequestFailedError)
     assert f"died {num_deaths} times while it computed token 1 of its output" in str(error)
@@ -269,7 +275,7 @@ async def test_a_killer_of_several_sequences_fails_as_a_whole(make_world):
     await world.open("good", greedy(max_tokens=20))
     await world.open("bad", SamplingParams(n=4, seed=1, max_tokens=20), "another prompt")
     deaths: list[list[str]] = []
-    results = world.run(killing(world, "bad#2", deaths, is_own_fault=True))
+    results = await world.run(killing(world, "bad#2", deaths, is_own_fault=True))
     assert len(results["good"][0][0]) == 20
     assert isinstance(world.readers["bad"].error, RequestFailedError)
     assert len(deaths) == 2
@@ -286,7 +292,7 @@ async def test_kills_from_outside_fail_nobody(make_world, undisturbed):
                 world.client.compute()
                 world.fall()
 
-    assert world.run(fall) == undisturbed
+    assert await world.run(fall) == undisturbed
 
 
 async def test_suspects_are_computed_one_at_a_time(make_world):
@@ -301,4 +307,4 @@ async def test_suspects_are_computed_one_at_a_time(make_world):
     firsts = [[update.request_id for update in world.client.step()] for _ in range(4)]
     assert firsts[0] == ["0", "new"] or firsts[0] == ["new", "0"]
     assert [sorted(first) for first in firsts[1:]] == [["0", "1", "new"], ["0", "1", "2", "new"], ["0", "1", "2", "3", "new"]]
-    world.run()
+    await world.run()
