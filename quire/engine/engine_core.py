@@ -170,6 +170,7 @@ def _core_request(request: AddRequest) -> Request:
         arrival_time=time.time(),
         cache_salt=request.cache_salt,
         fork_of=request.fork_of,
+        tenant=request.tenant,
     )
 
 

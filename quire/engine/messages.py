@@ -33,6 +33,8 @@ class AddRequest(msgspec.Struct, tag="add", array_like=True):
     """The first sequence of the same request, whose prompt blocks this one shares."""
     client: int = 0
     """Which of the engine's clients asks, and gets the updates."""
+    tenant: str = ""
+    """For whom it is computed: what the policy `fair` shares the engine between."""
 
 
 class AbortRequests(msgspec.Struct, tag="abort", array_like=True):

@@ -57,7 +57,7 @@ class Endpoint:
         request = Request(scope, receive)
         try:
             check_api_key(self._keys, request)
-            with self._context.lifecycle.admit() if self._is_counted else nullcontext():
+            with self._context.lifecycle.admit(request) if self._is_counted else nullcontext():
                 async with AsyncExitStack() as request.state.leases:
                     response = await self._handler(self._context, request)
                     await _respond(response, request, send)

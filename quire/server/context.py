@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from quire.server.args import ServerArgs
+from quire.server.auth import api_keys, tenant_of
 from quire.server.lifecycle import Lifecycle
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Models, ServedModel
@@ -27,10 +28,12 @@ class ServerContext:
     metrics: ServerMetrics
     lifecycle: Lifecycle = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
+    _has_tenants: bool = field(init=False)
     _owned: dict[type, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.lifecycle = Lifecycle(self.args.max_concurrent_requests)
+        self.lifecycle = Lifecycle(self.args.max_concurrent_requests, self.args.request_timeout)
+        self._has_tenants = len(api_keys(self.args)) > 1
 
     async def lease(self, request: Request, name: str | None = None) -> ServedModel:
         """The model that a request names, kept loaded until its response is sent. Raises UnknownModelError.
@@ -40,8 +43,16 @@ class ServerContext:
         leases: AsyncExitStack = request.state.leases
         entering = leases.enter_async_context(self.models.lease(name))
         if self.models.is_loaded(name):
-            return await entering
-        return await self.lifecycle.run(request, entering)
+            model = await entering
+        else:
+            model = await self.lifecycle.run(request, entering)
+        return self.for_tenant(model, tenant_of(request))
+
+    def for_tenant(self, model: ServedModel, tenant: str) -> ServedModel:
+        """A leased model as one tenant uses it. With one API key or none there is one tenant, and nothing to keep apart."""
+        if not self._has_tenants:
+            return model
+        return model.for_tenant(tenant, shares_cache=self.args.share_prefix_cache_between_tenants)
 
     def own(self, kind: type[_State], make: Callable[[], _State]) -> _State:
         """What a protocol keeps between requests: the one object of this class, made when first asked for."""

@@ -6,6 +6,7 @@ log.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,6 +18,7 @@ from starlette.responses import Response
 
 from quire.errors import (
     BodyTooLargeError,
+    BusyError,
     EngineDeadError,
     HubError,
     InvalidRequestError,
@@ -28,7 +30,9 @@ from quire.errors import (
     QueueFullError,
     QuireError,
     RequestFailedError,
+    RequestTimeoutError,
     ShuttingDownError,
+    TenantQueueFullError,
     UnknownModelError,
     WrongApiKeyError,
 )
@@ -66,7 +70,10 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (MalformedBodyError, 400, "invalid_request_error", "malformed_body"),
     (InvalidRequestError, 400, "invalid_request_error", None),
     (WrongApiKeyError, 401, "invalid_request_error", "invalid_api_key"),
-    (QueueFullError, 503, "server_overloaded", "queue_full"),
+    (TenantQueueFullError, 429, "rate_limit_error", "tenant_queue_full"),
+    (QueueFullError, 429, "rate_limit_error", "queue_full"),
+    (BusyError, 503, "server_overloaded", "busy"),
+    (RequestTimeoutError, 504, "timeout_error", "deadline_exceeded"),
     (ShuttingDownError, 503, "service_unavailable", "shutting_down"),
     (EngineDeadError, 503, "service_unavailable", "engine_dead"),
     (RequestFailedError, 500, "server_error", "request_failed"),
@@ -107,7 +114,7 @@ def _report_http(error: HTTPException) -> ErrorReport:
 
 
 def _retry_after(error: QuireError) -> float | None:
-    if isinstance(error, QueueFullError):
+    if isinstance(error, BusyError):
         return error.retry_after_s
     return 1.0 if isinstance(error, ShuttingDownError) else None
 
@@ -147,6 +154,6 @@ def error_response(
     report = report_error(error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if report.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(report.retry_after_s)))
+        headers["retry-after"] = str(max(1, math.ceil(report.retry_after_s)))
     status, body = shape(report)
     return Response(encode_json(body), status, headers, media_type="application/json")

@@ -5,6 +5,7 @@ with 0.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 from typing import Any
 
@@ -15,6 +16,7 @@ from quire.engine.async_engine import AsyncLLMEngine
 from quire.errors import ConfigError
 from quire.server.app import build_app, build_app_over
 from quire.server.args import ServerArgs
+from quire.server.auth import api_keys
 from quire.server.front_ends import run_front_ends
 from quire.server.grpc import check_grpc, serving_grpc
 from quire.server.http_server import HttpServer, banner, run_loop, say
@@ -31,6 +33,7 @@ def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
             f"api_server_count must be 1 with models_dir, got {server_args.api_server_count}: "
             "one process loads and unloads the models"
         )
+    engine_args = with_policy(engine_args, server_args)
     check_tls(server_args)
     check_grpc(server_args)
     listeners = listen(server_args)
@@ -44,6 +47,13 @@ def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
         else:
             engine = AsyncLLMEngine.from_engine_args(engine_args, own_process=True)
             run_loop(serve(engine, server_args, listeners[0]))
+
+
+def with_policy(engine_args: EngineArgs, server_args: ServerArgs) -> EngineArgs:
+    """The options with fair share as the order of requests where several API keys make several tenants and no order is given."""
+    if engine_args.scheduling_policy is None and len(api_keys(server_args)) > 1:
+        return dataclasses.replace(engine_args, scheduling_policy="fair")
+    return engine_args
 
 
 async def serve(engine: Any, args: ServerArgs, listener: socket.socket) -> None:
