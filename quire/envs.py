@@ -98,7 +98,13 @@ PROMETHEUS_MULTIPROC_DIR = EnvVar(
     None,
     "Folder where several front ends share their metrics; prometheus_client's own, set by the server.",
 )
-API_KEY = EnvVar("QUIRE_API_KEY", str, None, "Key that the server asks for, as --api-key.")
+API_KEY = EnvVar(
+    "QUIRE_API_KEY",
+    _list,
+    None,
+    "Keys that open the server, with commas, as --api-key; commands that talk to a server send the first.",
+)
+VLLM_API_KEY = EnvVar("VLLM_API_KEY", _list, None, "vLLM's name of QUIRE_API_KEY.")
 SIMULATED_STEP_S = EnvVar(
     "QUIRE_SIMULATED_STEP_S", _seconds, 0.0, "How long a step of the simulated executor takes, seconds."
 )

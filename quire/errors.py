@@ -111,6 +111,22 @@ class WrongApiKeyError(QuireError):
     """The server asks for a key, and the HTTP request has none or another one."""
 
 
+class ForbiddenError(QuireError):
+    """The server does not answer such a request, whatever it asks for."""
+
+
+class HeadTooLargeError(QuireError):
+    """The request line and headers of an HTTP request are larger than the server accepts."""
+
+
+class SlowClientError(QuireError):
+    """An HTTP request did not arrive in time."""
+
+
+class TooManyConnectionsError(QuireError):
+    """The server holds as many connections as it may."""
+
+
 class MalformedBodyError(InvalidRequestError):
     """The body of an HTTP request is not JSON at all; what is JSON of the wrong form is an InvalidRequestError."""
 

@@ -17,6 +17,8 @@ GREEDY_TEMPERATURE = 1e-5
 MAX_N = 1024
 MAX_STOP_STRINGS = 64
 MAX_BAD_WORDS = 128
+MAX_STRING_CHARS = 1024
+"""Of a stop string or bad word: preparing one takes time in proportion."""
 MAX_LIST = 4096
 """Cap on the other list-valued fields, so that no field of one request can stall a step."""
 
@@ -219,6 +221,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         for value in values:
             if not isinstance(value, str) or not value:
                 raise _fail(name, "a list of non-empty strings", value)
+            if len(value) > MAX_STRING_CHARS:
+                rule = f"a list of strings of at most {MAX_STRING_CHARS} characters"
+                raise _fail(name, rule, f"one of {len(value)} characters")
 
     def _require_token_ids(self, name: str, ids: list[int], limit: int | None = MAX_LIST) -> None:
         if limit is not None and len(ids) > limit:

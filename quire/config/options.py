@@ -53,7 +53,7 @@ class Option:
     high: float | None = None
     exclude_low: bool = False
     many: bool = False
-    """The flag takes one value or more."""
+    """The flag takes one value or more, and may be given again for more of them; the default is None."""
     aliases: tuple[str, ...] = ()
     """More spellings of the flag, with their dashes."""
     state: State = State.READY
@@ -208,7 +208,7 @@ def add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> N
         group.add_argument(*spellings, action=argparse.BooleanOptionalAction, **rest)
         return
     if described.many:
-        rest["nargs"] = "+"
+        rest |= {"nargs": "+", "action": "extend"}
     if "int" in names:
         rest["type"] = _flag_int
     elif "float" in names:

@@ -11,8 +11,8 @@ prompts. So, beside them:
   most of them loses first;
 - a waiting request may take the place of one of a tenant that was served no less and would still hold no fewer seats. The same
   rule cannot undo the exchange, and the oldest requests of a tenant are never its victims;
-- a newcomer waits for the end of a step, so where there are several tenants a step is no longer than their prompts are, and the
-  one that computes a newcomer's prompt has little else in it: see `_divide`.
+- a newcomer waits for the end of a step, so where there are several tenants a step is no longer than their prompts are, and
+  computes those of one tenant at a time: see `_divide`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Tenant:
 
     @property
     def rank(self) -> tuple[float, int]:
-        """Who goes first: less served, then fewer running."""
+        """Less served first, then fewer running."""
         return self.served, len(self.running)
 
     def look(self, num_tokens: int) -> None:
@@ -88,7 +88,6 @@ class FairShare(Policy):
         """Counters that differ by less count as equal."""
         self._leader: Tenant | None = None
         """Whose prompts go first in this step."""
-        self._has_led = False
         self._leader_part = 0
         """Prompt tokens that the leader may still have in this step, and ..."""
         self._rest = 0
@@ -108,13 +107,13 @@ class FairShare(Policy):
         if not tenant.waiting:
             tenant.served = max(tenant.served, self._least_served(tenant) - 1)  # less: it goes before those it joins
 
-    def begin_step(self, num_tokens: int, *, has_seats: bool) -> int:
+    def begin_step(self, num_tokens: int, *, has_seats: bool) -> None:
         """See `Policy.begin_step`."""
         self._step += 1
         self._slack = num_tokens
         self._forget_gone()
         self.running.arrange()
-        return self._divide(num_tokens, has_seats)
+        self._divide(num_tokens, has_seats)
 
     def limit(self, request: Request, num_tokens: int) -> int:
         """See `Policy.limit`."""
@@ -132,7 +131,6 @@ class FairShare(Policy):
         tenant.num_unfinished += sign * num_left
         if tenant is self._leader:
             self._leader_part -= sign * entry.num_tokens
-            self._has_led = True
         else:
             self._rest -= sign * entry.num_tokens
 
@@ -156,11 +154,6 @@ class FairShare(Policy):
         """See `Policy.find_victim`."""
         most = self._most_running()
         return most.running.last if self._may_displace(self.tenant_of(request), most) else None
-
-    @property
-    def has_led(self) -> bool:
-        """See `Policy.has_led`."""
-        return self._has_led
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -192,18 +185,18 @@ class FairShare(Policy):
         """
         return len(tenant.running) + 2 <= len(other.running) and tenant.served <= other.served + self._slack
 
-    def _divide(self, num_tokens: int, has_seats: bool) -> int:
-        """How many prompt tokens of a step of `num_tokens` go to whom; see `Policy.begin_step` for the result.
+    def _divide(self, num_tokens: int, has_seats: bool) -> None:
+        """How many prompt tokens of a step of `num_tokens` go to whom.
 
-        The least served tenant with prompts goes first. The step becomes as long as the prompts with which the others come, so
-        that one who comes in the midst of it waits no longer for its end than for its own prompt. The tenants that were served
-        more, their outputs too, fill up what the first leaves of the least that a step may have.
+        One tenant with prompts goes first. The step becomes as long as the prompts with which the others come, so that one who
+        comes in the midst of it waits no longer for its end than for its own prompt. The prompts of the others fill up what the
+        first leaves of the least that a step may have.
         """
         for tenant in self.tenants.values():
             tenant.look(num_tokens)
-        self._leader, self._has_led, self._leader_part, self._rest = None, False, 0, num_tokens
+        self._leader, self._leader_part, self._rest = None, 0, num_tokens
         if len(self.tenants) < 2:
-            return 0
+            return
         most = self._most_running()
         wanting = [
             tenant
@@ -211,23 +204,12 @@ class FairShare(Policy):
             if tenant.is_midway or (tenant.waiting and (has_seats or self._may_displace(tenant, most)))
         ]
         if not wanting:
-            return 0
+            return
         self._leader = self._first(wanting)
         least = num_tokens // MAX_SHRINK
         asked = min(tenant.asked for tenant in self.tenants.values() if tenant is not self._leader)
         self._leader_part = max(MIN_PART, min(num_tokens, max(least, asked)) - len(self.running))
-        num_first = min(self._leader_part, self._leader.wants)
-        self._rest = max(0, least - num_first)
-        num_running = self._num_not_behind(self._leader) + self._rest + num_first * self._leader.is_midway
-        return max(0, num_tokens - num_running)
-
-    def _num_not_behind(self, leader: Tenant) -> int:
-        """Tokens of the running requests up to the last one of a tenant that was served no more than this one."""
-        requests, rank = self.running.requests, leader.rank
-        index = len(requests)
-        while index and self.tenant_of(requests[index - 1]).rank > rank:
-            index -= 1
-        return sum(1 + len(request.draft_token_ids) for request in requests[:index])
+        self._rest = max(0, least - min(self._leader_part, self._leader.wants))
 
     def _forget_gone(self) -> None:
         """Keep no tenant that had no requests for long."""

@@ -100,17 +100,8 @@ class Policy:
         """A request was added: give it its key."""
         request.queue_key = self._make_key(request)
 
-    def begin_step(self, num_tokens: int, *, has_seats: bool) -> int:
-        """A step of at most `num_tokens` is to be planned; `has_seats`: one more request may run.
-
-        Returns how many of the tokens running requests are to leave, as long as `has_led` may come true without them.
-        """
-        return 0
-
-    @property
-    def has_led(self) -> bool:
-        """Whether the step has work of whom `begin_step` kept tokens for."""
-        return False
+    def begin_step(self, num_tokens: int, *, has_seats: bool) -> None:
+        """A step of at most `num_tokens` is to be planned; `has_seats`: one more request may run."""
 
     def limit(self, request: Request, num_tokens: int) -> int:
         """How many of `num_tokens` a request may have computed now; at least 1."""

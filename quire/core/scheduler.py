@@ -7,7 +7,6 @@ order and preempted from its end, so that a preempted request was never part of 
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -158,12 +157,11 @@ class Scheduler:
         if self._in_flight:
             raise RuntimeError(f"schedule() before update() of step {self._step_id}")
         step = _Step(self.config.max_num_batched_tokens)
-        num_kept = self._policy.begin_step(step.budget, has_seats=self._has_seat)
-        self._schedule_running(step, num_kept)
+        self._policy.begin_step(step.budget, has_seats=self._has_seat)
+        self._schedule_running(step)
+        self._policy.charge(step.requests, step.entries)
         if not step.did_preempt:
             self._schedule_waiting(step)
-        if num_kept and not step.new_requests and not self._policy.has_led:
-            self._schedule_running(step)
         self._step_id += 1
         self._in_flight = step.requests
         removed, self._removed = self._removed, []
@@ -219,11 +217,9 @@ class Scheduler:
 
     # -- planning --------------------------------------------------------------------------------------------
 
-    def _schedule_running(self, step: _Step, num_kept: int = 0) -> None:
-        """Schedule the running requests that are not in the step yet, but leave `num_kept` tokens of the budget."""
-        entries, budget, num_before = step.entries, step.budget - num_kept, len(step.entries)
-        requests: Iterable[Request] = self.running.requests  # shrinks from its end when something is preempted
-        for request in itertools.islice(requests, num_before, None) if num_before else requests:
+    def _schedule_running(self, step: _Step) -> None:
+        entries, budget = step.entries, step.budget
+        for request in self.running.requests:  # shrinks from its end when something is preempted
             if budget == 0:
                 break
             start, num_tokens = request.num_computed_tokens, request.num_tokens
@@ -240,9 +236,8 @@ class Scheduler:
                 break
             self._schedule_request(request, num_new, step)
             budget -= num_new
-        step.budget = budget + num_kept
+        step.budget = budget
         step.requests = self.running.requests[: len(entries)]
-        self._policy.charge(step.requests[num_before:], entries[num_before:])
 
     def _schedule_waiting(self, step: _Step) -> None:
         while step.budget > 0:

@@ -17,7 +17,7 @@ from typing import Any
 from quire.config.types import ModelConfig
 from quire.engine.clients import ONLY_CLIENT, ClientPlace
 from quire.engine.messages import AddRequest
-from quire.errors import InvalidRequestError, PromptTooLongError, describe
+from quire.errors import InvalidRequestError, PromptTooLongError, describe, wrong_value
 from quire.sampling_params import SamplingParams
 from quire.tokenizer import Tokenizer
 
@@ -199,6 +199,10 @@ class InputProcessor:
         self._check_ids("stop_token_ids", params.stop_token_ids)
         self._check_ids("logit_bias", list(params.logit_bias or ()))
         self._check_ids("allowed_token_ids", params.allowed_token_ids or ())
+        if len(params.allowed_token_ids or ()) > self._vocab_size:
+            raise wrong_value(
+                "allowed_token_ids", f"a list of at most {self._vocab_size} ids", f"{len(params.allowed_token_ids or ())} ids"
+            )
         if self._tokenizer is None and (params.stop or params.bad_words):
             name = "stop" if params.stop else "bad_words"
             raise InvalidRequestError(

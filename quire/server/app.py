@@ -12,11 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Match
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from quire.errors import QuireError, WrongApiKeyError
 from quire.server.anthropic.api import ANTHROPIC
 from quire.server.args import ServerArgs
-from quire.server.auth import api_keys, check_api_key
+from quire.server.auth import ApiKeys, api_keys, check_api_key
 from quire.server.context import ServerContext
 from quire.server.cross_origin import cross_origin
 from quire.server.errors import error_response
@@ -30,7 +31,7 @@ from quire.server.openai.api import OPENAI
 from quire.server.openapi import openapi_api
 from quire.server.playground.api import PLAYGROUND
 from quire.server.protocol import Api, Route
-from quire.server.replies import given_request_id
+from quire.server.replies import request_id_of
 from quire.server.status import STATUS
 from quire.server.tgi.api import TGI
 from quire.server.unknown_fields import unknown_fields_warning
@@ -45,12 +46,12 @@ MAX_SHOWN_PATH = 100
 class Endpoint:
     """One route as an ASGI application: API key, admission, error mapping, headers that every response gets."""
 
-    def __init__(self, context: ServerContext, api: Api, route: Route, keys: tuple[bytes, ...]) -> None:
+    def __init__(self, context: ServerContext, api: Api, route: Route) -> None:
         self._context = context
         self._handler = route.handler
         self._shape_error = api.shape_error
         self._is_counted = route.method == "POST"
-        self._keys = () if route.is_open else keys
+        self._keys = ApiKeys() if route.is_open else context.keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; leases of models end when its response is sent."""
@@ -64,7 +65,8 @@ class Endpoint:
         except (ClientGoneError, ClientDisconnect):
             return
         except Exception as error:
-            await _respond(error_response(error, self._shape_error), request, send)
+            response = error_response(error, self._shape_error, request_id_of(request))
+            await _respond(response, request, send)
 
 
 class _PlainPaths(starlette.routing.BaseRoute):
@@ -84,13 +86,19 @@ class _PlainPaths(starlette.routing.BaseRoute):
         await scope["endpoint"](scope, receive, send)
 
     def _find(self, scope: Scope) -> Endpoint | None:
-        return self._endpoints.get((scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))))
+        return self._endpoints.get((scope["method"], route_path(scope)))
+
+
+def route_path(scope: Scope) -> str:
+    """The path of a request without the proxy's prefix, and never by way of its URL: that begins with what the client says
+    is the host.
+    """
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 async def _respond(response: Response, request: Request, send: Send) -> None:
-    request_id = given_request_id(request)
-    if request_id is not None:
-        response.headers["x-request-id"] = request_id
+    response.headers["x-request-id"] = request_id_of(request)
     warning = unknown_fields_warning(request)
     if warning is not None:
         response.headers["warning"] = warning
@@ -98,15 +106,42 @@ async def _respond(response: Response, request: Request, send: Send) -> None:
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:
-    """404 and 405 in the shape of the API that the path belongs to, with the routes that were probably meant."""
+    """404 and 405 in the shape of the API that the path belongs to, with the routes that were probably meant; to a client
+    without a key neither.
+    """
     assert isinstance(error, HTTPException)
-    path = request.url.path
-    api = next((api for api in APIS if path.startswith(api.prefixes)), OPENAI)
-    if error.status_code == 404:
-        detail = f"There is no route {request.method} {path[:MAX_SHOWN_PATH]}{_near_routes(path)}"
-    else:
-        detail = f"{request.method} is not allowed for {path}"
-    return error_response(HTTPException(error.status_code, detail, error.headers), api.shape_error)
+    context: ServerContext = request.app.state.context
+    path = route_path(request.scope)
+    try:
+        check_api_key(context.keys, request)
+        if error.status_code == 404:
+            detail = f"There is no route {request.method} {path[:MAX_SHOWN_PATH]}{_near_routes(path)}"
+        else:
+            detail = f"{request.method} is not allowed for {path[:MAX_SHOWN_PATH]}"
+        told: Exception = HTTPException(error.status_code, detail, error.headers)
+    except WrongApiKeyError as wrong:
+        told = wrong
+    response = error_response(told, api_at(path).shape_error)
+    response.headers["x-request-id"] = request_id_of(request)
+    return response
+
+
+def api_at(path: str) -> Api:
+    """The API that a path belongs to, whether or not it has a route there; OpenAI's for one that is nobody's."""
+    return next((api for api in APIS if path.startswith(api.prefixes)), OPENAI)
+
+
+def refuse(error: QuireError) -> ASGIApp:
+    """The application that answers every request with this error, in the shape of the API at its path, and hangs up."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        response = error_response(error, api_at(route_path(scope)).shape_error)
+        response.headers["x-request-id"] = request_id_of(request)
+        response.headers["connection"] = "close"
+        await response(scope, receive, send)
+
+    return answer
 
 
 def _near_routes(path: str) -> str:
@@ -115,20 +150,22 @@ def _near_routes(path: str) -> str:
     return f"; near it: {', '.join(near)}" if near else ""
 
 
-def build_app(engine: Engine, args: ServerArgs | None = None) -> Starlette:
-    """The application over one engine, which is the caller's to shut down."""
+def build_app(engine: Engine, args: ServerArgs | None = None, keys: ApiKeys | None = None) -> Starlette:
+    """The application over one engine, which is the caller's to shut down; `keys` instead of those of `args`."""
     name = engine.config.model.served_model_names[0]
     metrics = ServerMetrics(engine.max_model_len)
     of_model = metrics.of_model(name, engine.stats, engine.config.cache.block_size)
-    return build_app_over(OneModel(engine, of_model), metrics, args)
+    return build_app_over(OneModel(engine, of_model), metrics, args, keys)
 
 
-def build_app_over(models: Models, metrics: ServerMetrics, args: ServerArgs | None = None) -> Starlette:
+def build_app_over(
+    models: Models, metrics: ServerMetrics, args: ServerArgs | None = None, keys: ApiKeys | None = None
+) -> Starlette:
     """The application over models; its `state.context` holds what the routes share."""
-    context = ServerContext(models, args or ServerArgs(), metrics)
-    keys = api_keys(context.args)
+    args = args or ServerArgs()
+    context = ServerContext(models, args, metrics, api_keys(args) if keys is None else keys)
     endpoints = {
-        (route.method, route.path): Endpoint(context, api, route, keys)
+        (route.method, route.path): Endpoint(context, api, route)
         for api in (*APIS, openapi_api(APIS))
         for route in api.routes
     }

@@ -33,11 +33,33 @@ class ServerArgs:
     )
     max_body_bytes: int = option(32 * 2**20, "Largest request body, bytes (32M).", low=1024)
     timeout_keep_alive: int = option(5, "Seconds after which an idle connection is closed.", low=1)
+    timeout_client: float = option(
+        60.0,
+        "Seconds after which a client that neither sends on its request nor reads on its response is cut off.",
+        low=0,
+        exclude_low=True,
+    )
+    max_connections: int | None = option(
+        None, "Most open connections of a front end; default: what its limit of open files allows.", low=1
+    )
+    allowed_hosts: list[str] | None = option(
+        None,
+        "Names that clients may call the server by, beside localhost and IP addresses; *: any. Default: any, but none "
+        "for a server without API keys on a loopback address.",
+        many=True,
+    )
     api_key: str | list[str] | None = option(
         None, "Keys, one of which requests must bring as a bearer token; also QUIRE_API_KEY.", many=True
     )
-    ssl_keyfile: str | None = option(None, "File with the TLS key.")
-    ssl_certfile: str | None = option(None, "File with the TLS certificate.")
+    api_key_file: str | None = option(
+        None, "File of such keys, KEY or NAME:KEY a line, that is read again when it changes."
+    )
+    ssl_keyfile: str | None = option(None, "File with the TLS key. The TLS files are read again when they change.")
+    ssl_certfile: str | None = option(None, "File with the TLS certificate, and those between it and its root.")
+    ssl_ca_certs: str | None = option(None, "File with the certificates that sign those of clients.")
+    ssl_cert_reqs: int = option(
+        0, "Certificates of clients: 0 are not asked for, 1 may be brought, 2 must be brought.", low=0, high=2
+    )
     strict: bool = option(
         False,
         "Refuse requests with fields that the server does not know, instead of naming them in a header.",

@@ -18,7 +18,7 @@ from quire.engine.async_engine import AsyncLLMEngine
 from quire.errors import ConfigError, InvalidRequestError, NotSupportedError, describe
 from quire.server.app import build_app
 from quire.server.args import ServerArgs
-from quire.server.auth import api_keys
+from quire.server.auth import ApiKeys
 from quire.server.errors import openai_error, report_error
 from quire.server.in_process import post
 
@@ -89,12 +89,10 @@ def run_batch(lines: Sequence[BatchLine], output: BinaryIO, engine_args: EngineA
 
 async def answer_lines(lines: Sequence[BatchLine], output: BinaryIO, engine: Any, args: ServerArgs) -> int:
     """See `run_batch`; the engine is the caller's to shut down."""
-    app = build_app(engine, args)
-    keys = api_keys(args)
-    headers = {"authorization": f"Bearer {keys[0].decode()}"} if keys else {}
+    app = build_app(engine, args, ApiKeys())  # nobody else can call it
     limit = asyncio.Semaphore(_IN_FLIGHT_PER_SEQUENCE * engine.config.scheduler.max_num_seqs)
     num_errors = num_done = 0
-    async for status, written in _in_order(app, lines, headers, limit):
+    async for status, written in _in_order(app, lines, limit):
         output.write(written)
         num_errors += status != 200
         num_done += 1
@@ -103,13 +101,13 @@ async def answer_lines(lines: Sequence[BatchLine], output: BinaryIO, engine: Any
 
 
 async def _in_order(
-    app: ASGIApp, lines: Sequence[BatchLine], headers: dict[str, str], limit: asyncio.Semaphore
+    app: ASGIApp, lines: Sequence[BatchLine], limit: asyncio.Semaphore
 ) -> AsyncIterator[tuple[int, bytes]]:
     """(status, output line) for each line; the requests run side by side."""
 
     async def answer(line: BatchLine) -> tuple[int, bytes]:
         async with limit:
-            return await _answer(app, line, headers)
+            return await _answer(app, line)
 
     tasks = deque(asyncio.create_task(answer(line)) for line in lines)
     try:
@@ -121,10 +119,10 @@ async def _in_order(
             task.cancel()
 
 
-async def _answer(app: ASGIApp, line: BatchLine, headers: dict[str, str]) -> tuple[int, bytes]:
+async def _answer(app: ASGIApp, line: BatchLine) -> tuple[int, bytes]:
     try:
         _check(line)
-        status, body = await post(app, line.url, bytes(line.body), headers)
+        status, body = await post(app, line.url, bytes(line.body))
     except InvalidRequestError as error:
         status, shaped = openai_error(report_error(error))
         body = msgspec.json.encode(shaped)

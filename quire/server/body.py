@@ -124,11 +124,12 @@ async def _read_bytes(request: Request, max_bytes: int) -> bytes:
     if stated.isdigit() and int(stated) > max_bytes:
         raise _too_large(max_bytes)
     pieces, num_bytes = [], 0
-    async for piece in request.stream():
-        num_bytes += len(piece)
-        if num_bytes > max_bytes:
-            raise _too_large(max_bytes)
-        pieces.append(piece)
+    with request.app.state.context.lifecycle.arriving():
+        async for piece in request.stream():
+            num_bytes += len(piece)
+            if num_bytes > max_bytes:
+                raise _too_large(max_bytes)
+            pieces.append(piece)
     return b"".join(pieces)
 
 

@@ -7,6 +7,7 @@ the same by `send` and `receive`. Heads and ends of responses go by `send` in an
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -26,11 +27,12 @@ def connection_of(scope: Scope) -> Connection | None:
 class Connection:
     """One request's view of its connection. The callbacks run on the event loop, must not raise, and are set once."""
 
-    __slots__ = ("_cycle", "_protocol", "on_gone", "on_resume")
+    __slots__ = ("_find_cycle", "_flow", "_transport", "on_gone", "on_resume")
 
-    def __init__(self, protocol: HttpToolsProtocol, cycle: RequestResponseCycle) -> None:
-        self._protocol = protocol
-        self._cycle = cycle
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._find_cycle = weakref.ref(cycle)  # whose scope holds this: the two must not keep one another
+        self._transport = cycle.transport
+        self._flow = cycle.flow
         self.on_gone: Callable[[], Any] | None = None
         """Called when the client hangs up before its response is complete."""
         self.on_resume: Callable[[], Any] | None = None
@@ -39,32 +41,37 @@ class Connection:
     @property
     def is_gone(self) -> bool:
         """Whether the client hung up."""
-        return self._cycle.disconnected
+        cycle = self._find_cycle()
+        return cycle is None or cycle.disconnected
 
     @property
     def is_paused(self) -> bool:
         """Whether more waits to be sent than a client that keeps up leaves waiting."""
-        return self._protocol.flow.write_paused
+        return self._flow.write_paused
 
     @property
     def is_complete(self) -> bool:
         """Whether the response was sent to its end."""
-        return self._cycle.response_complete
+        cycle = self._find_cycle()
+        return cycle is None or cycle.response_complete
 
     def hang_up(self) -> None:
         """The client is gone."""
-        self._cycle.disconnected = True
-        self._cycle.message_event.set()  # for whoever waits in `receive`
+        cycle = self._find_cycle()
+        if cycle is not None:
+            cycle.disconnected = True
+            cycle.message_event.set()  # for whoever waits in `receive`
         if self.on_gone is not None:
             self.on_gone()
 
     def write(self, data: bytes) -> None:
         """Write a part of the body, after its head was sent; to a client that is gone, nothing. Empty parts do not show."""
-        if not data or self._cycle.disconnected:
+        cycle = self._find_cycle()
+        if not data or cycle is None or cycle.disconnected:
             return
-        if self._cycle.chunked_encoding:
+        if cycle.chunked_encoding:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._protocol.transport.write(data)
+        self._transport.write(data)
 
 
 class PushProtocol(HttpToolsProtocol):
@@ -80,7 +87,7 @@ class PushProtocol(HttpToolsProtocol):
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:
-            connection = Connection(self, self.cycle)
+            connection = Connection(self.cycle)
             self.scope["extensions"] = {_EXTENSION: connection}  # type: ignore[dict-item]
             self._forget_complete()
             self._requests.append(connection)
@@ -92,6 +99,8 @@ class PushProtocol(HttpToolsProtocol):
         for connection in self._requests:
             connection.hang_up()
         self._requests.clear()
+        self.pipeline.clear()  # these and `cycle` hold methods of this object, for a response that nobody will read
+        self.cycle = None  # type: ignore[assignment]
 
     def resume_writing(self) -> None:
         """The client has caught up: tell the response that it reads."""

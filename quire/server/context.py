@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from quire.server.args import ServerArgs
-from quire.server.auth import api_keys, tenant_of
+from quire.server.auth import ApiKeys, tenant_of
 from quire.server.lifecycle import Lifecycle
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Models, ServedModel
@@ -26,14 +26,14 @@ class ServerContext:
     models: Models
     args: ServerArgs
     metrics: ServerMetrics
+    keys: ApiKeys = field(default_factory=ApiKeys)
+    """What opens the server."""
     lifecycle: Lifecycle = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
-    _has_tenants: bool = field(init=False)
     _owned: dict[type, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.lifecycle = Lifecycle(self.args.max_concurrent_requests, self.args.request_timeout)
-        self._has_tenants = len(api_keys(self.args)) > 1
 
     async def lease(self, request: Request, name: str | None = None) -> ServedModel:
         """The model that a request names, kept loaded until its response is sent. Raises UnknownModelError.
@@ -49,8 +49,8 @@ class ServerContext:
         return self.for_tenant(model, tenant_of(request))
 
     def for_tenant(self, model: ServedModel, tenant: str) -> ServedModel:
-        """A leased model as one tenant uses it. With one API key or none there is one tenant, and nothing to keep apart."""
-        if not self._has_tenants:
+        """A leased model as one tenant uses it; where there is only one, nothing is kept apart."""
+        if not self.keys.has_tenants:
             return model
         return model.for_tenant(tenant, shares_cache=self.args.share_prefix_cache_between_tenants)
 

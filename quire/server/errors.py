@@ -20,6 +20,8 @@ from quire.errors import (
     BodyTooLargeError,
     BusyError,
     EngineDeadError,
+    ForbiddenError,
+    HeadTooLargeError,
     HubError,
     InvalidRequestError,
     MalformedBodyError,
@@ -32,7 +34,9 @@ from quire.errors import (
     RequestFailedError,
     RequestTimeoutError,
     ShuttingDownError,
+    SlowClientError,
     TenantQueueFullError,
+    TooManyConnectionsError,
     UnknownModelError,
     WrongApiKeyError,
 )
@@ -70,6 +74,10 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (MalformedBodyError, 400, "invalid_request_error", "malformed_body"),
     (InvalidRequestError, 400, "invalid_request_error", None),
     (WrongApiKeyError, 401, "invalid_request_error", "invalid_api_key"),
+    (ForbiddenError, 403, "invalid_request_error", "forbidden"),
+    (HeadTooLargeError, 431, "invalid_request_error", "head_too_large"),
+    (SlowClientError, 408, "invalid_request_error", "request_timeout"),
+    (TooManyConnectionsError, 503, "server_overloaded", "too_many_connections"),
     (TenantQueueFullError, 429, "rate_limit_error", "tenant_queue_full"),
     (QueueFullError, 429, "rate_limit_error", "queue_full"),
     (BusyError, 503, "server_overloaded", "busy"),
@@ -82,9 +90,9 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
 )
 
 
-def report_error(error: BaseException) -> ErrorReport:
-    """Status, type and code of any exception; an unforeseen one is logged in full and reported in general
-    terms.
+def report_error(error: BaseException, request_id: str = "") -> ErrorReport:
+    """Status, type and code of any exception; an unforeseen one is logged in full, with the request's id where it is known,
+    and reported in general terms.
     """
     if isinstance(error, HTTPException):
         return _report_http(error)
@@ -100,7 +108,7 @@ def report_error(error: BaseException) -> ErrorReport:
                 num_prompt_tokens=getattr(error, "num_tokens", None),
                 max_model_len=getattr(error, "max_model_len", None),
             )
-    _log.error("unexpected error while serving a request", exc_info=error)
+    _log.error("unexpected error while serving request %s", request_id or "of unknown id", exc_info=error)
     return ErrorReport(
         500, "server_error", "The server had an error while processing your request; see its log."
     )
@@ -148,12 +156,18 @@ def _escape(content: Any) -> Any:
 
 
 def error_response(
-    error: BaseException, shape: Callable[[ErrorReport], tuple[int, Any]] = openai_error
+    error: BaseException,
+    shape: Callable[[ErrorReport], tuple[int, Any]] = openai_error,
+    request_id: str = "",
 ) -> Response:
     """The HTTP response for an exception, in the shape of one API."""
-    report = report_error(error)
+    report = report_error(error, request_id)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if report.retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(report.retry_after_s)))
+    if report.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, ShuttingDownError):
+        headers["connection"] = "close"  # the next request goes to a server that stays
     status, body = shape(report)
     return Response(encode_json(body), status, headers, media_type="application/json")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -17,14 +20,17 @@ import uvicorn
 from starlette.applications import Starlette
 
 import quire
+from quire.server.app import refuse
 from quire.server.args import ServerArgs
-from quire.server.connection import PushProtocol
+from quire.server.browser_guard import BrowserGuard
 from quire.server.context import ServerContext
+from quire.server.http_limits import LimitedProtocol, connection_rules
 from quire.server.status import curl_line, list_names
+from quire.server.tls import ServerTls
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CLOSE_CONNECTIONS_S = 1
-"""How long open connections get to be closed after the last request."""
+"""How long connections get at least to be closed after the last request."""
 
 
 class HttpServer(uvicorn.Server):
@@ -34,10 +40,12 @@ class HttpServer(uvicorn.Server):
         self, app: Starlette, args: ServerArgs, on_start: Callable[[], None], *, takes_signals: bool = True
     ) -> None:
         """`on_start` is called when it listens. Without `takes_signals` its owner calls `stop`."""
+        context: ServerContext = app.state.context
+        self._rules = connection_rules(args, refuse, BrowserGuard(args, context.keys))
         super().__init__(
             uvicorn.Config(
                 app,
-                http=PushProtocol,
+                http=partial(LimitedProtocol, rules=self._rules),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -46,12 +54,13 @@ class HttpServer(uvicorn.Server):
                 root_path=args.root_path,
                 timeout_keep_alive=args.timeout_keep_alive,
                 timeout_graceful_shutdown=_CLOSE_CONNECTIONS_S,
-                ssl_keyfile=args.ssl_keyfile,
-                ssl_certfile=args.ssl_certfile,
                 server_header=False,
             )
         )
-        self._context: ServerContext = app.state.context
+        self.config.load()
+        if args.ssl_certfile is not None:
+            self.config.ssl = ServerTls(args).context
+        self._context = context
         self._on_start = on_start
         self._takes_signals = takes_signals and threading.current_thread() is threading.main_thread()
         self._drain: asyncio.Task[None] | None = None
@@ -64,6 +73,12 @@ class HttpServer(uvicorn.Server):
         gc.collect()
         gc.freeze()  # what start-up made lives until the end
         self._on_start()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; looks for clients that are too slow in one of ten."""
+        if counter % 10 == 0:
+            self._rules.look(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -97,7 +112,10 @@ class HttpServer(uvicorn.Server):
         if lifecycle.num_running and self._takes_signals:
             requests = "1 request" if lifecycle.num_running == 1 else f"{lifecycle.num_running} requests"
             say(f"Stopping: {requests} may finish within {timeout_s:g} s (Ctrl-C again stops at once)")
+        deadline = time.monotonic() + timeout_s
         await lifecycle.drain(timeout_s)
+        left_s = math.ceil(deadline - time.monotonic())  # for what is written, and which slow clients have not read yet
+        self.config.timeout_graceful_shutdown = max(_CLOSE_CONNECTIONS_S, left_s)
         self.should_exit = True
 
 

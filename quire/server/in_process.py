@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Message
 _HERE = ("127.0.0.1", 0)
 
 
-async def post(app: ASGIApp, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+async def post(app: ASGIApp, path: str, body: bytes) -> tuple[int, bytes]:
     """(status, body) of the answer to a JSON body."""
-    named = {"content-type": "application/json", "content-length": str(len(body)), **headers}
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
     scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -23,7 +23,7 @@ async def post(app: ASGIApp, path: str, body: bytes, headers: dict[str, str]) ->
         "raw_path": path.encode(),
         "root_path": "",
         "query_string": b"",
-        "headers": [(name.encode(), value.encode()) for name, value in named.items()],
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         "client": _HERE,
         "server": _HERE,
     }

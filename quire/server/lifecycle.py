@@ -37,6 +37,8 @@ class Lifecycle:
         self._is_stopped = False
         self._tasks: set[asyncio.Future[Any]] = set()
         self._waits: set[asyncio.Future[Any]] = set()
+        self._arriving: set[asyncio.Task[Any]] = set()
+        """Those whose request has not come in full."""
 
     @contextmanager
     def admit(self, request: Request | None = None) -> Iterator[None]:
@@ -45,7 +47,7 @@ class Lifecycle:
         Raises ShuttingDownError once draining has begun, QueueFullError, or InvalidRequestError for a wrong limit.
         """
         if self.is_draining:
-            raise ShuttingDownError("The server is shutting down and takes no new requests")
+            raise _draining()
         if self._max_running is not None and self.num_running >= self._max_running:
             raise QueueFullError(f"{self.num_running} requests are being served (--max-concurrent-requests)")
         deadline = None if request is None else start_deadline(request, self._timeout_s)
@@ -56,6 +58,26 @@ class Lifecycle:
             self.num_running -= 1
             if deadline is not None:
                 deadline.cancel()
+
+    @contextmanager
+    def arriving(self) -> Iterator[None]:
+        """Hold this while the rest of a request comes in; only then it is accepted. Raises ShuttingDownError when draining begins
+        before.
+        """
+        if self.is_draining:
+            raise _draining()
+        task = asyncio.current_task()
+        assert task is not None
+        self._arriving.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task in self._arriving:
+                raise  # it was not `drain`
+            task.uncancel()
+            raise _draining() from None
+        finally:
+            self._arriving.discard(task)
 
     async def wait(self, request: Request, future: asyncio.Future[_Result]) -> _Result:
         """The result of `future`, unless the client goes away, the request's time is over or the server stops before.
@@ -73,6 +95,17 @@ class Lifecycle:
         deadline = deadline_of(request.scope)
         if deadline is not None:
             deadline.guard(future)
+        try:
+            return await self.wait_while_serving(future)
+        finally:
+            if connection is None:
+                watch.cancel()
+            else:
+                connection.on_gone = None
+            del future, gone  # they hold the error, whose traceback holds this frame
+
+    async def wait_while_serving(self, future: asyncio.Future[_Result]) -> _Result:
+        """The result of `future`, unless the server stops before it is there; raises ShuttingDownError then."""
         if self._is_stopped:
             fail_future(future, _stopped())
         self._waits.add(future)
@@ -80,10 +113,7 @@ class Lifecycle:
             return await future
         finally:
             self._waits.discard(future)
-            if connection is None:
-                watch.cancel()
-            else:
-                connection.on_gone = None
+            del future
 
     async def run(self, request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
         """Run `work` while the client is there; it is cancelled, and may clean up, when it is no longer
@@ -93,7 +123,7 @@ class Lifecycle:
         """
         task = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(_wait_until_gone(request.receive))
-        gone.add_done_callback(lambda _: task.cancel())
+        gone.add_done_callback(partial(_cancel, task))
         self._tasks.add(task)
         try:
             return await task
@@ -106,10 +136,16 @@ class Lifecycle:
         finally:
             self._tasks.discard(task)
             gone.cancel()
+            del task, gone  # as in `wait`
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse new requests and wait until the running ones are done, or `timeout_s` is over; then stop."""
+        """Refuse new requests, those among them that are still arriving, and wait until the running ones are done, or
+        `timeout_s` is over; then stop.
+        """
         self.is_draining = True
+        arriving, self._arriving = self._arriving, set()
+        for task in arriving:
+            task.cancel()
         deadline = time.monotonic() + timeout_s
         while self.num_running and time.monotonic() < deadline and not self._is_stopped:
             await asyncio.sleep(_POLL_S)
@@ -128,6 +164,14 @@ def fail_future(future: asyncio.Future[Any], error: BaseException) -> None:
     """Make `future` raise, unless it is done."""
     if not future.done():
         future.set_exception(error)
+
+
+def _cancel(task: asyncio.Future[Any], _: asyncio.Future[Any]) -> None:
+    task.cancel()
+
+
+def _draining() -> ShuttingDownError:
+    return ShuttingDownError("The server is shutting down and takes no new requests")
 
 
 def _stopped() -> ShuttingDownError:

@@ -1,12 +1,10 @@
-"""The sockets that the server listens on, and what is checked of its address before a model is loaded."""
+"""The sockets that the server listens on."""
 
 from __future__ import annotations
 
 import errno
 import socket
-import ssl
 import sys
-from pathlib import Path
 
 from quire.errors import ConfigError
 from quire.server.args import ServerArgs
@@ -61,22 +59,3 @@ def base_url(args: ServerArgs, listener: socket.socket) -> str:
     )
     scheme = "https" if args.ssl_certfile else "http"
     return f"{scheme}://{host}:{listener.getsockname()[1]}{args.root_path}"
-
-
-def check_tls(args: ServerArgs) -> None:
-    """Raises ConfigError, before the model is loaded, for TLS files that cannot be used."""
-    for name in ("ssl_keyfile", "ssl_certfile"):
-        path = getattr(args, name)
-        if path is not None and not Path(path).is_file():
-            raise ConfigError(f"{name} must be a file, but there is none at {path}")
-    if args.ssl_certfile is None:
-        if args.ssl_keyfile is not None:
-            raise ConfigError("ssl_keyfile needs ssl_certfile beside it")
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(args.ssl_certfile, args.ssl_keyfile)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(
-            f"ssl_certfile and ssl_keyfile must be a PEM certificate and its key, got {reason}"
-        ) from None

@@ -18,6 +18,7 @@ from quire.errors import (
     QuireError,
     UnknownModelError,
     describe,
+    wrong_value,
 )
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
@@ -135,7 +136,13 @@ class ServedModel:
         cache_salt: str | None = None,
         add_special_tokens: bool = True,
     ) -> OutputStream:
-        """Start one request; what it gives is written down by the metrics on its way."""
+        """Start one request; what it gives is written down by the metrics on its way.
+
+        Raises InvalidRequestError for more sequences than may run at a time: a request costs no more than its seats.
+        """
+        limit = self.config.scheduler.max_num_seqs
+        if params.n > limit:
+            raise wrong_value("n", f"an integer in [1, {limit}] (--max-num-seqs)", params.n)
         unique_id = f"{request_id}-{next(_request_numbers)}"  # clients may repeat an X-Request-Id
         if self._salt:
             cache_salt = self._salt + (cache_salt or "")

@@ -43,7 +43,7 @@ def openapi_api(apis: Sequence[Api]) -> Api:
 
     document = cache(lambda: describe_apis(apis))
     shape_error = next(iter(apis)).shape_error
-    return Api("openapi", (Route("GET", "/openapi.json", show_openapi, is_open=True),), shape_error)
+    return Api("openapi", (Route("GET", "/openapi.json", show_openapi),), shape_error)
 
 
 def describe_apis(apis: Sequence[Api]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Route:
     """Starlette's path syntax."""
     handler: Handler
     is_open: bool = False
-    """Answers without an API key: for probes and scrapers, never for what a user asks or gets."""
+    """Answers without an API key: for probes and the page's files, which say nothing about models, load or users."""
     body: Any = None
     """Type of the JSON body, for `/openapi.json`; None: none is read, or it has no one type."""
 

@@ -8,30 +8,40 @@ from functools import cache
 from typing import Any
 
 import msgspec
-from starlette.requests import Request
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 import quire
 from quire.errors import wrong_value
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SCOPE_KEY = "quire.request_id"
 
 
-def given_request_id(request: Request) -> str | None:
-    """The `X-Request-Id` header, where it is one that can be repeated in a response and a log."""
-    given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else None
-
-
-def make_response_id(prefix: str, request: Request, given: str | None = None) -> str:
-    """`cmpl-<given>`, `cmpl-<X-Request-Id>`, or `cmpl-<random>`; raises InvalidRequestError for a given one of other
-    characters.
+def request_id_of(request: HTTPConnection) -> str:
+    """What a request is called in its response's `X-Request-Id` and in the log: the client's `X-Request-Id`, where it is one that
+    can be repeated there, or else a random one.
     """
+    known: str | None = request.scope.get(_SCOPE_KEY)
+    if known is None:
+        known = request.scope[_SCOPE_KEY] = request_id_from(request.headers)
+    return known
+
+
+def request_id_from(headers: Headers) -> str:
+    """The `X-Request-Id` among headers, or a random one, another at each call."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def make_response_id(prefix: str, request: HTTPConnection, given: str | None = None) -> str:
+    """`cmpl-<given>` or `cmpl-<request id>`; raises InvalidRequestError for a given one of other characters."""
     if given is not None and not _REQUEST_ID.fullmatch(given):
         raise wrong_value(
             "request_id", "1 to 128 letters, digits, dots, dashes, underscores or colons", given
         )
-    return f"{prefix}-{given or given_request_id(request) or uuid.uuid4().hex}"
+    return f"{prefix}-{given or request_id_of(request)}"
 
 
 @cache

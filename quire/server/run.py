@@ -20,10 +20,11 @@ from quire.server.auth import api_keys
 from quire.server.front_ends import run_front_ends
 from quire.server.grpc import check_grpc, serving_grpc
 from quire.server.http_server import HttpServer, banner, run_loop, say
-from quire.server.listen import base_url, check_tls, listen
+from quire.server.listen import base_url, listen
 from quire.server.logs import configure_http_log
 from quire.server.many_models import make_pool
 from quire.server.model_pool import ModelPool
+from quire.server.tls import check_tls
 
 
 def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
@@ -50,8 +51,12 @@ def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
 
 
 def with_policy(engine_args: EngineArgs, server_args: ServerArgs) -> EngineArgs:
-    """The options with fair share as the order of requests where several API keys make several tenants and no order is given."""
-    if engine_args.scheduling_policy is None and len(api_keys(server_args)) > 1:
+    """The options with fair share as the order of requests where API keys may make several tenants and no order is given.
+
+    Raises ConfigError for what is wrong with the keys.
+    """
+    keys = api_keys(server_args)
+    if engine_args.scheduling_policy is None and keys.has_tenants:
         return dataclasses.replace(engine_args, scheduling_policy="fair")
     return engine_args
 

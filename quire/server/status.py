@@ -8,7 +8,6 @@ from starlette.responses import PlainTextResponse, Response
 
 import quire
 from quire.errors import ShuttingDownError
-from quire.server.auth import api_keys
 from quire.server.context import ServerContext
 from quire.server.errors import openai_error
 from quire.server.protocol import Api, Route
@@ -20,8 +19,10 @@ _MAX_NAMES = 8
 async def show_root(context: ServerContext, request: Request) -> Response:
     """A page of plain text that says what this is and how to try it."""
     base = str(request.base_url).rstrip("/")
+    # Public: without a key nobody learns which version serves which models.
+    what = "" if context.keys else f" {quire.__version__} serves {list_names(context)}"
     return PlainTextResponse(
-        f"Quire {quire.__version__} serves {list_names(context)}.\n\n"
+        f"Quire{what or ' serves language models'}.\n\n"
         f"Try it:\n  {curl_line(context, base)}\n\n"
         "The clients of OpenAI, Anthropic, Ollama, llama.cpp and Text Generation Inference find their routes here;\n"
         "/openapi.json lists them all.\n"
@@ -43,7 +44,7 @@ def curl_line(context: ServerContext, base: str) -> str:
         path, body = "chat/completions", '{"messages": [{"role": "user", "content": "Hello!"}]}'
     else:
         path, body = "completions", '{"prompt": "Once upon a time", "max_tokens": 32}'
-    key = " -H 'Authorization: Bearer KEY'" if api_keys(context.args) else ""
+    key = " -H 'Authorization: Bearer KEY'" if context.keys else ""
     return f"curl {base}/v1/{path} -H 'Content-Type: application/json'{key} -d '{body}'"
 
 
@@ -72,16 +73,13 @@ async def show_metrics(context: ServerContext, request: Request) -> Response:
 
 STATUS = Api(
     name="status",
-    routes=tuple(
-        Route("GET", path, handler, is_open=True)
-        for path, handler in (
-            ("/health", show_health),
-            ("/v1/health", show_health),
-            ("/ping", show_health),
-            ("/version", show_version),
-            ("/load", show_load),
-            ("/metrics", show_metrics),
-        )
+    routes=(
+        Route("GET", "/health", show_health, is_open=True),
+        Route("GET", "/v1/health", show_health, is_open=True),
+        Route("GET", "/ping", show_health, is_open=True),
+        Route("GET", "/version", show_version),
+        Route("GET", "/load", show_load),
+        Route("GET", "/metrics", show_metrics),
     ),
     shape_error=openai_error,
 )

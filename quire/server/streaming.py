@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Protocol
 
 from starlette.requests import Request
@@ -120,23 +121,29 @@ class GenerationResponse(_OpenEnded):
             return self._first
         connection.write(self._first)
         done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-        def push() -> None:
-            if connection.is_paused or done.done() or not self._outputs.has_news:
-                return
-            try:
-                frames = self._render()
-            except Exception as error:
-                fail_future(done, error)
-                return
-            if self._outputs.num_open:
-                connection.write(frames)
-            else:
-                done.set_result(frames)
-
+        push = partial(self._push, connection, done)
         self._outputs.on_news = connection.on_resume = push
-        push()
-        return await self._lifecycle.wait(self._request, done)
+        try:
+            push()
+            return await self._lifecycle.wait(self._request, done)
+        finally:
+            connection.on_resume = None  # which holds the connection
+            del done, push  # they hold the error, whose traceback holds this frame
+
+    def _push(self, connection: Connection, done: asyncio.Future[bytes]) -> None:
+        """Write what is there; the last frames are the result of `done`."""
+        if connection.is_paused or done.done() or not self._outputs.has_news:
+            return
+        try:
+            frames = self._render()
+        except Exception as error:
+            fail_future(done, error)
+            del done  # as above
+            return
+        if self._outputs.num_open:
+            connection.write(frames)
+        else:
+            done.set_result(frames)
 
 
 class StreamResponse(_OpenEnded):

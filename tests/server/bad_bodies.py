@@ -1,4 +1,5 @@
-"""Bad request bodies without end, for hypothesis to draw: a good body of a route, made wrong in one or several ways.
+"""Bad request bodies without end, for hypothesis to draw: a good body of a route, made wrong in one or several ways; and what
+may answer them.
 
 Drawn are recipes, so that a body of megabytes is small to draw and to print; `BadBody.content` makes the bytes.
 """
@@ -10,10 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from quire.server.app import APIS
 from quire.server.protocol import Api, Route
+from tests.server.error_shapes import assert_shape
 
 FUZZED_MODEL = "stories"
 """Name of the model that the fuzzed server has; for APIs that need one."""
@@ -299,3 +303,42 @@ def bad_bodies(draw: st.DrawFn) -> BadBody:
     else:
         body = draw(_mutated(good))
     return BadBody(path, body, edit, content_type)
+
+
+def draw_bad_bodies(count: int) -> list[BadBody]:
+    """The same ones each time."""
+    drawn: list[BadBody] = []
+
+    @settings(
+        max_examples=count,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(bad_bodies())
+    def draw(bad: BadBody) -> None:
+        drawn.append(bad)
+
+    draw()
+    return drawn
+
+
+# ---------------------------------------------------------------- answers
+
+_apis = {route.path: api for api, route in post_routes()}
+
+
+def check_answer(bad: BadBody, response: httpx.Response) -> None:
+    """No error of the server, and an error in the right shape."""
+    assert response.status_code < 500 or response.status_code == REFUSED_STATUS, (bad, response.text[:1000])
+    if response.status_code >= 400:
+        assert_shape(_apis[bad.path], response.status_code, response.json())
+    elif response.headers["content-type"].startswith("text/event-stream"):
+        assert not [event for event in _events(response.text) if "error" in event], (bad, response.text[-1000:])
+
+
+def _events(text: str) -> list[dict[str, Any]]:
+    data = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
+    return [json.loads(event) for event in data if event != "[DONE]"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
+from functools import lru_cache, partial
 from typing import Any
 
 import httptools
@@ -17,6 +18,7 @@ from quire.engine.clients import ONLY_CLIENT, EventGatherer, OnEvents
 from quire.engine.messages import AbortRequests, AddRequest, Command, EngineReady, StepOutputs
 from quire.engine.stats import EngineStats
 from quire.server.connection import PushProtocol
+from quire.server.http_limits import ConnectionRules, LimitedProtocol
 
 
 class _Transport(asyncio.Transport):
@@ -25,7 +27,8 @@ class _Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[bytes] = []
-        self.is_closed = False
+        self.is_closed = self.is_aborted = False
+        self.num_unsent = 0
 
     def write(self, data: Any) -> None:
         assert not self.is_closed, "a write to a connection that is closed"
@@ -37,6 +40,12 @@ class _Transport(asyncio.Transport):
     def close(self) -> None:
         self.is_closed = True
 
+    def abort(self) -> None:
+        self.is_closed = self.is_aborted = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.num_unsent
+
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
 
@@ -47,14 +56,22 @@ class _Transport(asyncio.Transport):
         """There is nothing to read."""
 
 
+@lru_cache(maxsize=1)
+def _load_config(app: Starlette) -> Config:
+    config = Config(app, http=PushProtocol, ws="none", lifespan="off", log_config=None)
+    config.load()
+    return config
+
+
 class RawConnection:
     """One client. It reads everything at once unless told to `pause`."""
 
-    def __init__(self, app: Starlette) -> None:
-        config = Config(app, http=PushProtocol, ws="none", lifespan="off", log_config=None)
-        config.load()
-        self.state = ServerState()
-        self.protocol = PushProtocol(config=config, server_state=self.state, app_state={})
+    def __init__(self, app: Starlette, rules: ConnectionRules | None = None, state: ServerState | None = None) -> None:
+        """`rules` are what `quire serve` adds; `state` is shared with other connections."""
+        kind: Any = PushProtocol if rules is None else partial(LimitedProtocol, rules=rules)
+        config = _load_config(app)
+        self.state = state or ServerState()
+        self.protocol = kind(config=config, server_state=self.state, app_state={})
         self.protocol.access_log = False
         self.transport = _Transport()
         self.protocol.connection_made(self.transport)
@@ -79,6 +96,10 @@ class RawConnection:
         """The client closes."""
         self.transport.is_closed = True
         self.protocol.connection_lost(None)
+
+    def status(self) -> int | None:
+        """Of the first response; None: there is none yet."""
+        return int(self.transport.writes[0][9:12]) if self.transport.writes else None
 
     def responses(self) -> list[Response]:
         """What was written, parsed; the last may be incomplete."""
@@ -151,12 +172,16 @@ class ScriptedClient:
         """See `CoreClient.close`."""
 
     def step(
-        self, token_ids: Iterable[int], finish_reason: Any = None, request_ids: Iterable[str] | None = None
+        self,
+        token_ids: Iterable[int],
+        finish_reason: Any = None,
+        request_ids: Iterable[str] | None = None,
+        error: str | None = None,
     ) -> None:
-        """The same tokens for these requests, or for all that live."""
+        """The same tokens for these requests, or for all that live; `error` goes with the finish reason `error`."""
         live = [request_id for request_id in self.added if request_id not in self.aborted]
         ids = live if request_ids is None else list(request_ids)
-        updates = [RequestUpdate(request_id, list(token_ids), finish_reason) for request_id in ids]
+        updates = [RequestUpdate(request_id, list(token_ids), finish_reason, error=error) for request_id in ids]
         self._events.put(StepOutputs(updates, EngineStats()))
         if finish_reason is not None:
             self.added = [request_id for request_id in self.added if request_id not in ids]

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from quire.errors import BusyError, ConfigError, QueueFullError
+from quire.server import tls
 from quire.server.app import build_app
 from quire.server.args import ServerArgs
 from quire.server.context import ServerContext
 from quire.server.grpc import check_grpc, serving_grpc
+from tests.server.certificates import Identity, make_identity
 from tests.server.mock_engine import MAX_MODEL_LEN, MockEngine
 
 grpc = pytest.importorskip("grpc", reason="the extra `grpc` is not installed")
@@ -217,6 +219,60 @@ async def test_api_keys(served: Served) -> None:
     await served.stub.Health(served.pb.HealthRequest())
     for metadata in ([("authorization", "Bearer one")], [("x-api-key", "one")]):
         assert (await served.stub.Generate(served.request(), metadata=metadata)).sequences[0].text == "abab"
+
+
+@pytest.mark.parametrize("server_args", [{"api_key": "one"}])
+async def test_no_call_answers_without_a_key_but_health(served: Served) -> None:
+    """All that the server knows, found as a client would: in the descriptions that it was made from."""
+    methods = [(method.name, method.input_type) for method in served.pb.DESCRIPTOR.services_by_name["Inference"].methods]
+    assert len(methods) >= 4
+    for name, message in methods:
+        answer = getattr(served.stub, name)(getattr(served.pb, message.name)())
+        call = answer if hasattr(answer, "__await__") else answer.read()
+        if name == "Health":
+            await call
+        else:
+            await fails(call, grpc.StatusCode.UNAUTHENTICATED)
+    health = health_pb2_grpc.HealthStub(served.channel)
+    assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("must_bring", [False, True])
+async def test_certificates_may_be_replaced(
+    generated: tuple[Any, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    must_bring: bool,
+) -> None:
+    monkeypatch.setattr(tls, "LOOK_EVERY_S", 0.0)
+    old, new = make_identity(), make_identity()
+    roots = tmp_path / "clients.pem"
+    old.authority.cert_pem.write_to_path(roots)
+    client = old.authority.issue_cert("client@example.org")
+    brought = (client.private_key_pem.bytes(), client.cert_chain_pems[0].bytes())
+    options = old.write(tmp_path) | ({"ssl_ca_certs": str(roots), "ssl_cert_reqs": 2} if must_bring else {})
+    context = build_app(MockEngine(), ServerArgs(grpc_port=0, **options)).state.context
+
+    async def works(port: int, identity: Identity, *, brings: bool) -> bool:
+        trusted = identity.authority.cert_pem.bytes()
+        credentials = grpc.ssl_channel_credentials(trusted, *(brought if brings else (None, None)))
+        async with grpc.aio.secure_channel(f"localhost:{port}", credentials) as channel:
+            try:
+                await generated[1].InferenceStub(channel).Health(generated[0].HealthRequest(), timeout=10)
+            except grpc.aio.AioRpcError as error:
+                assert error.code() == grpc.StatusCode.UNAVAILABLE
+                return False
+        return True
+
+    async with serving_grpc(context):
+        port = int(capsys.readouterr().out.strip().rsplit(":", 1)[1])
+        assert await works(port, old, brings=True)
+        assert await works(port, old, brings=False) is not must_bring
+        assert not await works(port, new, brings=True)
+        new.write(tmp_path)
+        assert await works(port, new, brings=True)
+        assert not await works(port, old, brings=True)
 
 
 @pytest.mark.parametrize("engine", [MockEngine(step_s=0.02)])

@@ -18,10 +18,11 @@ from tests.server.sse_client import parse_events
 class Call:
     """One POST to an application whose client can hang up at any moment."""
 
-    def __init__(self, app: Starlette, path: str, body: dict[str, Any]) -> None:
+    def __init__(self, app: Starlette, path: str, body: dict[str, Any], *, is_whole: bool = True) -> None:
+        """Without `is_whole` the end of the body never comes."""
         self.sent: list[dict[str, Any]] = []
         self.hang_up = asyncio.Event()
-        self._messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+        self._messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": not is_whole}]
         scope = {
             "type": "http",
             "method": "POST",
@@ -113,6 +114,31 @@ async def test_draining_lets_running_requests_finish(app: Starlette) -> None:
     await call.task
     assert call.status == 200
     await asyncio.wait_for(drain, 1)
+
+
+async def test_a_request_that_is_still_arriving_was_not_accepted(app: Starlette, engine: MockEngine) -> None:
+    body = {"prompt": "ab", "max_tokens": 10}
+    arrived, arriving = Call(app, "/v1/completions", body), Call(app, "/v1/completions", body, is_whole=False)
+    lifecycle = context_of(app).lifecycle
+    await wait_until(lambda: lifecycle.num_running == 2 and engine.running)
+    drain = asyncio.create_task(lifecycle.drain(5))
+    await asyncio.wait_for(arriving.task, 1)
+    assert (arriving.status, json.loads(arriving.body)["error"]["code"]) == (503, "shutting_down")
+    assert (b"connection", b"close") in arriving.sent[0]["headers"]
+    assert not arrived.task.done()
+    await asyncio.wait_for(arrived.task, 1)
+    assert arrived.status == 200
+    await asyncio.wait_for(drain, 1)
+
+
+async def test_cancelling_while_a_request_arrives_is_no_refusal(app: Starlette) -> None:
+    call = Call(app, "/v1/completions", {"prompt": "ab"}, is_whole=False)
+    lifecycle = context_of(app).lifecycle
+    await wait_until(lambda: lifecycle._arriving)
+    call.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call.task
+    assert not call.sent and not lifecycle._arriving
 
 
 async def test_the_end_of_draining_ends_what_is_left(app: Starlette, engine: MockEngine) -> None:

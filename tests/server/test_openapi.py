@@ -26,9 +26,10 @@ def test_it_is_valid(document: dict[str, Any]) -> None:
     openapi_spec_validator.validate(document)
 
 
-def test_it_is_served_without_a_key(document: dict[str, Any]) -> None:
+def test_it_is_served_to_who_has_a_key(document: dict[str, Any]) -> None:
     app = build_app(MockEngine(), ServerArgs(api_key="secret"))
-    assert TestClient(app).get("/openapi.json").json() == document
+    assert TestClient(app).get("/openapi.json", headers={"x-api-key": "secret"}).json() == document
+    assert TestClient(app).get("/openapi.json").status_code == 401
 
 
 def test_every_route_is_in_it(document: dict[str, Any]) -> None:

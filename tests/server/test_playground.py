@@ -20,6 +20,7 @@ from quire.engine.engine_core import EngineCore
 from quire.errors import BusyError, EngineDeadError
 from quire.server.app import build_app
 from quire.server.args import ServerArgs
+from quire.server.auth import ApiKey, ApiKeys
 from quire.server.playground import feed, files
 from quire.server.playground.feed import Feed
 from tests.engine.fakes import FakeExecutor, greedy, make_config, write_byte_tokenizer
@@ -154,7 +155,7 @@ async def core(tmp_path: Path) -> EngineCore:
 async def watched(core: EngineCore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Feed]:
     monkeypatch.setattr(feed, "PERIOD_S", 0.01)
     engine = AsyncLLMEngine(core.config, ThreadClient(core.config, core))
-    yield Feed(Model(engine))  # type: ignore[arg-type]
+    yield Feed(Model(engine), ApiKeys())  # type: ignore[arg-type]
     await engine.shutdown()
 
 
@@ -239,3 +240,21 @@ async def test_a_dead_engine_ends_the_stream(watched: Feed) -> None:
         with pytest.raises(EngineDeadError, match="gone"):
             for _ in range(100):
                 await anext(frames)
+
+
+async def test_tenants_do_not_see_the_ids_of_others(watched: Feed) -> None:
+    """Requests go by numbers, by which their block tables can be chosen too."""
+    watched._keys = ApiKeys([ApiKey("one"), ApiKey("two")])
+    async with aclosing(watched.listen("request 1")) as frames:
+        await anext(frames)
+        task = asyncio.create_task(generate(watched, "patient-7", 60))
+        seen = b""
+        async for frame in frames:
+            seen += frame
+            told = parse(frame)
+            if told["table"] and told["table"]["blocks"]:
+                break
+        assert told["table"] == {"request": "request 1", "blocks": told["table"]["blocks"]}
+        assert len(told["table"]["blocks"]) == told["requests"][0][6] and told["requests"][0][1] == "request 1"
+        await task
+    assert b"patient-7" not in seen and b'[1,"request 1",6]' in seen

@@ -297,3 +297,19 @@ async def storeless() -> AsyncIterator[httpx.AsyncClient]:
 async def test_a_server_without_a_store(storeless: httpx.AsyncClient) -> None:
     body = await respond(storeless)
     assert "--max-stored-responses" in (await refusal(storeless, previous_response_id=body["id"]))["message"]
+
+
+async def test_tenants_find_their_own_responses_only() -> None:
+    app = build_app(MockEngine(), ServerArgs(api_key=["one", "two"]))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://server") as client:
+        headers = {"x-api-key": "one"}
+        body = {"input": "secret", "max_output_tokens": 2}
+        known = (await client.post("/v1/responses", json=body, headers=headers)).json()["id"]
+        for key, status in (("two", 404), ("one", 200)):
+            headers = {"x-api-key": key}
+            assert (await client.get(f"/v1/responses/{known}", headers=headers)).status_code == status
+            assert (await client.get(f"/v1/responses/{known}/input_items", headers=headers)).status_code == status
+            more = body | {"previous_response_id": known}
+            answer = await client.post("/v1/responses", json=more, headers=headers)
+            assert answer.status_code == (200 if status == 200 else 400)
+            assert (await client.delete(f"/v1/responses/{known}", headers=headers)).status_code == status

@@ -71,9 +71,9 @@ class Server:
 
     def _open(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         headers = {"Content-Type": "application/json"}
-        key = envs.API_KEY.read()
-        if key:
-            headers["Authorization"] = f"Bearer {key}"
+        keys = envs.API_KEY.read()
+        if keys:
+            headers["Authorization"] = f"Bearer {keys[0]}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:

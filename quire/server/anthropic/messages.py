@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any
 
 from starlette.requests import Request
@@ -20,7 +19,7 @@ from quire.server.errors import ErrorReport, encode_json
 from quire.server.generation import Generation, collect, stream
 from quire.server.merge import Batch
 from quire.server.models import ServedModel
-from quire.server.replies import given_request_id, json_response
+from quire.server.replies import json_response, request_id_of
 from quire.server.sampling import sampling_params
 
 
@@ -30,7 +29,7 @@ async def create_message(context: ServerContext, request: Request) -> Response:
     model = await context.lease(request, body.model)
     params = make_sampling_params(body, model)
     conversation = _checked_conversation(body)
-    identity = given_request_id(request) or uuid.uuid4().hex
+    identity = request_id_of(request)
     job = _Job(f"msg_{identity}", model)
     generation = Generation(model, [await conversation.render(model)], params, job.id)
     if body.stream:

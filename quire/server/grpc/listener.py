@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,12 +18,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from quire.errors import ConfigError, QuireError
 from quire.server.args import ServerArgs
-from quire.server.auth import api_keys, check_credentials
 from quire.server.context import ServerContext
 from quire.server.deadline import timeout_error
-from quire.server.errors import report_error
+from quire.server.errors import ErrorReport, report_error
 from quire.server.grpc import messages
 from quire.server.grpc.service import InferenceService
+from quire.server.tls import TlsFiles
 
 _CODES = {
     "unsupported_parameter": grpc.StatusCode.UNIMPLEMENTED,
@@ -36,6 +37,8 @@ _CODES_BY_STATUS = {
     500: grpc.StatusCode.INTERNAL,
 }
 _HEALTH_POLL_S = 1.0
+_LAST_WORDS_S = 1.0
+"""How long the results of calls that have ended may take to leave."""
 
 _Method = Callable[[Any, Any], Any]
 
@@ -45,7 +48,6 @@ class GrpcListener:
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context
-        self._keys = api_keys(context.args)
         options = [
             ("grpc.so_reuseport", 0),  # else two servers could share a port without a word
             ("grpc.max_receive_message_length", context.args.max_body_bytes),
@@ -70,8 +72,10 @@ class GrpcListener:
         return int(port)
 
     async def stop(self) -> None:
-        """Close the port and end what still runs; the HTTP server has waited for it before."""
-        await self._server.stop(None)
+        """Close the port and end what still runs; the HTTP server has waited for it before, so that only last words of calls
+        are left.
+        """
+        await self._server.stop(_LAST_WORDS_S)
 
     def _handlers(self, service: InferenceService) -> Any:
         unary = {
@@ -107,8 +111,8 @@ class GrpcListener:
                 async with self._admit():
                     return await method(request, tenant)
             except Exception as error:
-                failure = error
-            await _abort(rpc, failure)
+                report = report_error(error)
+            await _abort(rpc, report)
 
         return call
 
@@ -125,8 +129,8 @@ class GrpcListener:
                         await responses.aclose()
                     return
             except Exception as error:
-                failure = error
-            await _abort(rpc, failure)
+                report = report_error(error)
+            await _abort(rpc, report)
 
         return call
 
@@ -144,16 +148,15 @@ class GrpcListener:
                 raise timeout_error(limit_s) from None
 
     def _check_key(self, rpc: Any) -> str:
-        """The tenant of the key that a call brings; empty where the server asks for none."""
-        if not self._keys:
+        """The tenant of the key that a call brings. Raises WrongApiKeyError."""
+        if not self._context.keys:
             return ""
         given = {key: value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
-        return check_credentials(self._keys, given.get("authorization", ""), given.get("x-api-key", ""))
+        return self._context.keys.tenant(given.get("authorization", ""), given.get("x-api-key", ""))
 
 
-async def _abort(rpc: Any, error: Exception) -> None:
+async def _abort(rpc: Any, report: ErrorReport) -> None:
     """End a call with the status that tells the client what to do."""
-    report = report_error(error)
     code = _CODES.get(report.code or "") or _CODES_BY_STATUS.get(report.status, grpc.StatusCode.INVALID_ARGUMENT)
     after_s = report.retry_after_s
     metadata = () if after_s is None else (("retry-after", str(max(1, math.ceil(after_s)))),)
@@ -161,12 +164,27 @@ async def _abort(rpc: Any, error: Exception) -> None:
 
 
 def _tls(args: ServerArgs) -> Any:
-    """The HTTP server's certificate; None: no TLS."""
+    """The HTTP server's certificates, read again as there; None: no TLS. gRPC knows no certificates of clients that may be
+    left out, so `ssl_cert_reqs=1` asks for none here.
+    """
     if args.ssl_certfile is None:
         return None
-    certificate = Path(args.ssl_certfile).read_bytes()
+    files = TlsFiles(args)
+
+    def newest() -> Any:
+        """Called for every handshake; None: as before."""
+        return None if files.changed_context() is None else _read_certificates(args)
+
+    must_bring = args.ssl_cert_reqs == ssl.CERT_REQUIRED
+    return grpc.dynamic_ssl_server_credentials(_read_certificates(args), newest, must_bring)
+
+
+def _read_certificates(args: ServerArgs) -> Any:
+    """What the files hold, which `TlsFiles` has checked."""
+    certificate = Path(args.ssl_certfile or "").read_bytes()
     key = certificate if args.ssl_keyfile is None else Path(args.ssl_keyfile).read_bytes()
-    return grpc.ssl_server_credentials([(key, certificate)])
+    roots = None if args.ssl_ca_certs is None else Path(args.ssl_ca_certs).read_bytes()
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], roots)
 
 
 class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]

@@ -15,6 +15,7 @@ from quire.server.context import ServerContext
 from quire.server.generation import Generation
 from quire.server.grpc import messages
 from quire.server.grpc.convert import ResponseWriter, read_prompt, read_sampling
+from quire.server.lifecycle import Lifecycle
 from quire.server.merge import MergedOutputs
 from quire.server.models import ServedModel
 
@@ -31,7 +32,7 @@ class InferenceService:
             model = self._context.for_tenant(leased, tenant)
             generation = await self._prepare(request, model, RequestOutputKind.FINAL_ONLY)
             writer = _writer(request, model)
-            async with aclosing(_outputs(generation)) as outputs:
+            async with aclosing(_outputs(generation, self._context.lifecycle)) as outputs:
                 (response,) = [writer.write(output) async for output in outputs]
             return response
 
@@ -41,7 +42,7 @@ class InferenceService:
             model = self._context.for_tenant(leased, tenant)
             generation = await self._prepare(request, model, RequestOutputKind.DELTA)
             writer = _writer(request, model)
-            async with aclosing(_outputs(generation)) as outputs:
+            async with aclosing(_outputs(generation, self._context.lifecycle)) as outputs:
                 async for output in outputs:
                     yield writer.write(output)
 
@@ -74,13 +75,13 @@ class InferenceService:
         return messages.HealthResponse()
 
 
-async def _outputs(generation: Generation) -> AsyncGenerator[RequestOutput]:
+async def _outputs(generation: Generation, lifecycle: Lifecycle) -> AsyncGenerator[RequestOutput]:
     """What comes, at the reader's pace; ending this early aborts what still runs."""
     outputs = MergedOutputs()
     try:
         await generation.open(outputs)
         while outputs.num_open:
-            await outputs.news()
+            await lifecycle.wait_while_serving(outputs.news())
             for _, output in outputs.take():
                 yield output
     finally:

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quire.errors import UnknownModelError, describe, wrong_value
+from quire.server.auth import ApiKeys
 from quire.server.context import ServerContext
 from quire.server.errors import ErrorReport, encode_json, openai_error
 from quire.server.models import ServedModel
@@ -59,7 +60,7 @@ async def stream_stats(context: ServerContext, request: Request) -> Response:
     model = _watched_model(context, request.query_params.get("model"))
     if request.method == "HEAD":
         return Response(media_type=EVENT_STREAM)
-    feed = context.own(_Feeds, _Feeds).of(model)
+    feed = context.own(_Feeds, _Feeds).of(model, context.keys)
     response = StreamResponse(request, feed.listen(chosen), _break_stream, context.lifecycle)
     await response.start()
     return response
@@ -68,11 +69,11 @@ async def stream_stats(context: ServerContext, request: Request) -> Response:
 class _Feeds(dict[int, Feed]):
     """One feed for each engine that somebody watches."""
 
-    def of(self, model: ServedModel) -> Feed:
+    def of(self, model: ServedModel, keys: ApiKeys) -> Feed:
         """The feed of a model's engine."""
         for key in [key for key, feed in self.items() if not feed.has_listeners]:
             del self[key]
-        return self.setdefault(id(model.engine), Feed(model))
+        return self.setdefault(id(model.engine), Feed(model, keys))
 
 
 def _watched_model(context: ServerContext, name: str | None) -> ServedModel:

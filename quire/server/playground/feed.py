@@ -1,7 +1,8 @@
 """`Feed`: looks at an engine while anybody listens, and tells each listener what is new to it.
 
 One look serves all listeners. Looks are rare enough to cost the engine at most a hundredth of its time, and frames rare
-enough to keep below a rate of bytes; a slow listener misses looks, never steps that the feed still has.
+enough to keep below a rate of bytes; a slow listener misses looks, never steps that the feed still has. On a server of several
+tenants requests go by numbers, since their ids are often what the clients of others chose.
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any, TypeVar
 
-from quire.core.step_log import MAX_RECORDS, StepRecord
-from quire.engine.observation import Observation
+import msgspec
+
+from quire.core.step_log import MAX_RECORDS, Arrival, StepRecord
+from quire.engine.observation import Observation, RequestRow
 from quire.errors import BusyError
+from quire.server.auth import ApiKeys
 from quire.server.errors import encode_json
 from quire.server.models import ServedModel
+
+_Row = TypeVar("_Row", RequestRow, Arrival)
 
 PERIOD_S = 0.25
 """Shortest time between two looks."""
@@ -32,8 +38,9 @@ PAGE_BLOCKS = 256
 class Feed:
     """One engine's looks. Runs from the first `listen` until the last listener is gone."""
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: ServedModel, keys: ApiKeys) -> None:
         self._engine = model.engine
+        self._keys = keys
         self._config = model.config
         self._name = model.name
         self._listeners: set[_Listener] = set()
@@ -89,16 +96,28 @@ class Feed:
             self._tell()
 
     async def _look(self) -> float:
-        chosen = frozenset(listener.chosen for listener in self._listeners if listener.chosen is not None)
+        asked = frozenset(listener.chosen for listener in self._listeners if listener.chosen is not None)
+        chosen = self._ids_of(asked)
         after = self._steps[-1].sequence if self._steps else 0
         seen = await self._engine.observe(after, sorted(chosen))
         if self._latest is not None and seen.epoch != self._latest.epoch:
             self._steps.clear()  # another life of the engine: its records count from the start
             seen = await self._engine.observe(0, sorted(chosen))
         self._steps += seen.steps
-        self._latest, self._asked = seen, chosen
+        self._latest, self._asked = seen, asked
         self._tell()
         return seen.cost_s
+
+    @property
+    def _hides_ids(self) -> bool:
+        return self._keys.num_tenants > 1
+
+    def _ids_of(self, asked: frozenset[str]) -> frozenset[str]:
+        """The ids of the requests that listeners chose by what `_without_id` calls them."""
+        if not self._hides_ids:
+            return asked
+        rows = () if self._latest is None else self._latest.requests
+        return frozenset(row.request_id for row in rows if _number_name(row.number) in asked)
 
     def _tell(self) -> None:
         for listener in self._listeners:
@@ -117,8 +136,8 @@ class Feed:
             "limits": self._limits(),
             "stats": seen.stats,
             "memory": _describe_memory(seen) | {"pages": listener.changed_pages(seen.memory.words)},
-            "requests": seen.requests,
-            "steps": list(_shorten(steps)),
+            "requests": [self._without_id(row) for row in seen.requests],
+            "steps": list(_shorten(steps, self._without_id)),
             "num_missed": num_missed,
             "table": self._table(listener, seen),
         }
@@ -129,7 +148,13 @@ class Feed:
     def _table(self, listener: _Listener, seen: Observation) -> dict[str, Any] | None:
         if listener.chosen not in self._asked:
             return None
-        return {"request": listener.chosen, "blocks": seen.tables.get(listener.chosen)}
+        rows = (row for row in seen.requests if self._without_id(row).request_id == listener.chosen)
+        row = next(rows, None)
+        return {"request": listener.chosen, "blocks": None if row is None else seen.tables.get(row.request_id)}
+
+    def _without_id(self, row: _Row) -> _Row:
+        """The row with a name that tells nothing to other tenants."""
+        return msgspec.structs.replace(row, request_id=_number_name(row.number)) if self._hides_ids else row
 
     def _limits(self) -> dict[str, int]:
         scheduler = self._config.scheduler
@@ -184,7 +209,11 @@ def _describe_memory(seen: Observation) -> dict[str, Any]:
     }
 
 
-def _shorten(steps: list[StepRecord]) -> Iterator[list[Any]]:
+def _number_name(number: int) -> str:
+    return f"request {number}"
+
+
+def _shorten(steps: list[StepRecord], without_id: Callable[[Arrival], Arrival]) -> Iterator[list[Any]]:
     """Records as rows, with null for decodes that are those of the record before: most are."""
     before: list[int] | None = None
     for record in steps:
@@ -198,7 +227,7 @@ def _shorten(steps: list[StepRecord]) -> Iterator[list[Any]]:
             None if same else record.decodes,
             record.chunks,
             record.drafts,
-            record.arrived,
+            [without_id(arrival) for arrival in record.arrived],
             record.preempted,
             record.finished,
         ]

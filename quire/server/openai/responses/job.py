@@ -33,7 +33,7 @@ class ResponseJob:
     """What is asked, and what it becomes."""
 
     def __init__(
-        self, model: ServedModel, body: ResponsesRequest, store: ResponseStore, created_at: int
+        self, model: ServedModel, body: ResponsesRequest, store: ResponseStore, tenant: str, created_at: int
     ) -> None:
         _check(body)
         self.id = new_id("resp")
@@ -45,11 +45,12 @@ class ResponseJob:
         self.input_items = parse_input(body.input)
         self._variables = _template_variables(body)
         self._messages = to_messages(
-            store.conversation(body.previous_response_id) + self.input_items, body.instructions
+            store.conversation(body.previous_response_id, tenant) + self.input_items, body.instructions
         )
         self.params = self._make_params()
         self.usage = UsageCounter()
         self._store = store
+        self._tenant = tenant
 
     def _make_params(self) -> SamplingParams:
         body = self.body
@@ -105,7 +106,7 @@ class ResponseJob:
         status = "incomplete" if finish_reason == "length" else "completed"
         response = self.response(status, [self.message(status, [message_part(text, logprobs)])])
         if self.body.store is not False:
-            self._store.put(response, self.input_items)
+            self._store.put(response, self.input_items, self._tenant)
         return response
 
     def response(

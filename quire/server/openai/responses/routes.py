@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quire.errors import InvalidRequestError, NotSupportedError
+from quire.server.auth import tenant_of
 from quire.server.body import read_body
 from quire.server.context import ServerContext
 from quire.server.generation import collect, stream
@@ -51,7 +52,7 @@ async def list_input_items(context: ServerContext, request: Request) -> Response
 async def delete_response(context: ServerContext, request: Request) -> Response:
     """Forget a stored response."""
     response_id = request.path_params["id"]
-    _store(context).delete(response_id)
+    _store(context).delete(response_id, tenant_of(request))
     return json_response({"id": response_id, "object": "response.deleted", "deleted": True})
 
 
@@ -64,7 +65,7 @@ async def cancel_response(context: ServerContext, request: Request) -> Response:
 async def _read_job(context: ServerContext, request: Request) -> ResponseJob:
     body = await read_body(request, ResponsesRequest, context.args.max_body_bytes)
     model = await context.lease(request, body.model)
-    return ResponseJob(model, body, _store(context), context.now())
+    return ResponseJob(model, body, _store(context), tenant_of(request), context.now())
 
 
 def _store(context: ServerContext) -> ResponseStore:
@@ -72,4 +73,4 @@ def _store(context: ServerContext) -> ResponseStore:
 
 
 def _stored(context: ServerContext, request: Request) -> StoredResponse:
-    return _store(context).get(request.path_params["id"])
+    return _store(context).get(request.path_params["id"], tenant_of(request))

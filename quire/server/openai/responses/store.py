@@ -35,18 +35,19 @@ class StoredResponse:
 
 
 class ResponseStore:
-    """Bounded by number and by bytes; what was used longest ago goes first."""
+    """Bounded by number and by bytes; what was used longest ago goes first. A tenant finds its own responses only."""
 
     def __init__(self, max_responses: int, max_bytes: int = MAX_BYTES) -> None:
         self._max_responses = max_responses
         self._max_bytes = max_bytes
         self._num_bytes = 0
-        self._responses: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._responses: OrderedDict[tuple[str, str], StoredResponse] = OrderedDict()
+        """By tenant and id."""
 
     def __len__(self) -> int:
         return len(self._responses)
 
-    def put(self, response: dict[str, Any], input_items: list[Item]) -> None:
+    def put(self, response: dict[str, Any], input_items: list[Item], tenant: str = "") -> None:
         """Keep a finished response and the items that it answered."""
         stored = StoredResponse(
             response["id"],
@@ -54,35 +55,35 @@ class ResponseStore:
             msgspec.json.encode(input_items),
             response["previous_response_id"],
         )
-        self._responses[stored.id] = stored
+        self._responses[tenant, stored.id] = stored
         self._num_bytes += stored.num_bytes
         while len(self._responses) > self._max_responses or self._num_bytes > self._max_bytes:
             _, oldest = self._responses.popitem(last=False)
             self._num_bytes -= oldest.num_bytes
 
-    def get(self, response_id: str) -> StoredResponse:
+    def get(self, response_id: str, tenant: str = "") -> StoredResponse:
         """One response; raises NotFoundError."""
-        stored = self._responses.get(response_id)
+        stored = self._responses.get((tenant, response_id))
         if stored is None:
             raise NotFoundError(
                 f"There is no stored response {describe(response_id)}", parameter="response_id"
             )
         return stored
 
-    def delete(self, response_id: str) -> None:
+    def delete(self, response_id: str, tenant: str = "") -> None:
         """Forget one response; raises NotFoundError."""
-        self._num_bytes -= self.get(response_id).num_bytes
-        del self._responses[response_id]
+        self._num_bytes -= self.get(response_id, tenant).num_bytes
+        del self._responses[tenant, response_id]
 
-    def conversation(self, response_id: str | None) -> list[Item]:
+    def conversation(self, response_id: str | None, tenant: str = "") -> list[Item]:
         """Everything said up to and including a response. Raises InvalidRequestError where a part of it is gone."""
         chain: list[StoredResponse] = []
         while response_id is not None:
-            stored = self._responses.get(response_id)
+            stored = self._responses.get((tenant, response_id))
             if stored is None:
                 raise self._missing(response_id, is_ancestor=bool(chain))
             # Ancestors come last, so they outlive what needs them.
-            self._responses.move_to_end(response_id)
+            self._responses.move_to_end((tenant, response_id))
             chain.append(stored)
             response_id = stored.previous_id
         return [item for stored in reversed(chain) for item in stored.items()]
