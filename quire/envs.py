@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _fault(text: str) -> tuple[signal.Signals, list[int]]:
+    name, _, ids = text.partition(":")
+    if name not in signal.Signals.__members__ or not all(word.isdecimal() for word in ids.split(",")):
+        raise ValueError("must be SIGNAL:ID,ID,... such as SIGKILL:17,4")
+    return signal.Signals[name], [int(word) for word in ids.split(",")]
+
+
 LOG_LEVEL = EnvVar(
     "QUIRE_LOG_LEVEL", _log_level, "INFO", "Level of Quire's own log: DEBUG, INFO, WARNING, ERROR."
 )
@@ -105,8 +113,16 @@ API_KEY = EnvVar(
     "Keys that open the server, with commas, as --api-key; commands that talk to a server send the first.",
 )
 VLLM_API_KEY = EnvVar("VLLM_API_KEY", _list, None, "vLLM's name of QUIRE_API_KEY.")
+ADMIN_API_KEY = EnvVar("QUIRE_ADMIN_API_KEY", _list, None, "Keys of the routes below /admin, as --admin-api-key.")
 SIMULATED_STEP_S = EnvVar(
     "QUIRE_SIMULATED_STEP_S", _seconds, 0.0, "How long a step of the simulated executor takes, seconds."
+)
+TEST_FAULT = EnvVar(
+    "QUIRE_TEST_FAULT",
+    _fault,
+    None,
+    "For tests of recovery only: the engine process sends itself a signal whenever it begins to compute a prompt with these "
+    "token ids in a row (SIGKILL:17,4).",
 )
 HF_TOKEN = EnvVar("HF_TOKEN", str, None, "Hugging Face access token.")
 HF_HUB_TOKEN = EnvVar("HUGGING_FACE_HUB_TOKEN", str, None, "Older name of HF_TOKEN.")

@@ -100,7 +100,11 @@ class RequestFailedError(QuireError):
 
 
 class EngineDeadError(QuireError):
-    """The engine process is gone and the request cannot be served."""
+    """The engine process is gone for good and the request cannot be served."""
+
+
+class NotReadyError(QuireError):
+    """Requests are taken, but none is computed for the moment: the engine is being started again, or hangs."""
 
 
 class ServerCallError(QuireError):
@@ -109,6 +113,14 @@ class ServerCallError(QuireError):
 
 class WrongApiKeyError(QuireError):
     """The server asks for a key, and the HTTP request has none or another one."""
+
+
+class AdminDisabledError(QuireError):
+    """The HTTP request is for operators, and the server has no key by which it would know them."""
+
+
+class ConflictError(QuireError):
+    """What the server is doing right now does not allow what was asked; later it may."""
 
 
 class ForbiddenError(QuireError):

@@ -204,6 +204,14 @@ class EngineArgs:
     max_loras: int = option(1, "Most adapters in one step.", low=1, state=State.LATER)
     max_lora_rank: int = option(16, "Highest rank of an adapter.", low=1, state=State.LATER)
 
+    # Recovery
+    engine_step_timeout: float = option(
+        600.0,
+        "Seconds after which an engine process that makes no step is taken to hang: it is killed, another one is started, "
+        "and all requests go on; at least 2, or 0 for never.",
+        low=0,
+    )
+
     # Reports
     disable_log_stats: bool = option(False, "No line of statistics in the log while requests run.")
 

@@ -199,6 +199,14 @@ def _as_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+class _Extend(argparse.Action):
+    """Adds to what the flag has given so far, and replaces the default, whatever stands for it."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*(before if isinstance(before, list) else ()), *values])
+
+
 def add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
     """Add the flag of one field, in both spellings: `--max-model-len` and `--max_model_len`."""
     names, described = _type_names(field), option_of(field)
@@ -208,7 +216,7 @@ def add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> N
         group.add_argument(*spellings, action=argparse.BooleanOptionalAction, **rest)
         return
     if described.many:
-        rest |= {"nargs": "+", "action": "extend"}
+        rest |= {"nargs": "+", "action": _Extend}
     if "int" in names:
         rest["type"] = _flag_int
     elif "float" in names:

@@ -150,6 +150,8 @@ class EngineConfig:
     scheduler: SchedulerConfig = SchedulerConfig()
     parallel: ParallelConfig = ParallelConfig()
     disable_log_stats: bool = False
+    step_timeout_s: float = 600.0
+    """An engine process whose loop does not turn for so long is ended; 0: never."""
 
 
 @dataclass(frozen=True)

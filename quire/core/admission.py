@@ -30,7 +30,7 @@ def check_fork(request: Request, parent: Request) -> None:
     """Raise InvalidRequestError unless the fork may share its parent's prompt blocks."""
     is_same = (
         request.num_prompt_tokens == parent.num_prompt_tokens
-        and request.token_ids == parent.token_ids[: parent.num_prompt_tokens]
+        and request.prompt_token_ids == parent.prompt_token_ids
         and (request.cache_salt, request.extra_keys) == (parent.cache_salt, parent.extra_keys)
     )
     if not is_same:

@@ -98,10 +98,13 @@ class Request:
         extra_keys: tuple[tuple[str, str], ...] = (),
         fork_of: str | None = None,
         tenant: str = "",
+        output_token_ids: Sequence[int] = (),
+        num_prompt_logprobs: int = 0,
     ) -> None:
         """`arrival_time` is in seconds since the epoch; `extra_keys` are (tag, value) pairs that separate cached blocks.
 
-        `fork_of` names a request with the same prompt, added before, whose prompt blocks this one may share.
+        `fork_of` names a request with the same prompt, added before, whose prompt blocks this one may share. A request that
+        another engine began has `output_token_ids` already, and so many logprobs of its prompt reported.
         """
         self.request_id = request_id
         self.params = params
@@ -115,10 +118,10 @@ class Request:
         self.parent: Request | None = None
         """The request that `fork_of` names, from admission until this one runs."""
 
-        self.token_ids: list[int] = list(prompt_token_ids)
+        self.token_ids: list[int] = [*prompt_token_ids, *output_token_ids]
         """Prompt, then every output token."""
-        self.num_prompt_tokens = len(self.token_ids)
-        self.num_tokens = self.num_prompt_tokens
+        self.num_prompt_tokens = len(prompt_token_ids)
+        self.num_tokens = len(self.token_ids)
         self.draft_token_ids: list[int] = []
         """Proposed for the next step, not yet verified."""
         self.num_computed_tokens = 0
@@ -150,7 +153,7 @@ class Request:
 
         self.num_cached_tokens = 0
         """Prompt tokens that the first admission did not have to compute."""
-        self.num_prompt_logprobs = 0
+        self.num_prompt_logprobs = num_prompt_logprobs
         """Prompt positions whose logprobs were already reported (a preempted request computes them twice)."""
         self.num_preemptions = 0
         self.first_scheduled_time: float | None = None

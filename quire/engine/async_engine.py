@@ -7,7 +7,6 @@ Text work (tokenizing, detokenizing) happens here, on the event loop's side of t
 from __future__ import annotations
 
 import asyncio
-import itertools
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
@@ -21,14 +20,16 @@ from quire.core.request import RequestUpdate
 from quire.engine.admission import Admission
 from quire.engine.clients import CoreClient, ThreadClient
 from quire.engine.inputs import InputProcessor, PreparedRequest, Prompt
-from quire.engine.messages import AbortRequests, Call, EngineDied, Event, Reply, StepOutputs
+from quire.engine.messages import AbortRequests, EngineDown, EngineUp, Event, LifeEvent, Reply, StepOutputs
 from quire.engine.observation import Observation
 from quire.engine.output_stream import OnNews, OutputStream, RequestStream
 from quire.engine.outputs import OutputProcessor
+from quire.engine.pending_calls import PendingCalls
 from quire.engine.process_client import ProcessClient
-from quire.engine.stats import EngineStats, StatsLogger
+from quire.engine.replay import Replay
+from quire.engine.stats import EngineStats, StatsHistory, StatsLogger
 from quire.engine.text import load_text_side
-from quire.errors import EngineDeadError, NotSupportedError, RequestFailedError
+from quire.errors import EngineDeadError, NotReadyError, NotSupportedError, RequestFailedError
 from quire.log import get_logger
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
@@ -45,6 +46,8 @@ _CLOSE_TIMEOUT_S = 5.0
 class AsyncLLMEngine:
     """Serves requests concurrently. Use it from one event loop at a time; it
     attaches to the loop that first calls it.
+
+    Requests outlive the core's process: when another one takes over, all that have not finished are sent again.
     """
 
     def __init__(self, config: EngineConfig, client: CoreClient, tokenizer: Tokenizer | None = None) -> None:
@@ -57,11 +60,13 @@ class AsyncLLMEngine:
         self._outputs = OutputProcessor(self.tokenizer)
         self._admission = Admission(config.scheduler, client.place)
         self._streams: dict[str, RequestStream] = {}
-        self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._call_ids = itertools.count()
+        self._calls = PendingCalls(client.place.index, client.send)
+        self._replay = Replay()
+        self._is_down = False
+        """Whether the core has no process for the moment."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._death: EngineDeadError | None = None
-        self._stats = EngineStats(num_blocks=client.ready.num_blocks)
+        self._stats = StatsHistory(client.ready.num_blocks)
         self._stats_logger = StatsLogger(_log, enabled=not config.disable_log_stats)
 
     @classmethod
@@ -154,7 +159,7 @@ class AsyncLLMEngine:
                 "logits_processors are for LLM and LLMEngine only", parameter="logits_processors"
             )
         self._check_alive()
-        self._admission.check(request.tenant, self._outputs, self._stats)
+        self._admission.check(request.tenant, self._outputs, self._stats.latest)
         state = self._outputs.add(request)
         stream = self._streams[request.request_id] = RequestStream(state, on_news, self._abort)
         for child in request.children:
@@ -190,14 +195,14 @@ class AsyncLLMEngine:
         for event in events:
             if isinstance(event, StepOutputs):
                 updates += event.updates
-                self._stats = event.stats
-                self._stats_logger.observe(event.stats)
+                self._stats.observe(event.stats)
+                self._stats_logger.observe(self._stats.latest)
             elif isinstance(event, Reply):
-                self._handle_reply(event)
-            elif isinstance(event, EngineDied):
-                self._handle_updates(updates)
-                self._die(getattr(errors, event.error_type, EngineDeadError)(event.error))
-                return
+                self._calls.settle(event)
+            else:
+                self._handle_updates(updates)  # what a process has said counts, and comes before its end
+                updates = []
+                self._handle_life(event)
         self._handle_updates(updates)
 
     def _handle_updates(self, updates: list[RequestUpdate]) -> None:
@@ -213,14 +218,37 @@ class AsyncLLMEngine:
             if stream is not None:  # None: a reader that was told before closed it
                 stream.notify()
 
-    def _handle_reply(self, reply: Reply) -> None:
-        future = self._calls.pop(reply.call_id, None)
-        if future is None or future.done():
-            return
-        if reply.error is None:
-            future.set_result(reply.value)
+    # -- the life of the core --------------------------------------------------------------------------------
+
+    def _handle_life(self, event: LifeEvent) -> None:
+        if isinstance(event, EngineDown):
+            self._is_down = True
+            for request_id, error in self._replay.note_death(event, self._outputs.live()).items():
+                self._give_up(request_id, error)
+        elif isinstance(event, EngineUp):
+            self._go_on(event)
         else:
-            future.set_exception(RequestFailedError(reply.error))
+            self._die(getattr(errors, event.error_type, EngineDeadError)(event.error))
+
+    def _give_up(self, request_id: str, error: str) -> None:
+        _log.error("request %s: %s", request_id, error)
+        self._outputs.abort(request_id)
+        self._streams.pop(request_id).fail(RequestFailedError(error))
+
+    def _go_on(self, up: EngineUp) -> None:
+        """Another process has taken over: send it all that has not finished."""
+        self._is_down = False
+        commands = self._replay.commands(self._outputs.live())
+        self._stats.restart(up.stall_s, len(commands))
+        for command in commands:
+            self._client.send(command)
+        self._calls.repeat()
+        _log.info(
+            "the engine is back after %.2f s; it goes on with %d requests (%d sequences)",
+            up.stall_s,
+            len(self._streams),
+            len(commands),
+        )
 
     def _die(self, error: Exception) -> None:
         """Tell everybody who waits; nothing works from here on."""
@@ -230,10 +258,7 @@ class AsyncLLMEngine:
         for request_id, stream in streams.items():
             self._outputs.abort(request_id)
             stream.fail(EngineDeadError(str(self._death)))
-        for future in self._calls.values():
-            if not future.done():
-                future.set_exception(EngineDeadError(str(self._death)))
-        self._calls.clear()
+        self._calls.fail(lambda: EngineDeadError(str(self._death)))
 
     # -- the rest --------------------------------------------------------------------------------------------
 
@@ -242,13 +267,22 @@ class AsyncLLMEngine:
             raise EngineDeadError(str(self._death))
 
     async def health(self) -> None:
-        """Return if the engine can serve; raises EngineDeadError if it cannot."""
+        """Return if requests are taken, now or after a restart; raises EngineDeadError if never again."""
         self._attach()
         self._check_alive()
 
+    async def ready(self) -> None:
+        """Return if requests are being computed; raises NotReadyError when they wait, or EngineDeadError."""
+        await self.health()
+        if self._is_down:
+            raise NotReadyError("the engine is being started again")
+        stalled_s, limit_s = self._client.stalled_s, self.config.step_timeout_s
+        if 0 < limit_s <= stalled_s:
+            raise NotReadyError(f"the engine has made no step for {stalled_s:.1f} s")
+
     def stats(self) -> EngineStats:
         """The numbers after the latest step."""
-        return self._stats
+        return self._stats.latest
 
     def get_tokenizer(self) -> Tokenizer | None:
         """The tokenizer, or None with skip_tokenizer_init."""
@@ -269,10 +303,7 @@ class AsyncLLMEngine:
     async def _call(self, method: str, *arguments: Any) -> Any:
         self._attach()
         self._check_alive()
-        call_id = next(self._call_ids)
-        future = self._calls[call_id] = asyncio.get_running_loop().create_future()
-        self._client.send(Call(call_id, method, self._client.place.index, list(arguments)))
-        return await future
+        return await self._calls.call(method, *arguments)
 
     async def shutdown(self, drain_timeout_s: float = 0.0) -> None:
         """Refuse new requests, wait up to `drain_timeout_s` for the running

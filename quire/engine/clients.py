@@ -55,6 +55,11 @@ class CoreClient(Protocol):
         """Send a command; never waits. Commands to a dead core vanish."""
         ...
 
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since the core's loop last turned; it turns every now and then also without work. 0: not known."""
+        ...
+
     def close(self, timeout_s: float) -> None:
         """Stop the core and release what it holds; by force after `timeout_s` seconds. Idempotent."""
         ...
@@ -151,6 +156,11 @@ class ThreadClient:
     def send(self, command: Command) -> None:
         """See `CoreClient.send`."""
         self._inbox.put(command)
+
+    @property
+    def stalled_s(self) -> float:
+        """See `CoreClient.stalled_s`."""
+        return 0.0
 
     def close(self, timeout_s: float) -> None:
         """See `CoreClient.close`. A thread cannot be forced: a step that never ends is left behind."""

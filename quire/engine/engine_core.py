@@ -13,9 +13,12 @@ from quire.batch import RequestResult, ScheduledBatch, StepResult
 from quire.config.types import EngineConfig
 from quire.core.request import Request, RequestUpdate
 from quire.core.scheduler import Scheduler
+from quire.engine.faults import Fault
 from quire.engine.messages import AddRequest, EngineReady
 from quire.engine.observation import Observation, Watch
+from quire.engine.quarantine import Quarantine
 from quire.engine.stats import EngineStats
+from quire.engine.step_board import StepBoard
 from quire.errors import EngineDeadError, QuireError
 from quire.executor import Executor, make_executor
 from quire.log import get_logger
@@ -29,16 +32,26 @@ MAX_FAILED_STEPS = 8
 class EngineCore:
     """Scheduler and workers of one model. Not thread-safe: one thread adds, aborts and steps."""
 
-    def __init__(self, config: EngineConfig, executor: Executor | None = None) -> None:
-        """Load the model, unless an executor is given. Raises ConfigError,
-        ModelLoadError or the executor's own.
+    def __init__(
+        self,
+        config: EngineConfig,
+        executor: Executor | None = None,
+        board: StepBoard | None = None,
+        fault: Fault | None = None,
+    ) -> None:
+        """Load the model, unless an executor is given; what it does is shown on `board`. `fault` is for tests of recovery.
+
+        Raises ConfigError, ModelLoadError or the executor's own.
         """
         self.config = config
         self.executor = make_executor(config) if executor is None else executor
         self.kv = self.executor.kv
         self.scheduler = Scheduler(config.scheduler, config.cache, self.kv)
         self._watch = Watch(self.scheduler)
+        self.board = StepBoard() if board is None else board
         self._refused: list[RequestUpdate] = []
+        self._quarantine = Quarantine()
+        self._fault = fault
         self._held_by_workers: set[str] = set()
         self._to_forget: list[str] = []
         """After a failed step: what the next one makes the workers forget."""
@@ -58,21 +71,30 @@ class EngineCore:
 
     def add(self, request: AddRequest) -> None:
         """Queue a sequence. One that the scheduler refuses fails alone: the next step reports it."""
+        if request.is_suspect:
+            self._quarantine.push(request)
+        else:
+            self._queue(request)
+
+    def _queue(self, request: AddRequest) -> None:
         try:
             self.scheduler.add(_core_request(request))
         except QuireError as error:
             self._refused.append(_failure(request.request_id, str(error)))
             return
-        self._stats.total_requests += 1
-        self._stats.total_prompt_tokens += len(request.prompt_token_ids)
+        if not request.is_replay:
+            self._stats.total_requests += 1
+            self._stats.total_prompt_tokens += len(request.prompt_token_ids)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """End sequences and free their blocks; unknown ids are ignored."""
-        self.scheduler.abort(list(request_ids))
+        request_ids = list(request_ids)
+        self._quarantine.discard(request_ids)
+        self.scheduler.abort(request_ids)
 
     def has_work(self) -> bool:
         """Whether a step would do something."""
-        return bool(self._refused) or self.scheduler.has_unfinished
+        return bool(self._refused) or self.scheduler.has_unfinished or len(self._quarantine) > 0
 
     # -- the step --------------------------------------------------------------------------------------------
 
@@ -81,25 +103,39 @@ class EngineCore:
         EngineDeadError when steps keep failing.
         """
         self._watch.end_if_over()
+        suspect = self._quarantine.take_next()
+        if suspect is not None:
+            self._queue(suspect)
         updates, self._refused = self._refused, []
         batch = self.scheduler.schedule()
         if batch.requests:
             updates += self._run(batch)
+        self._quarantine.observe(updates)
         self._count(updates)
         return updates
 
     def _run(self, batch: ScheduledBatch) -> list[RequestUpdate]:
         batch.removed_request_ids += self._to_forget
-        self._held_by_workers.difference_update(batch.removed_request_ids)
-        self._held_by_workers.update(request.request_id for request in batch.new_requests)
+        if batch.removed_request_ids or batch.new_requests:
+            self._change_held(batch)
         try:
+            if self._fault is not None:
+                self._fault.strike(batch)
             result = self.executor.execute(batch)
         except Exception as error:
             return self._fail_step(batch, error)
         self._to_forget = []
         self._num_failed_steps = 0
         self._stats.total_step_time_s += result.step_time_s
-        return self.scheduler.update(batch, result)
+        updates = self.scheduler.update(batch, result)
+        self.board.end_step()
+        return updates
+
+    def _change_held(self, batch: ScheduledBatch) -> None:
+        added = [request.request_id for request in batch.new_requests]
+        self._held_by_workers.difference_update(batch.removed_request_ids)
+        self._held_by_workers.update(added)
+        self.board.hold(batch.removed_request_ids, added)
 
     def _fail_step(self, batch: ScheduledBatch, error: Exception) -> list[RequestUpdate]:
         """Fail the requests of a step that was lost. Nobody knows how far it came, so what the workers hold is not
@@ -171,6 +207,8 @@ def _core_request(request: AddRequest) -> Request:
         cache_salt=request.cache_salt,
         fork_of=request.fork_of,
         tenant=request.tenant,
+        output_token_ids=request.output_token_ids,
+        num_prompt_logprobs=request.num_prompt_logprobs,
     )
 
 

@@ -27,7 +27,7 @@ class Inbox(Protocol):
     """Where commands come from."""
 
     def receive(self, *, wait: bool) -> Iterable[Command]:
-        """The commands that have arrived; with `wait`, at least one (or none when interrupted)."""
+        """The commands that have arrived. With `wait` at least one, or none now and then, so that the loop shows its life."""
         ...
 
 
@@ -46,6 +46,7 @@ class EngineLoop:
     def run(self) -> None:
         """Work until `Stop`. Errors of the engine itself come out of here; the caller reports them."""
         while self._is_running:
+            self._core.board.turn()
             commands = list(self._inbox.receive(wait=not self._core.has_work()))
             for command in commands:
                 self._obey(command)

@@ -33,6 +33,14 @@ class AddRequest(msgspec.Struct, tag="add", array_like=True):
     """The first sequence of the same request, whose prompt blocks this one shares."""
     client: int = 0
     """Which of the engine's clients asks, and gets the updates."""
+    output_token_ids: list[int] = []
+    """Tokens that an earlier process of the engine gave: the sequence goes on behind them."""
+    num_prompt_logprobs: int = 0
+    """Prompt positions whose logprobs that process reported."""
+    is_replay: bool = False
+    """Sent again after the death of a process: admitted already, and not counted twice."""
+    is_suspect: bool = False
+    """May have killed that process: computed while no other suspect is (`quarantine.py`)."""
     tenant: str = ""
     """For whom it is computed: what the policy `fair` shares the engine between."""
 
@@ -72,7 +80,7 @@ CALLABLE = frozenset({"reset_prefix_cache", "ping", "observe"})
 
 
 class EngineReady(msgspec.Struct, tag="ready", array_like=True):
-    """The model is loaded. Sent once, first."""
+    """The model is loaded: the first word of an engine's process."""
 
     max_model_len: int
     """What the model and the KV cache both allow, tokens."""
@@ -95,11 +103,40 @@ class Reply(msgspec.Struct, tag="reply", array_like=True):
     error: str | None = None
 
 
+class EngineDown(msgspec.Struct, tag="down", array_like=True):
+    """A process of the engine has ended. Another one is being started, and `EngineUp` or `EngineDied` follows."""
+
+    reason: str
+    """How it ended: a sentence."""
+    is_own_fault: bool
+    """Whether it broke by itself; if not, somebody may have killed it."""
+    held: list[int]
+    """Keys (`step_board.sequence_key`) of the sequences that it was computing."""
+
+
+class EngineUp(msgspec.Struct, tag="up", array_like=True):
+    """A process of the engine is ready. It knows no request: whoever has some sends them now."""
+
+    epoch: int
+    """Counts the processes of one engine."""
+    ready: EngineReady
+    stall_s: float = 0.0
+    """Seconds since the process before it ended."""
+
+
 class EngineDied(msgspec.Struct, tag="died", array_like=True):
-    """The engine cannot go on. `error_type` is the name of a class of `quire.errors`."""
+    """The engine cannot go on, for good. `error_type` is the name of a class of `quire.errors`.
+
+    Also the last word of a process that an exception ends.
+    """
 
     error: str
     error_type: str = "EngineDeadError"
 
 
-Event = EngineReady | StepOutputs | Reply | EngineDied
+Event = StepOutputs | Reply | EngineDown | EngineUp | EngineDied
+
+ProcessWord = EngineReady | EngineDied
+"""What the engine's process says to its parent: whether the model is loaded, and what ended it."""
+LifeEvent = EngineDown | EngineUp | EngineDied
+"""What becomes of the engine's processes, as their supervisor tells it."""

@@ -7,7 +7,7 @@ Text is decided here and nowhere else: a stop string ends a sequence here, and t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from quire.core.request import RequestUpdate
@@ -66,6 +66,11 @@ class SequenceOutput:
         """End the sequence from this side (abort), unless it has ended."""
         if self.finish_reason is None:
             self.finish_reason, self.has_news = reason, True
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The output so far; not to be changed."""
+        return self._token_ids
 
     def snapshot(self, delta: bool) -> CompletionOutput:
         """The sequence so far, or what is new since the last snapshot."""
@@ -145,6 +150,11 @@ class RequestState:
         return must_abort
 
     @property
+    def num_prompt_logprobs(self) -> int:
+        """Prompt positions whose logprobs have come."""
+        return 0 if self._prompt_logprobs is None else len(self._prompt_logprobs.positions)
+
+    @property
     def has_output(self) -> bool:
         """Whether there is something to show now."""
         return self.num_live == 0 or not self._waits_for_end
@@ -168,7 +178,8 @@ class RequestState:
             metrics.time_in_engine_s = now
 
     def _apply_prompt(self, update: RequestUpdate) -> None:
-        self._num_cached_tokens = update.num_cached_tokens
+        if self._num_cached_tokens is None:  # a sequence that is sent again finds its own tokens in the cache
+            self._num_cached_tokens = update.num_cached_tokens
         if self._prompt_logprobs is not None and update.prompt_logprobs:
             self._prompt_logprobs.extend(update.prompt_logprobs)
 
@@ -227,6 +238,10 @@ class OutputProcessor:
     def num_not_started(self, tenant: str) -> int:
         """Requests of a tenant that have no token yet. O(requests)."""
         return sum(state.request.tenant == tenant and not state.has_started for state in self._requests.values())
+
+    def live(self) -> Iterator[tuple[RequestState, int]]:
+        """(request, index) of every sequence that has not ended, in the order of adding."""
+        return iter(self._owners.values())
 
     @property
     def request_ids(self) -> list[str]:

@@ -1,208 +1,177 @@
-"""The core in its own process, seen from here: start it, talk to it, notice
-its death at once. Its own side: `remote.py`.
+"""Clients of a core in a process of its own, over all the processes that it has one after another.
+
+`ProcessClient` is the only client, and starts the engine; an `AttachedClient` is one of several, and hears from others what
+becomes of the engine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
-import signal
-import struct
-import subprocess
-import sys
-import tempfile
 import weakref
-from collections.abc import Callable
+from collections import deque
 from pathlib import Path
-from typing import Any, TypeVar
 
-import msgspec
-
-import quire
-from quire import envs, errors
 from quire.config.types import EngineConfig
-from quire.engine.clients import ClientPlace, OnEvents
-from quire.engine.core_sockets import COMMANDS, CoreSockets
-from quire.engine.messages import Command, EngineDied, EngineReady, Stop
-from quire.errors import ConfigError, EngineDeadError, QuireError
-
-_Message = TypeVar("_Message")
-
-_CONNECT_TIMEOUT_S = 30.0
-_MAX_SOCKET_PATH = 100
-"""Unix socket paths end at 107 bytes."""
-
-
-class ProcessClient:
-    """Starts `python -m quire.engine.remote` and waits until its model is loaded.
-
-    A pipe that only the child holds open tells of its death in the moment it dies; the child's standard input does the same for
-    ours. Other processes may talk to the same core (`num_clients`); each is an `AttachedClient` there.
-    """
-
-    def __init__(self, config: EngineConfig, num_clients: int = 1) -> None:
-        """Raises what stopped the child at start-up, or EngineDeadError if it died without a word."""
-        self.place = ClientPlace(0, num_clients)
-        self.folder = _private_folder()
-        self._process, self.alive_fd = _spawn(self.folder, config, num_clients)
-        self._kill = weakref.finalize(self, _clean_up, self._process, self.folder)
-        self._sockets = CoreSockets(self.folder, 0, self.alive_fd, lambda: how_it_ended(self._process))
-        self._is_closed = False
-        try:
-            self.ready = self._wait_ready()
-        except BaseException:
-            self.close(0.0)
-            raise
-
-    @property
-    def pid(self) -> int:
-        """Process id of the engine."""
-        return self._process.pid
-
-    def _wait_ready(self) -> EngineReady:
-        event = self._sockets.next_event()
-        if isinstance(event, EngineReady):
-            return event
-        if isinstance(event, EngineDied):
-            raise _as_error(event)
-        raise EngineDeadError(f"the engine process began with {type(event).__name__}")
-
-    def attach(self, loop: asyncio.AbstractEventLoop, on_events: OnEvents) -> None:
-        """See `CoreClient.attach`."""
-        self._sockets.attach(loop, on_events)
-
-    def detach(self) -> None:
-        """See `CoreClient.detach`."""
-        self._sockets.detach()
-
-    def watch(self, on_death: Callable[[str], None]) -> None:
-        """Instead of `attach`, for one who only wants to know how the engine ended: called in a thread, not after `close`."""
-        self._sockets.watch(on_death)
-
-    def send(self, command: Command) -> None:
-        """See `CoreClient.send`."""
-        self._sockets.send(command)
-
-    def close(self, timeout_s: float) -> None:
-        """See `CoreClient.close`."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        self._sockets.send(Stop())
-        self._sockets.expect_the_end()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout_s)
-        self._kill()
-        self._sockets.close()
+from quire.engine.clients import ONLY_CLIENT, ClientPlace, OnEvents
+from quire.engine.core_sockets import CoreSockets
+from quire.engine.engine_process import BOARD, folder_of
+from quire.engine.messages import Command, EngineUp, Event, LifeEvent, Stop
+from quire.engine.step_board import StepBoard
+from quire.engine.supervisor import EngineSupervisor, OnLifeEvent, Patience
 
 
 class AttachedClient:
-    """A client of a core that another process started, and ends."""
+    """A client of a core whose processes somebody else starts and ends. Used from one thread."""
 
-    def __init__(self, folder: Path, place: ClientPlace, ready: EngineReady, alive_fd: int) -> None:
-        """All but `place` is what the `ProcessClient` of that process has. Raises EngineDeadError."""
+    def __init__(self, folder: Path, place: ClientPlace, up: EngineUp) -> None:
+        """`folder` is the engine's, `up` the process that it has now."""
         self.place = place
-        self.ready = ready
-        self._sockets = CoreSockets(folder, place.index, alive_fd, lambda: "is gone")
-        self._sockets.wait_until_heard(_CONNECT_TIMEOUT_S)
-        self._is_closed = False
+        self.ready = up.ready
+        self._folder = folder
+        self._link: _Link | None = _Link(folder, up.epoch, place.index)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_events: OnEvents | None = None
 
     def attach(self, loop: asyncio.AbstractEventLoop, on_events: OnEvents) -> None:
         """See `CoreClient.attach`."""
-        self._sockets.attach(loop, on_events)
+        self._loop, self._on_events = loop, on_events
+        if self._link is not None:
+            self._link.sockets.attach(loop, on_events)
 
     def detach(self) -> None:
         """See `CoreClient.detach`."""
-        self._sockets.detach()
+        self._loop = self._on_events = None
+        if self._link is not None:
+            self._link.sockets.detach()
+
+    def hear(self, event: LifeEvent) -> None:
+        """What becomes of the engine. What a process has said before its end is delivered before the event."""
+        if isinstance(event, EngineUp) and self._link is not None and self._link.epoch == event.epoch:
+            return  # as known
+        last_words = self._leave()
+        if isinstance(event, EngineUp):
+            self._link = _Link(self._folder, event.epoch, self.place.index)
+            if self._loop is not None and self._on_events is not None:
+                self._link.sockets.attach(self._loop, self._on_events)
+        if self._on_events is not None:
+            self._on_events([*last_words, event])
+
+    def _leave(self) -> list[Event]:
+        """Let go of a process that has ended; what it has said last."""
+        link, self._link = self._link, None
+        if link is None:
+            return []
+        link.sockets.detach()
+        last_words = link.sockets.take_last_words()
+        link.close(is_core_dead=True)
+        return last_words
 
     def send(self, command: Command) -> None:
         """See `CoreClient.send`."""
-        self._sockets.send(command)
+        if self._link is not None:
+            self._link.sockets.send(command)
+
+    @property
+    def stalled_s(self) -> float:
+        """See `CoreClient.stalled_s`."""
+        return 0.0 if self._link is None else self._link.board.stalled_s
 
     def close(self, timeout_s: float) -> None:
         """Leave the core, which goes on."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._sockets.close()
+        link, self._link = self._link, None
+        if link is not None:
+            link.close(is_core_dead=False)
 
 
-def _private_folder() -> Path:
-    """A new folder that only this user can enter, for the sockets."""
-    parent = envs.IPC_DIR.read()
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="quire-", dir=parent))
-    except OSError as error:
-        where = f"{envs.IPC_DIR.name}={parent}" if parent else tempfile.gettempdir()
-        raise ConfigError(
-            f"cannot make a folder for sockets in {where}: {error.strerror}; set {envs.IPC_DIR.name} "
-            "to a folder that can be written"
-        ) from None
-    if len(str(folder / COMMANDS.format(999))) > _MAX_SOCKET_PATH:
-        folder.rmdir()
-        raise ConfigError(
-            f"the path {folder} is too long for a socket: set {envs.IPC_DIR.name} to a shorter folder"
-        )
-    return folder
+class _Link:
+    """All that leads to one process."""
+
+    def __init__(self, folder: Path, epoch: int, client: int) -> None:
+        own_folder = folder_of(folder, epoch)
+        self.epoch = epoch
+        self.sockets = CoreSockets(own_folder, client)
+        self.board = StepBoard(own_folder / BOARD)
+
+    def close(self, *, is_core_dead: bool) -> None:
+        self.sockets.close(is_core_dead=is_core_dead)
+        self.board.close()
 
 
-def _spawn(folder: Path, config: EngineConfig, num_clients: int) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the process; the file descriptor is a pipe that ends with it."""
-    read_fd, write_fd = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "quire.engine.remote", str(folder), str(write_fd), str(num_clients)],
-        stdin=subprocess.PIPE,
-        pass_fds=[write_fd],
-        env=child_environment(),
-    )
-    os.close(write_fd)
-    give(process, config)
-    return process, read_fd
+class ProcessClient:
+    """Starts the engine and is its only client."""
+
+    def __init__(self, config: EngineConfig, patience: Patience | None = None) -> None:
+        """Raises what stopped the process at start-up, or EngineDeadError if it died without a word."""
+        self.place = ONLY_CLIENT
+        self._supervisor = EngineSupervisor(config, patience=patience)
+        self._end = weakref.finalize(self, self._supervisor.close, 0.0)
+        self._news: deque[LifeEvent] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client = AttachedClient(self._supervisor.folder, self.place, self._supervisor.first)
+        self.ready = self._client.ready
+        self._supervisor.subscribe(_weakly(self))
+
+    @property
+    def pid(self) -> int:
+        """Process id of the engine now."""
+        return self._supervisor.pid
+
+    @property
+    def folder(self) -> Path:
+        """The engine's private folder."""
+        return self._supervisor.folder
+
+    def attach(self, loop: asyncio.AbstractEventLoop, on_events: OnEvents) -> None:
+        """See `CoreClient.attach`."""
+        self._loop = loop
+        self._client.attach(loop, on_events)
+        loop.call_soon(self._take_news)
+
+    def detach(self) -> None:
+        """See `CoreClient.detach`."""
+        self._loop = None
+        self._client.detach()
+
+    def hear(self, event: LifeEvent) -> None:
+        """What becomes of the engine; called in the supervisor's thread. It waits for a loop that takes it."""
+        self._news.append(event)
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                loop.call_soon_threadsafe(self._take_news)
+
+    def _take_news(self) -> None:
+        while self._news and self._loop is not None:
+            self._client.hear(self._news.popleft())
+
+    def send(self, command: Command) -> None:
+        """See `CoreClient.send`."""
+        self._client.send(command)
+
+    @property
+    def stalled_s(self) -> float:
+        """See `CoreClient.stalled_s`."""
+        return self._client.stalled_s
+
+    def close(self, timeout_s: float) -> None:
+        """See `CoreClient.close`."""
+        if not self._end.alive:
+            return
+        self._end.detach()
+        self._supervisor.expect_the_end()
+        self._client.send(Stop())
+        self._client.close(timeout_s)
+        self._supervisor.close(timeout_s)
 
 
-def child_environment() -> dict[str, str]:
-    """Ours, with the place where `quire` is importable from."""
-    paths = [str(Path(quire.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+def _weakly(client: ProcessClient) -> OnLifeEvent:
+    """`client.hear`, without keeping the client: one that nobody has any more ends its engine."""
+    reference = weakref.ref(client)
 
+    def hear(event: LifeEvent) -> None:
+        heard_by = reference()
+        if heard_by is not None:
+            heard_by.hear(event)
 
-def give(process: subprocess.Popen[bytes], message: Any) -> None:
-    """Write a message to a child's standard input, which `read_given` reads there."""
-    content = msgspec.msgpack.encode(message)
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it died already, and whoever waits for it will say so
-        process.stdin.write(struct.pack("<Q", len(content)) + content)
-        process.stdin.flush()
-
-
-def read_given(kind: type[_Message]) -> _Message:
-    """What the parent gave."""
-    (length,) = struct.unpack("<Q", sys.stdin.buffer.read(8))
-    return msgspec.msgpack.decode(sys.stdin.buffer.read(length), type=kind)
-
-
-def _clean_up(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """No process, no folder."""
-    if process.poll() is None:
-        process.kill()
-    process.wait()
-    if process.stdin is not None:
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.close()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def how_it_ended(process: subprocess.Popen[bytes]) -> str:
-    """For a message; waits for the end."""
-    code = process.wait()
-    if code < 0:
-        return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with status {code}"
-
-
-def _as_error(event: EngineDied) -> QuireError:
-    """The child's error as the same class of error here."""
-    kind = getattr(errors, event.error_type, EngineDeadError)
-    error: QuireError = kind(event.error)
-    return error
+    return hear

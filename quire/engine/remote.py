@@ -1,9 +1,9 @@
-"""The engine's own process: `python -m quire.engine.remote FOLDER FD NUM_CLIENTS`, started by `process_client.py` and by
+"""The engine's own process: `python -m quire.engine.remote FOLDER FD NUM_CLIENTS`, started by `engine_process.py` and by
 nobody else.
 
 Reads the resolved configuration from standard input, loads the model, then steps until it is told to stop or
-the parent is gone. Signals that a terminal or a service manager sends to the whole group are left to the
-parent.
+the parent is gone. FD is the pipe for its words to the parent. Signals that a terminal or a service manager sends to the whole
+group are left to the parent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -25,15 +24,22 @@ from quire import errors
 from quire.config.types import EngineConfig
 from quire.engine.core_sockets import COMMANDS, EVENTS
 from quire.engine.engine_core import EngineCore, root_cause
+from quire.engine.engine_process import BOARD
+from quire.engine.faults import Fault
+from quire.engine.frames import read_frame, write_frame
 from quire.engine.loop import EngineLoop
 from quire.engine.messages import Command, EngineDied, Event
-from quire.engine.process_client import read_given
+from quire.engine.step_board import StepBoard
 from quire.errors import QuireError
 from quire.log import get_logger, set_rank
 
 _log = get_logger(__name__)
 
 _LINGER_MS = 2000
+_RECONNECT_MS = 10
+"""A client may come to its socket later than the engine, and then waits for this."""
+_IDLE_TURN_MS = 500
+"""An idle loop turns this often, which shows that it lives."""
 
 
 class SocketInbox:
@@ -45,7 +51,9 @@ class SocketInbox:
 
     def receive(self, *, wait: bool) -> list[Command]:
         """See `Inbox.receive`."""
-        commands = [self._decode(self._socket.recv())] if wait else []
+        commands: list[Command] = []
+        if wait and not self._socket.poll(_IDLE_TURN_MS):
+            return commands
         while self._socket.poll(0):
             commands.append(self._decode(self._socket.recv()))
         return commands
@@ -53,14 +61,18 @@ class SocketInbox:
 
 def main() -> int:
     """Serve one engine; the exit status is 0 only after an orderly stop."""
-    folder, alive_fd, num_clients = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    os.set_inheritable(alive_fd, False)
+    folder, words_fd, num_clients = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    os.set_inheritable(words_fd, False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     set_rank("[engine]")
-    config = read_given(EngineConfig)
-    threading.Thread(target=_end_with_parent, args=(folder,), name="quire-parent", daemon=True).start()
-    return _serve(folder, config, num_clients)
+    config = read_frame(sys.stdin.fileno(), EngineConfig)
+    if config is None:
+        return 1  # the parent is gone
+    threading.Thread(target=_end_with_parent, args=(folder.parent,), name="quire-parent", daemon=True).start()
+    with contextlib.suppress(BrokenPipeError):
+        return _serve(folder, config, words_fd, num_clients)
+    return 1
 
 
 def _end_with_parent(folder: Path) -> None:
@@ -71,47 +83,36 @@ def _end_with_parent(folder: Path) -> None:
     os._exit(1)
 
 
-def _serve(folder: Path, config: EngineConfig, num_clients: int) -> int:
+def _serve(folder: Path, config: EngineConfig, words_fd: int, num_clients: int) -> int:
     with zmq.Context() as context, context.socket(zmq.PULL) as commands, contextlib.ExitStack() as stack:
         events = [stack.enter_context(context.socket(zmq.PUSH)) for _ in range(num_clients)]
         for socket in (commands, *events):
             socket.setsockopt(zmq.LINGER, _LINGER_MS)
+            socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
             socket.set_hwm(0)
+        commands.bind(f"ipc://{folder / COMMANDS}")
         for client, socket in enumerate(events):
-            commands.connect(f"ipc://{folder / COMMANDS.format(client)}")
             socket.connect(f"ipc://{folder / EVENTS.format(client)}")
         encode = msgspec.msgpack.Encoder().encode
 
         def emit(event: Event, client: int) -> None:
             events[client].send(encode(event))
 
-        def tell_all(event: Event) -> None:
-            for client in range(num_clients):
-                emit(event, client)
-
         try:
-            core = EngineCore(config)
-        except QuireError as error:  # what the user can mend: the parent says it, in one line
-            tell_all(_death(error))
-            return 1
-        except Exception as error:
-            return _die(error, tell_all)
-        try:
+            core = EngineCore(config, board=StepBoard(folder / BOARD), fault=Fault.from_environment())
             gc.collect()
             gc.freeze()  # the model and its modules live until the end: no collection need walk them in a step
-            emit(core.ready, 0)
+            write_frame(words_fd, core.ready)
             EngineLoop(core, SocketInbox(commands), emit, num_clients).run()
             core.shutdown()
+        except QuireError as error:  # what the user can mend: the parent says it, in one line
+            write_frame(words_fd, _death(error))
+            return 1
         except Exception as error:
-            return _die(error, tell_all)
+            _log.error("the engine stopped", exc_info=error)
+            write_frame(words_fd, _death(error))
+            return 1
     return 0
-
-
-def _die(error: Exception, tell_all: Callable[[Event], None]) -> int:
-    """Log the failure in full and tell the parent; returns the exit status."""
-    _log.error("the engine stopped", exc_info=error)
-    tell_all(_death(error))
-    return 1
 
 
 def _death(error: Exception) -> EngineDied:

@@ -41,6 +41,7 @@ _GROUP_SIZES = (32, 64, 128)
 
 _NUM_BATCHED_TOKENS = {"server": 2048, "offline": 4096}
 _NUM_SEQS = {"server": 128, "offline": 256}
+_MIN_STEP_TIMEOUT_S = 2.0
 
 
 def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
@@ -55,6 +56,7 @@ def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
         scheduler=_scheduler(args, max_model_len, "offline" if offline else "server"),
         parallel=_parallel(args),
         disable_log_stats=args.disable_log_stats,
+        step_timeout_s=_step_timeout(args),
     )
 
 
@@ -116,7 +118,7 @@ def _max_model_len(args: EngineArgs, hf: HFConfig) -> int:
 def _dtype(args: EngineArgs, hf: HFConfig, path: Path) -> str:
     """The dtype asked for, or with `auto` the checkpoint's. A CPU widens float16 to float32, not bfloat16."""
     name = hf.dtype if args.dtype == "auto" else _DTYPE_NAMES.get(args.dtype, args.dtype)
-    if _may_use_gpu(args.device):
+    if may_use_gpu(args.device):
         return name
     if name == "float16":
         _log.info("dtype float16: computed in float32 on this CPU, which holds every float16 exactly")
@@ -157,7 +159,7 @@ def _one_of(name: str, value: int, allowed: tuple[int, ...]) -> int:
     return value
 
 
-def _may_use_gpu(device: str) -> bool:
+def may_use_gpu(device: str) -> bool:
     """Whether the worker will compute on a GPU, as far as that can be known without loading torch."""
     return device == "cuda" or (
         device == "auto" and any(Path(name).exists() for name in ("/dev/nvidia0", "/dev/kfd"))
@@ -258,6 +260,15 @@ def _max_num_batched_tokens(args: EngineArgs, max_model_len: int, usage: str) ->
             f"without chunked prefill, got {given}"
         )
     return given or max(_NUM_BATCHED_TOKENS[usage], max_model_len)
+
+
+def _step_timeout(args: EngineArgs) -> float:
+    """An idle loop turns every half second, so less than a few of those would prove nothing."""
+    if 0 < args.engine_step_timeout < _MIN_STEP_TIMEOUT_S:
+        raise ConfigError(
+            f"engine_step_timeout must be 0 or at least {_MIN_STEP_TIMEOUT_S:g} seconds, got {args.engine_step_timeout:g}"
+        )
+    return args.engine_step_timeout
 
 
 def _parallel(args: EngineArgs) -> ParallelConfig:

@@ -33,6 +33,10 @@ class EngineStats(msgspec.Struct):
     total_steps: int = 0
     total_step_time_s: float = 0.0
     """Time that the workers spent in steps."""
+    total_restarts: int = 0
+    """Processes that were started for ones that died. Counted by the client, like the next."""
+    total_restart_stall_s: float = 0.0
+    """Time without a process."""
 
     @property
     def num_unfinished(self) -> int:
@@ -43,6 +47,35 @@ class EngineStats(msgspec.Struct):
     def prefix_hit_rate(self) -> float:
         """Share of looked-up prompt tokens that the prefix cache had."""
         return self.total_prefix_hit_tokens / max(1, self.total_prefix_query_tokens)
+
+
+_TOTALS = tuple(name for name in EngineStats.__struct_fields__ if name.startswith("total_"))
+
+
+class StatsHistory:
+    """The numbers of an engine over all its processes, each of which counts from 0."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.latest = EngineStats(num_blocks=num_blocks)
+        self._before: EngineStats | None = None
+        """What the processes before this one had counted, if there were any."""
+
+    def observe(self, stats: EngineStats) -> None:
+        """What the process says now."""
+        self.latest = stats if self._before is None else _add_totals(stats, self._before)
+
+    def restart(self, stall_s: float, num_live: int) -> None:
+        """Another process has taken over, `stall_s` seconds after the last one ended, and goes on with so many sequences."""
+        self.latest = self._before = msgspec.structs.replace(
+            self.latest,
+            num_running=min(num_live, self.latest.num_running),
+            total_restarts=self.latest.total_restarts + 1,
+            total_restart_stall_s=self.latest.total_restart_stall_s + stall_s,
+        )
+
+
+def _add_totals(stats: EngineStats, before: EngineStats) -> EngineStats:
+    return msgspec.structs.replace(stats, **{name: getattr(before, name) + getattr(stats, name) for name in _TOTALS})
 
 
 class StatsLogger:

@@ -15,6 +15,8 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quire.errors import QuireError, WrongApiKeyError
+from quire.server.admin import ADMIN
+from quire.server.admin_key import admin_keys, check_admin_key
 from quire.server.anthropic.api import ANTHROPIC
 from quire.server.args import ServerArgs
 from quire.server.auth import ApiKeys, api_keys, check_api_key
@@ -25,8 +27,9 @@ from quire.server.invocations import INVOCATIONS
 from quire.server.lifecycle import ClientGoneError
 from quire.server.llamacpp.api import LLAMACPP
 from quire.server.metrics import ServerMetrics
-from quire.server.models import Engine, Models, OneModel
+from quire.server.models import Engine, Models
 from quire.server.ollama.api import OLLAMA
+from quire.server.one_model import OneModel
 from quire.server.openai.api import OPENAI
 from quire.server.openapi import openapi_api
 from quire.server.playground.api import PLAYGROUND
@@ -36,7 +39,7 @@ from quire.server.status import STATUS
 from quire.server.tgi.api import TGI
 from quire.server.unknown_fields import unknown_fields_warning
 
-APIS: tuple[Api, ...] = (OPENAI, OLLAMA, INVOCATIONS, ANTHROPIC, LLAMACPP, TGI, PLAYGROUND, STATUS)
+APIS: tuple[Api, ...] = (OPENAI, OLLAMA, INVOCATIONS, ANTHROPIC, LLAMACPP, TGI, PLAYGROUND, STATUS, ADMIN)
 """In the order of precedence; no two of them have the same method and path."""
 
 NUM_NEAR_PATHS = 3
@@ -46,18 +49,19 @@ MAX_SHOWN_PATH = 100
 class Endpoint:
     """One route as an ASGI application: API key, admission, error mapping, headers that every response gets."""
 
-    def __init__(self, context: ServerContext, api: Api, route: Route) -> None:
+    def __init__(self, context: ServerContext, api: Api, route: Route, keys: ApiKeys) -> None:
         self._context = context
         self._handler = route.handler
         self._shape_error = api.shape_error
-        self._is_counted = route.method == "POST"
-        self._keys = ApiKeys() if route.is_open else context.keys
+        self._is_counted = route.method == "POST" and not route.needs_admin
+        self._check_key = check_admin_key if route.needs_admin else check_api_key
+        self._keys = ApiKeys() if route.is_open else keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; leases of models end when its response is sent."""
         request = Request(scope, receive)
         try:
-            check_api_key(self._keys, request)
+            self._check_key(self._keys, request)
             with self._context.lifecycle.admit(request) if self._is_counted else nullcontext():
                 async with AsyncExitStack() as request.state.leases:
                     response = await self._handler(self._context, request)
@@ -151,11 +155,11 @@ def _near_routes(path: str) -> str:
 
 
 def build_app(engine: Engine, args: ServerArgs | None = None, keys: ApiKeys | None = None) -> Starlette:
-    """The application over one engine, which is the caller's to shut down; `keys` instead of those of `args`."""
-    name = engine.config.model.served_model_names[0]
+    """The application over one engine, which is the caller's to shut down, and which no request can replace; `keys` instead
+    of those of `args`.
+    """
     metrics = ServerMetrics(engine.max_model_len)
-    of_model = metrics.of_model(name, engine.stats, engine.config.cache.block_size)
-    return build_app_over(OneModel(engine, of_model), metrics, args, keys)
+    return build_app_over(OneModel(engine, metrics), metrics, args, keys)
 
 
 def build_app_over(
@@ -164,8 +168,9 @@ def build_app_over(
     """The application over models; its `state.context` holds what the routes share."""
     args = args or ServerArgs()
     context = ServerContext(models, args, metrics, api_keys(args) if keys is None else keys)
+    admins = admin_keys(args)
     endpoints = {
-        (route.method, route.path): Endpoint(context, api, route)
+        (route.method, route.path): Endpoint(context, api, route, admins if route.needs_admin else context.keys)
         for api in (*APIS, openapi_api(APIS))
         for route in api.routes
     }

@@ -54,6 +54,11 @@ class ServerArgs:
     api_key_file: str | None = option(
         None, "File of such keys, KEY or NAME:KEY a line, that is read again when it changes."
     )
+    admin_api_key: str | list[str] | None = option(
+        None,
+        "Keys, one of which requests to /admin must bring; without one these routes are closed. Also QUIRE_ADMIN_API_KEY.",
+        many=True,
+    )
     ssl_keyfile: str | None = option(None, "File with the TLS key. The TLS files are read again when they change.")
     ssl_certfile: str | None = option(None, "File with the TLS certificate, and those between it and its root.")
     ssl_ca_certs: str | None = option(None, "File with the certificates that sign those of clients.")
@@ -107,7 +112,9 @@ class ServerArgs:
         None, "With --models-dir: how long an idle model stays loaded (300, 1h30m, -1: forever, 0); default: 5m."
     )
     models_wait: float = option(
-        300.0, "With --models-dir: longest that a request waits for room in memory, seconds; then 503.", low=0
+        300.0,
+        "Longest that a request waits for its model, for room in memory or for a reload in mode drain, seconds; then 503.",
+        low=0,
     )
 
     # Limits of Text Generation Inference's API, with its defaults

@@ -131,15 +131,21 @@ def api_keys(args: ServerArgs) -> ApiKeys:
 
     Raises ConfigError for one that no header can carry, and for a file that cannot be used.
     """
-    given = [args.api_key] if isinstance(args.api_key, str) else args.api_key
+    given = args.api_key
     source = "api_key"
     if given is None and args.api_key_file is None:
         variable = next((one for one in (envs.API_KEY, envs.VLLM_API_KEY) if one.read()), envs.API_KEY)
         given, source = variable.read(), variable.name
-    for key in given or ():
+    return ApiKeys(as_keys(given, source), args.api_key_file)
+
+
+def as_keys(given: str | list[str] | None, source: str) -> list[ApiKey]:
+    """The keys of an option or a variable, whose name is `source`; raises ConfigError for one that no header can carry."""
+    keys = [given] if isinstance(given, str) else given or []
+    for key in keys:
         if not _KEY.fullmatch(key):
             raise ConfigError(f"{source} must be {_KEY_RULE}, got one of {len(key)} characters that is not")
-    return ApiKeys([ApiKey(key) for key in given or ()], args.api_key_file)
+    return [ApiKey(key) for key in keys]
 
 
 def check_api_key(keys: ApiKeys, request: HTTPConnection) -> None:

@@ -17,8 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from quire.errors import (
+    AdminDisabledError,
     BodyTooLargeError,
     BusyError,
+    ConflictError,
     EngineDeadError,
     ForbiddenError,
     HeadTooLargeError,
@@ -27,6 +29,7 @@ from quire.errors import (
     MalformedBodyError,
     ModelLoadError,
     NotFoundError,
+    NotReadyError,
     NotSupportedError,
     PromptTooLongError,
     QueueFullError,
@@ -74,6 +77,8 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (MalformedBodyError, 400, "invalid_request_error", "malformed_body"),
     (InvalidRequestError, 400, "invalid_request_error", None),
     (WrongApiKeyError, 401, "invalid_request_error", "invalid_api_key"),
+    (AdminDisabledError, 403, "invalid_request_error", "admin_disabled"),
+    (ConflictError, 409, "invalid_request_error", "conflict"),
     (ForbiddenError, 403, "invalid_request_error", "forbidden"),
     (HeadTooLargeError, 431, "invalid_request_error", "head_too_large"),
     (SlowClientError, 408, "invalid_request_error", "request_timeout"),
@@ -83,6 +88,7 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (BusyError, 503, "server_overloaded", "busy"),
     (RequestTimeoutError, 504, "timeout_error", "deadline_exceeded"),
     (ShuttingDownError, 503, "service_unavailable", "shutting_down"),
+    (NotReadyError, 503, "service_unavailable", "not_ready"),
     (EngineDeadError, 503, "service_unavailable", "engine_dead"),
     (RequestFailedError, 500, "server_error", "request_failed"),
     (HubError, 502, "server_error", "hub_failed"),

@@ -1,7 +1,7 @@
 """One of several front ends: `python -m quire.server.front_end`, started by `front_ends.py` and by nobody else.
 
-Reads what it is to serve from standard input, and then orders of one letter there. It ends when the parent does. Signals that a
-terminal sends to the whole group are left to the parent.
+Reads from standard input what it is to serve, and then what becomes of the engine and when to stop. It ends when the parent does.
+Signals that a terminal sends to the whole group are left to the parent.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ import msgspec
 from quire.config.types import EngineConfig
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.engine.clients import ClientPlace
-from quire.engine.messages import EngineReady
-from quire.engine.process_client import AttachedClient, read_given
+from quire.engine.frames import FrameBuffer, read_frame
+from quire.engine.messages import EngineDied, EngineDown, EngineUp
+from quire.engine.process_client import AttachedClient
 from quire.log import set_rank
 from quire.server.app import build_app
 from quire.server.args import ServerArgs
@@ -29,8 +30,7 @@ from quire.server.http_server import SIGNALS, HttpServer, banner, run_loop, say
 from quire.server.listen import base_url
 from quire.server.logs import configure_http_log
 
-STOP = b"s"
-"""The order to drain; given again, to stop at once."""
+_READ_BYTES = 2**16
 
 
 class FrontEndOrder(msgspec.Struct):
@@ -39,30 +39,55 @@ class FrontEndOrder(msgspec.Struct):
     config: EngineConfig
     server_args: dict[str, Any]
     folder: str
-    """Where the sockets of the engine are."""
+    """The engine's, with its sockets."""
     index: int
     """Of the engine's clients; the parent is number 0."""
     num_clients: int
-    ready: EngineReady
-    alive_fd: int
-    """A pipe that ends with the engine."""
     listener_fd: int
+
+
+class StopOrder(msgspec.Struct, tag="stop"):
+    """Drain; given again: stop at once."""
+
+
+class EngineNews(msgspec.Struct, tag="engine"):
+    """What becomes of the engine."""
+
+    event: EngineUp | EngineDown | EngineDied
+
+
+ParentMessage = StopOrder | EngineNews
+"""What a front end hears after its order. The first `EngineUp` says what to attach to."""
 
 
 def main() -> None:
     """Serve until the parent says stop."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    order = read_given(FrontEndOrder)
+    order = read_frame(sys.stdin.fileno(), FrontEndOrder)
+    if order is None:
+        return  # the parent is gone
     set_rank(f"[front end {order.index}]")
-    run_loop(_serve(order))
+    up = _wait_for_engine()
+    if up is not None:
+        run_loop(_serve(order, up))
 
 
-async def _serve(order: FrontEndOrder) -> None:
+def _wait_for_engine() -> EngineUp | None:
+    """The engine's process; None when there will be none, or the front end is to stop before it began."""
+    while True:
+        message: StopOrder | EngineNews | None = read_frame(sys.stdin.fileno(), ParentMessage)
+        if not isinstance(message, EngineNews) or isinstance(message.event, EngineDied):
+            return None
+        if isinstance(message.event, EngineUp):
+            return message.event
+
+
+async def _serve(order: FrontEndOrder, up: EngineUp) -> None:
     args = ServerArgs(**order.server_args)
     configure_http_log(args.uvicorn_log_level)
     place = ClientPlace(order.index, order.num_clients)
-    client = AttachedClient(Path(order.folder), place, order.ready, order.alive_fd)
+    client = AttachedClient(Path(order.folder), place, up)
     is_silent = order.config.disable_log_stats or order.index > 1  # one of the front ends says how the engine does
     engine = AsyncLLMEngine(dataclasses.replace(order.config, disable_log_stats=is_silent), client)
     await engine.health()  # from here on it hears of the engine
@@ -70,19 +95,23 @@ async def _serve(order: FrontEndOrder) -> None:
     with socket.socket(fileno=order.listener_fd) as listener:
         text = banner(app.state.context, base_url(args, listener))
         server = HttpServer(app, args, lambda: say(text), takes_signals=False)
-        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _obey, server)
+        buffer: FrameBuffer[StopOrder | EngineNews] = FrameBuffer(ParentMessage)
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _obey, buffer, server, client)
         try:
             await server.serve(sockets=[listener])
         finally:
             await engine.shutdown()
 
 
-def _obey(server: HttpServer) -> None:
-    orders = os.read(sys.stdin.fileno(), 16)
-    if not orders:
+def _obey(buffer: FrameBuffer[StopOrder | EngineNews], server: HttpServer, client: AttachedClient) -> None:
+    data = os.read(sys.stdin.fileno(), _READ_BYTES)
+    if not data:
         os._exit(1)  # the parent is gone
-    for _ in orders:
-        server.stop()
+    for message in buffer.feed(data):
+        if isinstance(message, StopOrder):
+            server.stop()
+        else:
+            client.hear(message.event)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import logging
 
 from quire.log import get_logger
 
-_QUIET_PATHS = ("/health", "/ping", "/metrics", "/load", "/version")
+_QUIET_PATHS = ("/health", "/ping", "/ready", "/metrics", "/load", "/version")
 
 
 class _QuietPaths(logging.Filter):

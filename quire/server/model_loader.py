@@ -37,6 +37,22 @@ class EnginePlan:
     """Weights and KV cache. The process around them, some hundred MB, is not counted."""
 
 
+class EngineStarter:
+    """Starts engines in processes of their own, and keeps the tokenizers of the latest models."""
+
+    def __init__(self) -> None:
+        self._tokenizers = _Tokenizers()
+
+    async def start(self, args: EngineArgs) -> AsyncLLMEngine:
+        """Load a model, without blocking the event loop. Raises a QuireError."""
+        return await _run_on_thread(lambda: self._start(args))
+
+    def _start(self, args: EngineArgs) -> AsyncLLMEngine:
+        config = args.create_engine_config()
+        tokenizer = self._tokenizers.get(config)  # before the model: a missing one is said at once
+        return AsyncLLMEngine(config, ProcessClient(config), tokenizer)
+
+
 class EngineLoader:
     """Every model gets the same engine options, and a KV cache of its own size.
 
@@ -52,13 +68,12 @@ class EngineLoader:
         self._memory_bytes = memory_bytes
         self._num_parallel = num_parallel or NUM_FULL_REQUESTS
         self._max_model_len = args.max_model_len or context_length
-        self._tokenizers = _Tokenizers()
+        self._starter = EngineStarter()
 
     def plan(self, checkpoint: Checkpoint) -> EnginePlan:
         """See `ModelLoader.plan`."""
         folder = str(checkpoint.folder)
-        if read_facts(folder).num_parameters == 0 and self._args.load_format != "dummy":
-            raise ModelLoadError(f"{folder} holds no weights (*.safetensors or *.bin)")  # before others make room for it
+        check_weights(folder, self._args.load_format)  # before others make room for it
         limit = context_length(load_hf_config(folder, self._args.hf_overrides))
         args = replace(
             self._args,
@@ -67,29 +82,22 @@ class EngineLoader:
             max_model_len=min(limit, self._max_model_len or limit),
         )
         config = args.create_engine_config()
-        weights = _weight_bytes(config)
+        weights = weight_bytes(config)
         kv = self._kv_bytes(config)
         if config.cache.num_blocks_override is None:
             args = replace(args, kv_cache_memory_bytes=kv)
         return EnginePlan(args, weights + kv)
 
     def _kv_bytes(self, config: EngineConfig) -> int:
-        cache, length = config.cache, config.scheduler.max_model_len
-        if cache.num_blocks_override is not None:
-            return cache.num_blocks_override * kv_bytes(config, cache.block_size)
-        if cache.kv_cache_memory_bytes is not None:
-            return cache.kv_cache_memory_bytes
-        one = kv_bytes(config, length)
+        given = given_kv_bytes(config)
+        if given is not None:
+            return given
+        one = kv_bytes(config, config.scheduler.max_model_len)
         return max(one, min(one * self._num_parallel, int(self._memory_bytes * _MAX_KV_SHARE) // one * one))
 
     async def load(self, plan: EnginePlan) -> AsyncLLMEngine:
         """See `ModelLoader.load`."""
-        return await _run_on_thread(lambda: self._load(plan.args))
-
-    def _load(self, args: EngineArgs) -> AsyncLLMEngine:
-        config = args.create_engine_config()
-        tokenizer = self._tokenizers.get(config)  # before the model: a missing one is said at once
-        return AsyncLLMEngine(config, ProcessClient(config), tokenizer)
+        return await self._starter.start(plan.args)
 
 
 class _Tokenizers:
@@ -100,13 +108,14 @@ class _Tokenizers:
     _MAX = 8
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], Tokenizer | None] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str, float], Tokenizer | None] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, config: EngineConfig) -> Tokenizer | None:
         """The tokenizer of a model; built anew when its files have changed. Raises ConfigError."""
         path = config.model.tokenizer_path
-        key = path, read_facts(path).digest
+        facts = read_facts(path)
+        key = path, facts.digest, facts.modified_at
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)
@@ -119,6 +128,20 @@ class _Tokenizers:
         return tokenizer
 
 
+def check_weights(folder: str, load_format: str) -> None:
+    """Raises ModelLoadError for a folder without weights, unless none are wanted."""
+    if read_facts(folder).num_parameters == 0 and load_format != "dummy":
+        raise ModelLoadError(f"{folder} holds no weights (*.safetensors or *.bin)")
+
+
+def given_kv_bytes(config: EngineConfig) -> int | None:
+    """The size of the KV cache that the options state; None where they leave it open."""
+    cache = config.cache
+    if cache.num_blocks_override is not None:
+        return cache.num_blocks_override * kv_bytes(config, cache.block_size)
+    return cache.kv_cache_memory_bytes
+
+
 def kv_bytes(config: EngineConfig, num_tokens: int) -> int:
     """Bytes of the KV cache blocks that hold that many tokens; `runner/kv_cache.py` reserves them, with torch."""
     hf, cache = config.model.hf, config.cache
@@ -129,7 +152,7 @@ def kv_bytes(config: EngineConfig, num_tokens: int) -> int:
     return int(num_blocks * cache.block_size * 2 * hf.num_hidden_layers * hf.num_key_value_heads * per_vector)
 
 
-def _weight_bytes(config: EngineConfig) -> int:
+def weight_bytes(config: EngineConfig) -> int:
     """Memory of the weights as they will be kept."""
     model = config.model
     total = read_facts(model.path).num_parameters

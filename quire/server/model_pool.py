@@ -7,6 +7,7 @@ All state changes happen on the event loop between two awaits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,8 +15,10 @@ from contextlib import asynccontextmanager
 
 from quire.errors import (
     BusyError,
+    ConflictError,
     EngineDeadError,
     ModelLoadError,
+    NotSupportedError,
     QuireError,
     ShuttingDownError,
     UnknownModelError,
@@ -24,7 +27,7 @@ from quire.errors import (
 from quire.log import get_logger
 from quire.server.metrics import ServerMetrics
 from quire.server.model_slot import IN_MEMORY, TAKES_LEASES, Changes, ModelLoader, PoolLimits, Slot, State
-from quire.server.models import CLIENT_ALIASES, ModelCard, Residency, ServedModel
+from quire.server.models import CLIENT_ALIASES, ModelCard, ReloadOrder, Residency, ServedModel
 from quire.server.models_dir import Checkpoint, ModelsDir, plain_name
 
 _log = get_logger(__name__)
@@ -124,8 +127,48 @@ class ModelPool:
         while slot.num_leases == 0 and slot.state is State.UNLOADING:
             await self._changes.wait()
 
+    async def reload(self, order: ReloadOrder) -> ServedModel:
+        """See `Models.reload`. The model's files are read again: it is unloaded and loaded, and requests for it wait."""
+        if order.model is None or order.mode == "swap" or len(order.changes) > 1:
+            raise NotSupportedError(
+                "with --models-dir a reload reads the files of one model again: it takes model, mode 'drain' and timeout"
+            )
+        checkpoint = self._find(order.model)
+        await asyncio.to_thread(self._loader.plan, checkpoint)  # what is broken on the disk must not cost what is loaded
+        slot = self._slots.get(checkpoint.name)
+        if slot is not None:
+            await self._empty(slot, order.timeout_s)
+        async with self.lease(checkpoint.name) as model:
+            if slot is not None:
+                self.keep(checkpoint.name, slot.keep_alive_s)
+            return model
+
+    async def _empty(self, slot: Slot, timeout_s: float) -> None:
+        """Unload with the end of the last lease. Raises ConflictError, and leaves it loaded, where that takes too long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while slot.state is not State.GONE:
+                    if slot.state is State.READY:
+                        self._retire(slot)
+                    await self._changes.wait()
+        except TimeoutError:
+            raise ConflictError(
+                f"{slot.num_leases} requests to {slot.name!r} still ran after timeout={timeout_s:g} s, and it stays as it is"
+            ) from None
+        finally:
+            if slot.state is State.RETIRING:
+                slot.state = State.READY
+                self._changes.notify()
+
     async def health(self) -> None:
-        """See `Models.health`. A model that died is loaded again by the next request for it."""
+        """See `Models.health`. A model that died for good is loaded again by the next request for it."""
+
+    async def ready(self) -> None:
+        """See `Models.ready`."""
+        for slot in list(self._slots.values()):
+            if slot.state is State.READY and slot.engine is not None:
+                with contextlib.suppress(EngineDeadError):  # the next request loads it again
+                    await slot.engine.ready()
 
     # -- leases ----------------------------------------------------------------------------------------------
 
@@ -360,7 +403,7 @@ class ModelPool:
             await self.expire()
 
     async def close(self) -> None:
-        """Unload everything; loads that are under way are given up."""
+        """See `Models.close`. Loads that are under way are given up."""
         if self._ticker is not None:
             self._ticker.cancel()
         loads = [slot.loading for slot in self._slots.values() if slot.loading is not None]

@@ -13,14 +13,6 @@ from quire.server.models import Engine
 from quire.server.models_dir import Checkpoint
 
 
-class LoadedEngine(Engine, Protocol):
-    """An engine that the pool may end."""
-
-    async def shutdown(self) -> None:
-        """Stop and give the memory back."""
-        ...
-
-
 class LoadPlan(Protocol):
     """How a model would be loaded."""
 
@@ -37,7 +29,7 @@ class ModelLoader(Protocol):
         """Read the model's configuration; may block. Raises a QuireError for a model that cannot be loaded."""
         ...
 
-    async def load(self, plan: Any) -> LoadedEngine:
+    async def load(self, plan: Any) -> Engine:
         """Load what `plan` returned, without blocking the event loop. Raises a QuireError."""
         ...
 
@@ -83,7 +75,7 @@ class Slot:
     last_used: float = 0.0
     expires_at: float = math.inf
     """By the pool's clock; matters only while nobody holds a lease."""
-    engine: LoadedEngine | None = None
+    engine: Engine | None = None
     metrics: ModelMetrics | None = None
     loading: asyncio.Task[None] | None = None
 
@@ -94,7 +86,7 @@ class Slot:
 
 @dataclass(eq=False)
 class Changes:
-    """Wakes everybody who waits for a slot to change."""
+    """Wakes everybody who waits for something to change."""
 
     _event: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from quire.config import EngineConfig
 from quire.engine.observation import Observation
 from quire.engine.output_stream import OnNews, OutputStream
 from quire.errors import (
     InvalidRequestError,
-    NotSupportedError,
     PromptTooLongError,
     QuireError,
     UnknownModelError,
@@ -29,6 +28,11 @@ Prompt = str | list[int]
 
 CLIENT_ALIASES = ("tgi", "dummy")
 """Names that `text-generation` and `huggingface_hub` send for whatever the server has."""
+
+ReloadMode = Literal["swap", "drain"]
+"""`swap`: load beside the engine that serves, then let new requests go to the new one. `drain`: let new requests wait while
+the running ones finish, unload, load; for memory that does not hold both.
+"""
 
 _request_numbers = itertools.count()
 
@@ -64,8 +68,20 @@ class Engine(Protocol):
         """A look at blocks and steps; see `EngineCore.observe`."""
         ...
 
+    async def reset_prefix_cache(self) -> bool:
+        """Forget cached prompts; False, and nothing done, while a request holds blocks. Raises EngineDeadError."""
+        ...
+
     async def health(self) -> None:
         """Raises EngineDeadError when the engine cannot serve."""
+        ...
+
+    async def ready(self) -> None:
+        """Raises NotReadyError when requests wait for an engine that computes none, or what `health` raises."""
+        ...
+
+    async def shutdown(self) -> None:
+        """Stop and give the memory back."""
         ...
 
 
@@ -212,6 +228,28 @@ class Residency:
     """Seconds since the epoch when it is unloaded unless somebody uses it; None: never."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReloadOrder:
+    """What shall be served from now on. What is None stays as it is; without a model, its files are read again."""
+
+    model: str | None = None
+    """Folder or hub id; of a pool's models, the name of the one to load again."""
+    revision: str | None = None
+    quantization: str | None = None
+    """`none`: the weights as they are in the checkpoint."""
+    kv_cache_memory_bytes: int | str | None = None
+    mode: ReloadMode | None = None
+    """None: `swap` where it can be, which is with one model."""
+    timeout_s: float = 60.0
+    """Longest that `drain` waits for running requests before it gives up."""
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The engine's options that the order gives, by their names."""
+        names = ("model", "revision", "quantization", "kv_cache_memory_bytes")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
 class Models(Protocol):
     """The models that this server answers for."""
 
@@ -256,60 +294,25 @@ class Models(Protocol):
         """
         ...
 
+    async def reload(self, order: ReloadOrder) -> ServedModel:
+        """Load a model anew, or another one in its place, while requests run; returns when only the new one is left.
+
+        Raises InvalidRequestError or a subclass for an order that cannot be carried out, ConflictError for one that found
+        requests running for too long, ModelLoadError; the model that was served goes on being served then.
+        """
+        ...
+
     async def health(self) -> None:
         """Raises EngineDeadError when a model that should be served cannot."""
         ...
 
+    async def ready(self) -> None:
+        """Raises NotReadyError when requests for a loaded model would wait for its engine, or what `health` raises."""
+        ...
 
-class OneModel:
-    """One engine under one or several names, for as long as the server lives."""
-
-    def __init__(self, engine: Engine, metrics: ModelMetrics) -> None:
-        self._engine = engine
-        self._metrics = metrics
-
-    def names(self) -> Sequence[str]:
-        """See `Models.names`."""
-        return self._engine.config.model.served_model_names
-
-    def card(self, name: str) -> ModelCard:
-        """See `Models.card`."""
-        model = self._engine.config.model
-        return ModelCard(
-            resolve_name(name, self.names()), model.model, self._engine.max_model_len, model.path
-        )
-
-    @asynccontextmanager
-    async def lease(self, name: str | None) -> AsyncIterator[ServedModel]:
-        """See `Models.lease`."""
-        yield ServedModel(self._engine, resolve_name(name, self.names()), self._metrics)
-
-    def loaded(self) -> Sequence[ServedModel]:
-        """See `Models.loaded`."""
-        return [ServedModel(self._engine, self.names()[0], self._metrics)]
-
-    def is_loaded(self, name: str | None) -> bool:
-        """See `Models.is_loaded`."""
-        return True
-
-    def residency(self, name: str) -> Residency:
-        """See `Models.residency`."""
-        resolve_name(name, self.names())
-        return Residency(num_bytes=None, expires_at=None)
-
-    def keep(self, name: str, seconds: float) -> None:
-        """See `Models.keep`."""
-
-    async def unload(self, name: str) -> None:
-        """See `Models.unload`."""
-        shown = resolve_name(name, self.names())
-        raise NotSupportedError(
-            f"{describe(shown)} is the only model of this server and stays loaded (see --models-dir)", parameter="model"
-        )
-
-    async def health(self) -> None:
-        """See `Models.health`."""
-        await self._engine.health()
+    async def close(self) -> None:
+        """Unload everything; the server stops."""
+        ...
 
 
 def resolve_name(name: str | None, names: Sequence[str]) -> str:

@@ -22,7 +22,9 @@ from quire.server.replies import json_response
 _EXAMPLE_ERRORS = {
     400: ErrorReport(400, "invalid_request_error", "temperature must be ...", "temperature"),
     401: ErrorReport(401, "invalid_request_error", "This server asks for an API key", code="invalid_api_key"),
+    403: ErrorReport(403, "invalid_request_error", "The routes below /admin are closed", code="admin_disabled"),
     404: ErrorReport(404, "invalid_request_error", "The model ... does not exist", code="model_not_found"),
+    409: ErrorReport(409, "invalid_request_error", "The model is being reloaded", code="conflict"),
     413: ErrorReport(413, "invalid_request_error", "The request body ...", code="body_too_large"),
     429: ErrorReport(429, "rate_limit_error", "4 requests are waiting, ...", code="queue_full"),
     500: ErrorReport(500, "server_error", "...", code="request_failed"),
@@ -32,6 +34,7 @@ _EXAMPLE_ERRORS = {
 """What a route may answer instead of a result; its API decides about status and shape."""
 _FOR_ALL = (401, 500, 503)
 _WITH_BODY = (400, 404, 413, 429, 504)
+_FOR_ADMINS = (403, 409)
 
 
 def openapi_api(apis: Sequence[Api]) -> Api:
@@ -78,7 +81,7 @@ def _operation(api: Api, route: Route, schema_of: dict[Any, dict[str, Any]]) -> 
         "summary": _summary(route),
         "parameters": list(_parameters(route)),
         "responses": {"200": {"description": "The result.", "content": {"*/*": {}}}, **_errors(api, route)},
-        "security": [{}] if route.is_open else [{}, {"bearer": []}, {"x-api-key": []}],
+        "security": _security(route),
     }
     if route.method == "POST" or route.body is not None:
         schema = {"type": "object"} if route.body is None else schema_of[route.body]
@@ -87,6 +90,13 @@ def _operation(api: Api, route: Route, schema_of: dict[Any, dict[str, Any]]) -> 
             "content": {"application/json": {"schema": schema}},
         }
     return operation
+
+
+def _security(route: Route) -> list[dict[str, list[str]]]:
+    """Ways to be let in; an empty one where a server may ask for no key."""
+    if route.is_open:
+        return [{}]
+    return [*([] if route.needs_admin else [{}]), {"bearer": []}, {"x-api-key": []}]
 
 
 def _operation_id(api: Api, route: Route) -> str:
@@ -108,6 +118,8 @@ def _errors(api: Api, route: Route) -> dict[str, Any]:
     statuses = (*_FOR_ALL, *_WITH_BODY) if route.method == "POST" else _FOR_ALL
     if "{" in route.path:
         statuses = (*statuses, 404)
+    if route.needs_admin:
+        statuses = (*statuses, *_FOR_ADMINS)
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{_error_name(api)}"}}}
     return {
         str(_shape(api, status)[0]): {"description": _EXAMPLE_ERRORS[status].type, "content": content}

@@ -21,7 +21,7 @@ ErrorShape = Callable[[ErrorReport], tuple[int, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method of one path. POST routes are counted as running requests, and refused while the server drains."""
+    """One method of one path. POST routes for users are counted as running requests, and refused while the server drains."""
 
     method: str
     path: str
@@ -29,6 +29,8 @@ class Route:
     handler: Handler
     is_open: bool = False
     """Answers without an API key: for probes and the page's files, which say nothing about models, load or users."""
+    needs_admin: bool = False
+    """Answers only those who bring the admin key, an ordinary one is not enough; not counted as a running request."""
     body: Any = None
     """Type of the JSON body, for `/openapi.json`; None: none is read, or it has no one type."""
 

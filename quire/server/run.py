@@ -7,14 +7,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import socket
-from typing import Any
 
 from starlette.applications import Starlette
 
 from quire.config.engine_args import EngineArgs
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.errors import ConfigError
-from quire.server.app import build_app, build_app_over
+from quire.server.admin_key import admin_keys
+from quire.server.app import build_app_over
 from quire.server.args import ServerArgs
 from quire.server.auth import api_keys
 from quire.server.front_ends import run_front_ends
@@ -23,7 +23,10 @@ from quire.server.http_server import HttpServer, banner, run_loop, say
 from quire.server.listen import base_url, listen
 from quire.server.logs import configure_http_log
 from quire.server.many_models import make_pool
-from quire.server.model_pool import ModelPool
+from quire.server.metrics import ServerMetrics
+from quire.server.models import Engine, Models
+from quire.server.one_model import OneModel, Reloader
+from quire.server.reloader import EngineReloader
 from quire.server.tls import check_tls
 
 
@@ -35,6 +38,7 @@ def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
             "one process loads and unloads the models"
         )
     engine_args = with_policy(engine_args, server_args)
+    admin_keys(server_args)  # raises what is wrong with them
     check_tls(server_args)
     check_grpc(server_args)
     listeners = listen(server_args)
@@ -42,12 +46,14 @@ def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
         for listener in set(listeners):
             stack.enter_context(contextlib.closing(listener))
         if server_args.models_dir is not None:
-            run_loop(_serve_pool(make_pool(engine_args, server_args), server_args, listeners[0]))
+            pool = make_pool(engine_args, server_args)
+            run_loop(_serve_models(pool, pool.metrics, server_args, listeners[0]))
         elif len(listeners) > 1:
             run_front_ends(engine_args.create_engine_config(), server_args, listeners)
         else:
             engine = AsyncLLMEngine.from_engine_args(engine_args, own_process=True)
-            run_loop(serve(engine, server_args, listeners[0]))
+            reloader = EngineReloader(engine_args, engine.config)
+            run_loop(serve(engine, server_args, listeners[0], reloader))
 
 
 def with_policy(engine_args: EngineArgs, server_args: ServerArgs) -> EngineArgs:
@@ -61,20 +67,24 @@ def with_policy(engine_args: EngineArgs, server_args: ServerArgs) -> EngineArgs:
     return engine_args
 
 
-async def serve(engine: Any, args: ServerArgs, listener: socket.socket) -> None:
-    """Serve an engine that is loaded on a socket that is bound; shuts the engine down at the end."""
-    try:
-        await _serve_app(build_app(engine, args), args, listener)
-    finally:
-        await engine.shutdown()
+async def serve(
+    engine: Engine, args: ServerArgs, listener: socket.socket, reloader: Reloader | None = None
+) -> None:
+    """Serve an engine that is loaded on a socket that is bound, and those that `reloader` puts in its place; shuts them
+    down at the end.
+    """
+    metrics = ServerMetrics(engine.max_model_len)
+    await _serve_models(OneModel(engine, metrics, reloader, args.models_wait), metrics, args, listener)
 
 
-async def _serve_pool(pool: ModelPool, args: ServerArgs, listener: socket.socket) -> None:
-    """Serve the models of a pool; unloads them all at the end."""
+async def _serve_models(
+    models: Models, metrics: ServerMetrics, args: ServerArgs, listener: socket.socket
+) -> None:
+    """Serve models; unloads them all at the end."""
     try:
-        await _serve_app(build_app_over(pool, pool.metrics, args), args, listener)
+        await _serve_app(build_app_over(models, metrics, args), args, listener)
     finally:
-        await pool.close()
+        await models.close()
 
 
 async def _serve_app(app: Starlette, args: ServerArgs, listener: socket.socket) -> None:

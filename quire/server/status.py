@@ -1,4 +1,4 @@
-"""Routes for people and load balancers, and the text of `/`: `/health`, `/ping`, `/version`, `/load`, `/metrics`."""
+"""Routes for people and load balancers, and the text of `/`: `/health`, `/ping`, `/ready`, `/version`, `/load`, `/metrics`."""
 
 from __future__ import annotations
 
@@ -49,11 +49,23 @@ def curl_line(context: ServerContext, base: str) -> str:
 
 
 async def show_health(context: ServerContext, request: Request) -> Response:
-    """200 while requests are served; 503 when the engine is dead or the server is about to stop."""
+    """200 while requests are taken, also while the engine is started again; 503 when it is dead for good or the server is about
+    to stop.
+    """
     if context.lifecycle.is_draining:
         raise ShuttingDownError("The server is shutting down")
     await context.models.health()
     return json_response({"status": "ok"})
+
+
+async def show_ready(context: ServerContext, request: Request) -> Response:
+    """200 while requests are computed; 503 with the reason when the engine is being started again or hangs, and with
+    `/health`.
+    """
+    if context.lifecycle.is_draining:
+        raise ShuttingDownError("The server is shutting down")
+    await context.models.ready()
+    return json_response({"status": "ready"})
 
 
 async def show_version(context: ServerContext, request: Request) -> Response:
@@ -77,6 +89,7 @@ STATUS = Api(
         Route("GET", "/health", show_health, is_open=True),
         Route("GET", "/v1/health", show_health, is_open=True),
         Route("GET", "/ping", show_health, is_open=True),
+        Route("GET", "/ready", show_ready, is_open=True),
         Route("GET", "/version", show_version),
         Route("GET", "/load", show_load),
         Route("GET", "/metrics", show_metrics),

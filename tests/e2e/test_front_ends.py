@@ -106,14 +106,6 @@ def test_stopping_drains_all(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not Path(f"/proc/{engine}").exists()
 
 
-def test_the_death_of_the_engine_is_known_to_all() -> None:
-    with serving() as server:
-        os.kill(pids_of(server, "quire.engine.remote")[0], signal.SIGKILL)
-        until(lambda: [httpx.get(f"{server.url}/health").status_code for _ in range(6)] == [503] * 6)
-        server.signal(signal.SIGTERM)
-        assert server.wait() == 0
-
-
 def test_a_unix_socket_and_the_end_of_the_parent(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     with serving("--uds", path) as server:

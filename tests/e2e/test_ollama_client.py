@@ -209,8 +209,8 @@ def test_a_dead_engine_comes_back(client: ollama.Client, server: ServerProcess) 
     wait_until(lambda: len(server.engine_pids()) == 1 or client.generate("tiny:v3", keep_alive=0) is None)
     (pid,) = server.engine_pids()
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: "folio:latest" not in loaded(client))
     assert client.chat("folio", QUESTION, options=GREEDY).message.content == ANSWER
+    assert server.engine_pids() != [pid] and "folio:latest" in loaded(client)
 
 
 # -- the commands --------------------------------------------------------------------------------------------

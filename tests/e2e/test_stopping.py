@@ -69,24 +69,6 @@ def test_the_second_signal_stops_at_once(model_path: str) -> None:
         server.kill()
 
 
-def test_a_dead_engine_is_reported(model_path: str) -> None:
-    server = ServerProcess(model_path)
-    try:
-        os.kill(server.engine_pid(), signal.SIGKILL)
-        deadline = time.monotonic() + 10
-        while (
-            health := httpx.get(f"{server.url}/health")
-        ).status_code == 200 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert (health.status_code, health.json()["error"]["code"]) == (503, "engine_dead")
-        answer = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"})
-        assert answer.status_code == 503
-        server.signal(signal.SIGTERM)
-        assert server.wait() == 0
-    finally:
-        server.kill()
-
-
 def test_a_port_in_use_is_one_line(server: ServerProcess, model_path: str) -> None:
     port = server.url.rsplit(":", 1)[1]
     done = subprocess.run(

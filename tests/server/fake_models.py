@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from quire.engine.stats import EngineStats
 from quire.errors import ModelLoadError
 from quire.server.models_dir import Checkpoint
 from tests.server.mock_engine import MockEngine
@@ -23,17 +24,16 @@ class FakeClock:
 
 
 class FakeEngine(MockEngine):
-    """A mock engine that notes its end."""
+    """A mock engine with a name, and numbers, of its own."""
 
     def __init__(self, name: str) -> None:
         super().__init__(model=name, served_model_names=(name,))
         self.name = name
-        self.is_shut_down = False
+        self.numbers = EngineStats()
 
-    async def shutdown(self) -> None:
-        """Takes a moment, as the real one."""
-        await asyncio.sleep(0)
-        self.is_shut_down = True
+    def stats(self) -> EngineStats:
+        """What the test says."""
+        return self.numbers
 
 
 @dataclass

@@ -13,7 +13,7 @@ from quire.config import EngineConfig
 from quire.config.types import HFConfig, ModelConfig
 from quire.engine.output_stream import OnNews, OutputStream
 from quire.engine.stats import EngineStats
-from quire.errors import EngineDeadError, InvalidRequestError, PromptTooLongError
+from quire.errors import EngineDeadError, InvalidRequestError, NotReadyError, PromptTooLongError
 from quire.outputs import CompletionOutput, FinishReason, Logprob, RequestMetrics, RequestOutput
 from quire.sampling_params import RequestOutputKind, SamplingParams
 
@@ -169,7 +169,7 @@ class MockEngine:
         self.tokenizer = MockTokenizer()
         self.max_model_len = MAX_MODEL_LEN
         self.step_s = step_s
-        self.is_dead = False
+        self.is_dead = self.is_down = self.is_shut_down = False
         self.fail_after: int | None = None
         self.joins_characters = joins_characters
         """Whether text waits for whole characters, as a real engine's does; else each token shows its own bytes."""
@@ -300,7 +300,22 @@ class MockEngine:
         """How many run."""
         return EngineStats(num_running=len(self.running))
 
+    async def reset_prefix_cache(self) -> bool:
+        """Nothing is cached."""
+        return not self.running
+
+    async def shutdown(self) -> None:
+        """From here on nothing is served; takes a moment, as the real one."""
+        await asyncio.sleep(0)
+        self.is_dead = self.is_shut_down = True
+
     async def health(self) -> None:
         """Raises when dead."""
         if self.is_dead:
             raise EngineDeadError("the engine process is gone")
+
+    async def ready(self) -> None:
+        """Raises when dead, or down for the moment."""
+        await self.health()
+        if self.is_down:
+            raise NotReadyError("the engine is being started again")

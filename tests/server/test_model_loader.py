@@ -77,7 +77,7 @@ def test_what_cannot_be_loaded_is_said_before_others_make_room(tmp_path: Path) -
 def test_a_tokenizer_is_built_once(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(FOLIO.folder, folder)
-    tokenizers = EngineLoader(EngineArgs(), GIB)._tokenizers
+    tokenizers = EngineLoader(EngineArgs(), GIB)._starter._tokenizers
     config = EngineArgs(model=str(folder)).create_engine_config()
     first = tokenizers.get(config)
     assert first is not None and tokenizers.get(config) is first

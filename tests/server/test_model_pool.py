@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quire.errors import BusyError, ModelLoadError, UnknownModelError
+from quire.errors import BusyError, ModelLoadError, NotReadyError, UnknownModelError
 from quire.server.metrics import ServerMetrics
 from quire.server.model_pool import ModelPool
 from quire.server.model_slot import PoolLimits
@@ -200,6 +200,19 @@ async def test_a_dead_engine_is_replaced(make_pool: MakePool, loader: FakeLoader
     loader.engines[1].is_dead = True
     await pool.expire()
     assert loaded(pool) == set()
+
+
+async def test_ready_is_every_loaded_model(make_pool: MakePool, loader: FakeLoader) -> None:
+    pool = make_pool()
+    await pool.ready()
+    await use(pool, "a")
+    await use(pool, "b")
+    await pool.ready()
+    loader.engines[1].is_down = True
+    with pytest.raises(NotReadyError, match="the engine is being started again"):
+        await pool.ready()
+    loader.engines[1].is_dead = True  # the next request loads it again
+    await pool.ready()
 
 
 async def test_idle_models_leave_after_their_time(make_pool: MakePool, clock: FakeClock) -> None:

@@ -24,7 +24,7 @@ PUBLIC = {"/", "/health", "/v1/health", "/ping", "/ready", "/playground/{file}"}
 """All by GET. What a new public route would tell to everybody is to be thought about, and written in docs/security.md."""
 METHODS = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "QUERY")
 HOSTS = ("server", "health", "server/health?", "server#", "/health", "a@server", "server:80/ping", "")
-KEY = "secret"
+KEY, ADMIN_KEY = "secret", "operators-only"
 
 
 def all_routes() -> Iterator[tuple[Api, Route, str]]:
@@ -36,7 +36,7 @@ def all_routes() -> Iterator[tuple[Api, Route, str]]:
 
 @pytest.fixture
 def app() -> Starlette:
-    return build_app(MockEngine(), ServerArgs(api_key=KEY))
+    return build_app(MockEngine(), ServerArgs(api_key=KEY, admin_api_key=ADMIN_KEY))
 
 
 async def ask(
@@ -133,7 +133,8 @@ async def test_with_the_key_they_answer(app: Starlette) -> None:
     """Or this file would show nothing."""
     for _, route, path in all_routes():
         if path != "/stats":  # has no end
-            assert (await ask(app, route.method, path, x_api_key=KEY))[0] != 401
+            key = ADMIN_KEY if route.needs_admin else KEY
+            assert (await ask(app, route.method, path, x_api_key=key))[0] != 401
     assert (await ask(app, "GET", "/nothing", x_api_key=KEY))[0] == 404
     assert (await ask(app, "GET", "/v1/completions", x_api_key=KEY))[0] == 405
 

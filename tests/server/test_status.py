@@ -94,6 +94,20 @@ async def test_health(client: httpx.AsyncClient, engine: MockEngine) -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_dead")
 
 
+async def test_ready(client: httpx.AsyncClient, engine: MockEngine) -> None:
+    response = await client.get("/ready")
+    assert (response.status_code, response.json()) == (200, {"status": "ready"})
+    engine.is_down = True
+    response = await client.get("/ready")
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (503, "not_ready")
+    assert error["message"] == "the engine is being started again"
+    assert (await client.get("/health")).status_code == 200
+    engine.is_dead = True
+    response = await client.get("/ready")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_dead")
+
+
 async def test_small_routes(client: httpx.AsyncClient) -> None:
     assert (await client.get("/version")).json() == {"version": quire.__version__}
     assert (await client.get("/load")).json() == {"server_load": 0}

@@ -18,8 +18,9 @@ GOOD = {"prompt": "ab", "max_tokens": 1}
 
 @pytest.fixture
 async def strict() -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=build_app(MockEngine(), ServerArgs(strict=True)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+    transport = httpx.ASGITransport(app=build_app(MockEngine(), ServerArgs(strict=True, admin_api_key="root")))
+    headers = {"Authorization": "Bearer root"}  # for the routes of operators
+    async with httpx.AsyncClient(transport=transport, base_url="http://server", headers=headers) as client:
         yield client
 
 

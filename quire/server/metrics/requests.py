@@ -59,14 +59,14 @@ class ServerMetrics:
 
     def of_model(self, name: str, read_stats: Callable[[], Any], block_size: int = 16) -> ModelMetrics:
         """The series of one model, and its engine's numbers from now on; `block_size` is its KV cache's, tokens."""
-        self._engines.sources[name] = EngineSource(read_stats, block_size)
+        self._engines.add(name, EngineSource(read_stats, block_size))
         if name not in self._models:  # a model that is loaded again goes on where it stopped
             self._models[name] = ModelMetrics(self, name)
         return self._models[name]
 
     def forget_engine(self, name: str) -> None:
-        """No more numbers from the engine of a model that was unloaded; what its requests left stays."""
-        self._engines.sources.pop(name, None)
+        """A model's engine is gone, where it has two the older one; its totals and what its requests left stay."""
+        self._engines.end(name)
 
 
 class ModelMetrics:

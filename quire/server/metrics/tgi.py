@@ -72,5 +72,5 @@ class TgiRequests:
         self._per_token.observe(record.inference_s / max(1, record.num_output_tokens))
         self._generated.observe(record.num_output_tokens)
         self._inputs.observe(record.num_prompt_tokens)
-        room = self._max_model_len - record.num_prompt_tokens
+        room = max(0, self._max_model_len - record.num_prompt_tokens)  # a model loaded later may take longer prompts
         self._max_new.observe(room if record.params.max_tokens is None else min(record.params.max_tokens, room))
