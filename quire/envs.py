@@ -30,11 +30,21 @@ class EnvVar:
         except ValueError as error:
             raise ConfigError(f"environment variable {self.name} {error}, got {text!r}") from None
 
+    def write(self, text: str) -> None:
+        """Set it, for this process and those that it starts."""
+        os.environ[self.name] = text
+
 
 def _log_level(text: str) -> str:
     if text.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
         raise ValueError("must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
     return text.upper()
+
+
+def _log_format(text: str) -> str:
+    if text not in ("text", "json"):
+        raise ValueError("must be text or json")
+    return text
 
 
 def _count(text: str) -> int:
@@ -72,6 +82,7 @@ def _fault(text: str) -> tuple[signal.Signals, list[int]]:
 LOG_LEVEL = EnvVar(
     "QUIRE_LOG_LEVEL", _log_level, "INFO", "Level of Quire's own log: DEBUG, INFO, WARNING, ERROR."
 )
+LOG_FORMAT = EnvVar("QUIRE_LOG_FORMAT", _log_format, "text", "Form of log lines: text, or json, an object per line.")
 CPU_ISA = EnvVar(
     "QUIRE_CPU_ISA",
     str,

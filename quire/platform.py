@@ -6,6 +6,7 @@ No torch and no GPU here.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,25 @@ def _cpuinfo(root: Path, wanted: str) -> str:
 
 
 # ---------------------------------------------------------------- memory
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_THRESHOLD_BYTES = 128 * 1024
+_MAX_ARENAS = 2
+
+
+def give_freed_memory_back() -> None:
+    """Have glibc return what is freed to the system, now and later; does nothing under another C library.
+
+    glibc starts with these thresholds and raises them, up to 32 MiB, by what a program frees: after some large bodies a server
+    keeps as much for ever. Each thread may also have a heap of its own.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # no glibc
+        return
+    mallopt(_M_MMAP_THRESHOLD, _THRESHOLD_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _THRESHOLD_BYTES)
+    mallopt(_M_ARENA_MAX, _MAX_ARENAS)
 
 
 def total_memory_bytes(root: Path = _ROOT) -> int:

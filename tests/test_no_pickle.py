@@ -64,7 +64,7 @@ def test_the_engines_sockets_are_files_in_a_private_folder(tmp_path: Path) -> No
     try:
         folder = client.folder.stat()
         assert (stat.S_IMODE(folder.st_mode), folder.st_uid) == (0o700, os.getuid())
-        assert any(stat.S_ISSOCK(path.stat().st_mode) for path in client.folder.iterdir())
+        assert any(stat.S_ISSOCK(path.stat().st_mode) for path in client.folder.rglob("*"))
         connections = psutil.Process(client.pid).net_connections("inet")
         assert not [each for each in connections if each.status == psutil.CONN_LISTEN]
     finally:

@@ -2,6 +2,10 @@
 
 `python -m benchmarks.frontend.load < JOB.json` prints one line of JSON. It understands just as much HTTP as the server under test
 speaks (one status line, `content-length` or chunks that end with the response), and counts events without parsing them.
+
+Times to the first token are the server's, not this process's: they begin when a request is written to its socket, and end when
+the kernel has the first token (SO_TIMESTAMPNS, which on the loopback device is when the server writes it), however busy this
+process is then. The bare core that they are compared with gets the same moments.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import re
 import resource
 import select
 import socket
+import struct
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -22,6 +27,9 @@ _OVERLAP = len(_EVENT) - 1
 _TOKENS = re.compile(rb'"completion_tokens": ?(\d+)')
 _TAIL_BYTES = 400
 """Enough for the last event of a stream, which says how many tokens there were."""
+_SO_TIMESTAMPNS = 35
+"""Linux: received data comes with the time at which the kernel got it, seconds and nanoseconds since the epoch."""
+_TIMESPEC = struct.Struct("@qq")
 
 
 @dataclass
@@ -52,8 +60,12 @@ class Outcome:
     num_bytes: int = 0
     num_tokens: int = 0
     """By the usage that the server states."""
+    sent: list[float] = field(default_factory=list)
+    """When each request left, from the first on."""
     ttfts: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
+    periods: list[float] = field(default_factory=list)
+    """Times between reads of one connection, once a stream has begun: steps, where the core is slower than the front end."""
 
 
 def arrivals(num_requests: int, rate: float, seed: int) -> list[float]:
@@ -71,30 +83,42 @@ class Connection:
     def __init__(self, job: Job) -> None:
         self.socket = socket.create_connection((job.host, job.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
         self.sent_at = 0.0
-        self.first_at = 0.0
+        self.last_at = 0.0
+        """When the latest part of the body came; 0 before the head, -1 after the head alone."""
         self.tail = b""
         self.content_left: int | None = None
 
-    def send(self, request: bytes, now: float) -> None:
-        self.sent_at, self.first_at, self.tail, self.content_left = now, 0.0, b"", None
+    def send(self, request: bytes) -> None:
+        self.sent_at, self.last_at, self.tail, self.content_left = time.time(), 0.0, b"", None
         self.socket.sendall(request)
+
+    def receive(self) -> tuple[bytes, float]:
+        """What has come, and when; seconds since the epoch."""
+        data, control, _, _ = self.socket.recvmsg(1 << 18, 64)
+        if not data:
+            raise RuntimeError("the server closed a connection")
+        seconds, nanoseconds = _TIMESPEC.unpack(control[0][2])
+        return data, seconds + 1e-9 * nanoseconds
 
     def take(self, data: bytes, now: float, outcome: Outcome) -> bool:
         """Account for received bytes; returns whether the response is complete."""
-        if self.first_at == 0.0:
+        if self.last_at == 0.0:
             if not data.startswith(b"HTTP/1.1 200"):
                 raise RuntimeError(f"the server answered {data[:300]!r}")
             head, _, rest = data.partition(b"\r\n\r\n")
             length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
             self.content_left = int(length) if length else None
             if not rest:
-                self.first_at = -1.0
+                self.last_at = -1.0
                 return False
             data = rest
-        if self.first_at <= 0.0:
-            self.first_at = now
+        if self.last_at <= 0.0:
             outcome.ttfts.append(now - self.sent_at)
+        else:
+            outcome.periods.append(now - self.last_at)
+        self.last_at = now
         outcome.num_events += data.count(_EVENT) + (self.tail[-_OVERLAP:] + data[:_OVERLAP]).count(_EVENT)
         self.tail = data[-_TAIL_BYTES:] if len(data) >= _TAIL_BYTES else (self.tail + data)[-_TAIL_BYTES:]
         if self.content_left is None:
@@ -131,11 +155,12 @@ class Load:
             if times is not None and self.num_sent < len(times):
                 timeout = start + times[self.num_sent] - time.perf_counter()
                 if timeout <= 0:
-                    self._send(self._connect(), start + times[self.num_sent])
+                    self._send(self._connect())
                     continue
             self._receive(timeout)
         self.outcome.wall_s = time.perf_counter() - start
         self.outcome.cpu_s = time.process_time() - cpu
+        self.outcome.sent = [at - self.outcome.sent[0] for at in self.outcome.sent]
         return self.outcome
 
     def _connect(self) -> Connection:
@@ -144,18 +169,16 @@ class Load:
         self.epoll.register(connection.socket.fileno(), select.EPOLLIN)
         return connection
 
-    def _send(self, connection: Connection, at: float | None = None) -> None:
+    def _send(self, connection: Connection) -> None:
         request = self.requests[self.num_sent % len(self.requests)]
         self.num_sent += 1
-        connection.send(request, time.perf_counter() if at is None else at)
+        connection.send(request)
+        self.outcome.sent.append(connection.sent_at)
 
     def _receive(self, timeout: float | None) -> None:
         for fd, _ in self.epoll.poll(timeout):
             connection = self.connections[fd]
-            data = connection.socket.recv(1 << 18)
-            if not data:
-                raise RuntimeError("the server closed a connection")
-            now = time.perf_counter()
+            data, now = connection.receive()
             self.outcome.num_reads += 1
             self.outcome.num_bytes += len(data)
             if connection.take(data, now, self.outcome):

@@ -19,37 +19,40 @@ WeightView view(uintptr_t data, uintptr_t scales, uintptr_t zeros, int64_t num_r
 // What the three products have in common.
 template <typename Args>
 Args product_args(uintptr_t out, int64_t out_stride, uintptr_t bias, int64_t rows, const WeightView& weight,
-                  uintptr_t argmax_ids, uintptr_t argmax_values) {
+                  int activation, uintptr_t argmax_ids, uintptr_t argmax_values) {
   Args args{};
   args.out = pointer<float>(out);
   args.bias = pointer<const float>(bias);
   args.rows = rows;
   args.out_stride = out_stride;
   args.weight = weight;
+  args.activation = static_cast<Activation>(activation);
   args.argmax = {pointer<int64_t>(argmax_ids), pointer<float>(argmax_values)};
   return args;
 }
 
 InstructionPtr make_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias, int64_t rows,
-                           const WeightView& weight, uintptr_t argmax_ids, uintptr_t argmax_values, int level) {
-  auto args = product_args<LinearArgs>(out, out_stride, bias, rows, weight, argmax_ids, argmax_values);
+                           const WeightView& weight, int activation, uintptr_t argmax_ids, uintptr_t argmax_values,
+                           int level) {
+  auto args = product_args<LinearArgs>(out, out_stride, bias, rows, weight, activation, argmax_ids, argmax_values);
   args.x = pointer<const float>(x);
   args.x_stride = x_stride;
   return make_instruction(linear_for(checked_level(level)), args);
 }
 
 InstructionPtr make_bf16_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias,
-                                int64_t rows, const WeightView& weight, uintptr_t argmax_ids, uintptr_t argmax_values,
-                                int level) {
-  auto args = product_args<Bf16LinearArgs>(out, out_stride, bias, rows, weight, argmax_ids, argmax_values);
+                                int64_t rows, const WeightView& weight, int activation, uintptr_t argmax_ids,
+                                uintptr_t argmax_values, int level) {
+  auto args = product_args<Bf16LinearArgs>(out, out_stride, bias, rows, weight, activation, argmax_ids, argmax_values);
   args.x = pointer<const bf16>(x);
   args.x_stride = x_stride;
   return make_instruction(bf16_linear_for(checked_level(level)), args);
 }
 
 InstructionPtr make_quant_linear(uintptr_t out, int64_t out_stride, const QuantizedRows& x, uintptr_t bias, int64_t rows,
-                                 const WeightView& weight, uintptr_t argmax_ids, uintptr_t argmax_values, int level) {
-  auto args = product_args<QuantLinearArgs>(out, out_stride, bias, rows, weight, argmax_ids, argmax_values);
+                                 const WeightView& weight, int activation, uintptr_t argmax_ids, uintptr_t argmax_values,
+                                 int level) {
+  auto args = product_args<QuantLinearArgs>(out, out_stride, bias, rows, weight, activation, argmax_ids, argmax_values);
   args.x = x;
   return make_instruction(quant_linear_for(checked_level(level)), args);
 }
@@ -61,7 +64,8 @@ QuantizedRows quantized_rows(uintptr_t values, uintptr_t scales, uintptr_t offse
 
 InstructionPtr make_quantize(uintptr_t x, int64_t x_stride, int64_t rows, int64_t dim, const QuantizedRows& out,
                              int64_t activation_group, int32_t multiplier, uintptr_t narrow_out, int64_t narrow_stride,
-                             uintptr_t norm_weight, uintptr_t residual, uintptr_t residual_out, double eps, int level) {
+                             uintptr_t norm_weight, uintptr_t norm_bias, bool is_layer_norm, uintptr_t residual,
+                             uintptr_t residual_out, double eps, int level) {
   QuantizeArgs args{};
   args.x = pointer<const float>(x);
   args.rows = rows;
@@ -73,6 +77,8 @@ InstructionPtr make_quantize(uintptr_t x, int64_t x_stride, int64_t rows, int64_
   args.narrow_out = pointer<bf16>(narrow_out);
   args.narrow_stride = narrow_stride;
   args.norm_weight = pointer<const float>(norm_weight);
+  args.norm_bias = pointer<const float>(norm_bias);
+  args.is_layer_norm = is_layer_norm;
   args.residual = pointer<const float>(residual);
   args.residual_out = pointer<float>(residual_out);
   args.eps = static_cast<float>(eps);
@@ -100,12 +106,13 @@ InstructionPtr make_pack(uintptr_t floats, uintptr_t values, int dtype, int64_t 
 }
 
 InstructionPtr make_gather(uintptr_t out, int64_t out_stride, int64_t rows, std::shared_ptr<BatchLayout> layout,
-                           const WeightView& weight, int level) {
+                           bool by_position, const WeightView& weight, int level) {
   GatherArgs args{};
   args.out = pointer<float>(out);
   args.rows = rows;
   args.out_stride = out_stride;
   args.layout = layout.get();
+  args.by_position = by_position;
   args.weight = weight;
   return make_instruction(gather_for(checked_level(level)), args, layout);
 }
@@ -149,16 +156,18 @@ void bind_linear(nb::module_& m) {
         "kind"_a);
   m.def("quantized_rows", &quantized_rows, "values"_a, "scales"_a, "offsets"_a, "stride"_a, "num_steps"_a, "step"_a);
   m.def("linear", &make_linear, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "bias"_a, "rows"_a, "weight"_a,
-        "argmax_ids"_a, "argmax_values"_a, "level"_a);
+        "activation"_a, "argmax_ids"_a, "argmax_values"_a, "level"_a);
   m.def("bf16_linear", &make_bf16_linear, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "bias"_a, "rows"_a, "weight"_a,
-        "argmax_ids"_a, "argmax_values"_a, "level"_a);
+        "activation"_a, "argmax_ids"_a, "argmax_values"_a, "level"_a);
   m.def("quant_linear", &make_quant_linear, "out"_a, "out_stride"_a, "x"_a, "bias"_a, "rows"_a, "weight"_a,
-        "argmax_ids"_a, "argmax_values"_a, "level"_a);
+        "activation"_a, "argmax_ids"_a, "argmax_values"_a, "level"_a);
   m.def("quantize", &make_quantize, "x"_a, "x_stride"_a, "rows"_a, "dim"_a, "out"_a, "activation_group"_a,
-        "multiplier"_a, "narrow_out"_a, "narrow_stride"_a, "norm_weight"_a, "residual"_a, "residual_out"_a, "eps"_a, "level"_a);
+        "multiplier"_a, "narrow_out"_a, "narrow_stride"_a, "norm_weight"_a, "norm_bias"_a, "is_layer_norm"_a, "residual"_a,
+        "residual_out"_a, "eps"_a, "level"_a);
   m.def("pack", &make_pack, "floats"_a, "values"_a, "dtype"_a, "first_row"_a, "num_given"_a, "row_stride"_a, "data"_a,
         "scales"_a, "rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a, "kind"_a, "level"_a);
-  m.def("gather", &make_gather, "out"_a, "out_stride"_a, "rows"_a, "layout"_a, "weight"_a, "level"_a);
+  m.def("gather", &make_gather, "out"_a, "out_stride"_a, "rows"_a, "layout"_a, "by_position"_a, "weight"_a,
+        "level"_a);
   m.def("allocate", &allocate, "num_bytes"_a, "huge_pages"_a,
         "Zeroed memory of its own, in huge pages if wanted and where the system has them.");
 }

@@ -4,7 +4,9 @@
 #include "activation.h"
 #include "attention.h"
 #include "cpu_features.h"
+#include "layer_norm.h"
 #include "pack.h"
+#include "pointwise.h"
 #include "probe.h"
 #include "quantize.h"
 #include "rms_norm.h"
@@ -66,9 +68,11 @@ bool level_available(Level level) { return compiled(level) && runs_here(level); 
 
 QUIRE_DISPATCH(argmax, ArgmaxArgs)
 QUIRE_DISPATCH(gather, GatherArgs)
+QUIRE_DISPATCH(layer_norm, LayerNormArgs)
 QUIRE_DISPATCH(linear, LinearArgs)
 QUIRE_DISPATCH(pack, PackArgs)
 QUIRE_DISPATCH_DOTS(paged_attention, PagedAttentionArgs)
+QUIRE_DISPATCH(pointwise, PointwiseArgs)
 QUIRE_DISPATCH(quantize, QuantizeArgs)
 QUIRE_DISPATCH(rank_tokens, RankArgs)
 QUIRE_DISPATCH(rms_norm, RmsNormArgs)

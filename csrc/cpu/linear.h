@@ -1,4 +1,4 @@
-// linear: out[m] = weight * x[m] (+ bias), or silu(gate) * up of it, for float32 rows and packed weights of every kind.
+// linear: out[m] = f(weight * x[m] (+ bias)), or f(gate) * up of it, for float32 rows and packed weights of every kind.
 #pragma once
 
 #include "dtype.h"
@@ -7,8 +7,11 @@
 
 namespace quire {
 
-// Largest output of each row, ties to the lowest index. With `ids` set nothing else is written: `out` and `bias` are unused, and
-// the weight is no gate/up pair.
+// f of a product, element by element; see quire/ops/activations.py, which has the same order.
+enum class Activation : int { none = 0, silu = 1, gelu = 2, gelu_tanh = 3, relu = 4, quick_gelu = 5 };
+
+// Largest output of each row, ties to the lowest index. With `ids` set nothing else is written: `out`, `bias` and `activation`
+// are unused, and the weight is no gate/up pair.
 struct Argmax {
   int64_t* ids;             // [rows]
   float* values;            // [rows]; not finite if any output of the row is not: then `ids` means nothing
@@ -21,6 +24,7 @@ struct LinearArgs {
   const float* bias;        // [N] in the order of the matrix, or null
   int64_t rows, out_stride, x_stride;
   WeightView weight;
+  Activation activation;    // of the outputs, or of the gate
   Argmax argmax;
 };
 QUIRE_KERNEL(linear, LinearArgs)
@@ -32,6 +36,7 @@ struct Bf16LinearArgs {
   const float* bias;
   int64_t rows, out_stride, x_stride;
   WeightView weight;
+  Activation activation;
   Argmax argmax;
 };
 QUIRE_KERNEL(bf16_linear, Bf16LinearArgs)
@@ -51,6 +56,7 @@ struct QuantLinearArgs {
   int64_t rows, out_stride;
   QuantizedRows x;
   WeightView weight;
+  Activation activation;
   Argmax argmax;
 };
 QUIRE_KERNEL(quant_linear, QuantLinearArgs)

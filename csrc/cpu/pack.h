@@ -28,6 +28,7 @@ struct GatherArgs {
   float* out;                // [rows, out_stride]
   int64_t rows, out_stride;
   const BatchLayout* layout; // its token_ids name the rows of the matrix
+  bool by_position;          // or its positions
   WeightView weight;
 };
 QUIRE_KERNEL(gather, GatherArgs)

@@ -1,4 +1,4 @@
-// quantize: float32 rows to int8 for quant_linear or to bfloat16 for bf16_linear, after an RMS norm if there is one.
+// quantize: float32 rows to int8 for quant_linear or to bfloat16 for bf16_linear, after a norm if there is one.
 #pragma once
 
 #include "linear.h"
@@ -15,6 +15,8 @@ struct QuantizeArgs {
   int64_t narrow_stride;
   // The norm; null without. residual, residual_out: dense [rows, dim], as in rms_norm.
   const float* norm_weight;  // [dim]
+  const float* norm_bias;    // [dim], or null
+  bool is_layer_norm;        // else it is an RMS norm
   const float* residual;
   float* residual_out;
   float eps;

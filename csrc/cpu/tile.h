@@ -1,6 +1,7 @@
 // What both linear kernels do around their inner loops: sharing tiles of rows x panels out to threads, and writing a tile.
 #pragma once
 
+#include "activate.h"
 #include "linear.h"
 #include "simd.h"
 
@@ -139,7 +140,7 @@ static inline void finish_argmax(const Args& args, const Team& team) {
   }
 }
 
-// Finishes one row of a tile: 32 outputs of the panel, or 16 of silu(gate) * up, written or offered to `best`.
+// Finishes one row of a tile: 32 outputs of the panel, or 16 of f(gate) * up, written or offered to `best`.
 template <typename Args>
 static inline void finish_row(const Args& args, RowBest* best, int64_t row, int64_t panel, F32x16 a, F32x16 b) {
   const WeightView& weight = args.weight;
@@ -151,13 +152,17 @@ static inline void finish_row(const Args& args, RowBest* best, int64_t row, int6
       a = a + load_some(args.bias + column, half - column);
       b = b + load_some(args.bias + half + column, half - column);
     }
-    store_some(out + column, silu(a) * b, half - column);
+    store_some(out + column, activate(args.activation, a) * b, half - column);
     return;
   }
   const int64_t column = panel * kPanelRows;
   if (args.bias) {
     a = a + load_some(args.bias + column, weight.num_rows - column);
     b = b + load_some(args.bias + column + kLanes, weight.num_rows - column - kLanes);
+  }
+  if (args.activation != Activation::none) {
+    a = activate(args.activation, a);
+    b = activate(args.activation, b);
   }
   store_some(out + column, a, weight.num_rows - column);
   store_some(out + column + kLanes, b, weight.num_rows - column - kLanes);

@@ -53,7 +53,7 @@ class Option:
     high: float | None = None
     exclude_low: bool = False
     many: bool = False
-    """The flag takes one value or more, and may be given again for more of them; the default is None."""
+    """The flag takes one value or more, and may be given again for more of them."""
     aliases: tuple[str, ...] = ()
     """More spellings of the flag, with their dashes."""
     state: State = State.READY
@@ -199,12 +199,13 @@ def _as_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-class _Extend(argparse.Action):
-    """Adds to what the flag has given so far, and replaces the default, whatever stands for it."""
+class _AddValues(argparse.Action):
+    """Each time that the flag is given its values are added to a list, which begins empty whatever the default is."""
 
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        before = getattr(namespace, self.dest)
-        setattr(namespace, self.dest, [*(before if isinstance(before, list) else ()), *values])
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+        given = getattr(namespace, self.dest)
+        before = given if given is not self.default and isinstance(given, list) else []
+        setattr(namespace, self.dest, [*before, *values])
 
 
 def add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> None:
@@ -216,7 +217,7 @@ def add_flag(group: argparse._ArgumentGroup, field: dataclasses.Field[Any]) -> N
         group.add_argument(*spellings, action=argparse.BooleanOptionalAction, **rest)
         return
     if described.many:
-        rest |= {"nargs": "+", "action": _Extend}
+        rest |= {"nargs": "+", "action": _AddValues}
     if "int" in names:
         rest["type"] = _flag_int
     elif "float" in names:

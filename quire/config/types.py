@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from quire.config.fields import Fields
+
 SchedulingPolicy = Literal["fcfs", "priority", "fair"]
 PreemptionMode = Literal["recompute", "swap"]
 
@@ -24,10 +26,16 @@ class HFConfig:
     head_dim: int
     max_position_embeddings: int
     rms_norm_eps: float = 1e-6
+    layer_norm_eps: float = 1e-5
     hidden_act: str = "silu"
+    """`silu`, `gelu`, `gelu_tanh`, `relu` or `quick_gelu`."""
     rope_theta: float = 10000.0
     rope_scaling: dict[str, Any] | None = None
     """None or a dict with `rope_type` (and that type's own keys)."""
+    rotary_dim: int = 0
+    """Components of a head that turn, the first ones."""
+    local_rope_theta: float | None = None
+    """The base of the windowed layers where it is another one, without scaling."""
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     """Bias on q, k and v."""
@@ -41,8 +49,13 @@ class HFConfig:
     """The checkpoint's own dtype."""
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
-    raw: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """The file as read."""
+    fields: Fields = field(default_factory=Fields, repr=False, compare=False)
+    """The file as read: for what only one family has, and its own model reads."""
+
+    def window_of(self, layer_index: int) -> int | None:
+        """The sliding window of a layer, or None where it sees all positions."""
+        layers = self.sliding_window_layers
+        return self.sliding_window if layers is None or layers[layer_index] else None
 
 
 @dataclass(frozen=True)

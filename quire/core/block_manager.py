@@ -56,6 +56,8 @@ class BlockManager:
         self.num_slots = self.device.num_usable * kv.block_size
         """Tokens that the device pool holds."""
         self.stats = PrefixCacheStats()
+        self.num_swapped = 0
+        """Requests whose KV lies on the host."""
         self._swap_out: list[tuple[int, int]] = []
         self._swap_in: list[tuple[int, int]] = []
         self._copies: list[tuple[int, int]] = []
@@ -120,7 +122,7 @@ class BlockManager:
                 self.device.register(block, request.block_hashes[index])
         for host_block in reversed(request.host_block_ids):
             self.host.release(host_block)
-        request.host_block_ids = []
+        self._forget_swapped(request)
         if prefix.is_fork:
             self._copy_on_write(request, prefix.num_tokens // self.block_size)
 
@@ -148,7 +150,7 @@ class BlockManager:
             self.host.release(host_block)
         request.block_ids = []
         request.num_slots = 0
-        request.host_block_ids = []
+        self._forget_swapped(request)
         self._set_registered(request, 0)
 
     def swap_out(self, request: Request) -> bool:
@@ -176,7 +178,12 @@ class BlockManager:
             host_block_ids.append(host_block)
         self.free(request)
         request.host_block_ids = host_block_ids
+        self.num_swapped += bool(host_block_ids)
         return True
+
+    def _forget_swapped(self, request: Request) -> None:
+        self.num_swapped -= bool(request.host_block_ids)
+        request.host_block_ids = []
 
     # -- the whole -------------------------------------------------------------------------------------------
 
@@ -206,7 +213,9 @@ class BlockManager:
         """Raise AssertionError unless each reference to a block has an owner among `requests` (all live ones)."""
         device_counts: dict[int, int] = {}
         host_counts: dict[int, int] = {}
+        num_swapped = 0
         for request in requests:
+            num_swapped += bool(request.host_block_ids)
             for block in request.block_ids:
                 device_counts[block] = device_counts.get(block, 0) + 1
             for block in request.host_block_ids:
@@ -219,6 +228,7 @@ class BlockManager:
         assert not self._pinned
         self.device.check_integrity(device_counts)
         self.host.check_integrity(host_counts)
+        assert num_swapped == self.num_swapped
 
     def count_prefix(self, request: Request, prefix: Prefix, *, is_first: bool) -> None:
         """Count one admission's lookup in the cache; forks, swapped requests and those that do not read it made none."""

@@ -134,6 +134,7 @@ class Scheduler:
         return SchedulerStats(
             num_running=len(self.running),
             num_waiting=len(self.waiting) + len(self.forks),
+            num_swapped=self.blocks.num_swapped,
             kv_usage=device.num_used / max(1, device.num_usable),
             host_kv_usage=host.num_used / max(1, host.num_usable),
             total_preemptions=self.num_preemptions,

@@ -11,6 +11,8 @@ class SchedulerStats(msgspec.Struct, array_like=True):
     num_running: int
     num_waiting: int
     """Includes preempted requests, and forks that wait for their parent's prompt."""
+    num_swapped: int
+    """Those of the waiting ones whose KV lies in the host pool."""
     kv_usage: float
     """Owned share of the device pool, in [0, 1]."""
     host_kv_usage: float

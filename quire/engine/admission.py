@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from quire.config.types import SchedulerConfig
 from quire.engine.clients import ClientPlace
-from quire.engine.outputs import OutputProcessor
+from quire.engine.outputs import OutputProcessor, RequestState
 from quire.engine.stats import EngineStats
 from quire.errors import QueueFullError, TenantQueueFullError
 
@@ -58,10 +58,10 @@ class Admission:
                     retry_after_s=self._retry_after_s(num_own),
                 )
 
-    def note_end(self) -> None:
-        """A request has ended."""
+    def note_ends(self, states: Iterable[RequestState]) -> None:
+        """Count those of the requests that have ended."""
         if self._is_limited:
-            self._ends.append(self._clock())
+            self._ends.extend(self._clock() for state in states if state.finished)
 
     def _num_waiting(self, num_unfinished: int, stats: EngineStats) -> int:
         """Sequences without a seat, as far as is known here: those that were sent since the core's last word get the seats

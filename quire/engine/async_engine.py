@@ -7,6 +7,7 @@ Text work (tokenizing, detokenizing) happens here, on the event loop's side of t
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from quire.engine.clients import CoreClient, ThreadClient
 from quire.engine.inputs import InputProcessor, PreparedRequest, Prompt
 from quire.engine.messages import AbortRequests, EngineDown, EngineUp, Event, LifeEvent, Reply, StepOutputs
 from quire.engine.observation import Observation
-from quire.engine.output_stream import OnNews, OutputStream, RequestStream
+from quire.engine.output_stream import Bulletin, OnNews, OutputStream, RequestStream
 from quire.engine.outputs import OutputProcessor
 from quire.engine.pending_calls import PendingCalls
 from quire.engine.process_client import ProcessClient
@@ -60,13 +61,14 @@ class AsyncLLMEngine:
         self._outputs = OutputProcessor(self.tokenizer)
         self._admission = Admission(config.scheduler, client.place)
         self._streams: dict[str, RequestStream] = {}
+        self._bulletin = Bulletin()
         self._calls = PendingCalls(client.place.index, client.send)
         self._replay = Replay()
         self._is_down = False
         """Whether the core has no process for the moment."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._death: EngineDeadError | None = None
-        self._stats = StatsHistory(client.ready.num_blocks)
+        self._stats = StatsHistory(client.ready.stats)
         self._stats_logger = StatsLogger(_log, enabled=not config.disable_log_stats)
 
     @classmethod
@@ -176,7 +178,7 @@ class AsyncLLMEngine:
             return
         if child_ids:
             self._client.send(AbortRequests(child_ids))
-        self._streams.pop(request_id).notify()
+        self._bulletin.tell([self._streams.pop(request_id)])
 
     # -- events ----------------------------------------------------------------------------------------------
 
@@ -187,7 +189,9 @@ class AsyncLLMEngine:
             raise RuntimeError("this engine has requests on another event loop")
         if self._loop is not loop:
             self._loop = loop
-            self._client.attach(loop, self._handle_events)
+            self._bulletin = Bulletin()  # another loop's turn does not come any more
+            # In a context of its own: what the engine says belongs to no request, also where a request asked first.
+            contextvars.Context().run(self._client.attach, loop, self._handle_events)
 
     def _handle_events(self, events: Sequence[Event]) -> None:
         """Take in what the core has said. Several steps count as one: readers see what they brought together."""
@@ -209,14 +213,11 @@ class AsyncLLMEngine:
         applied = self._outputs.apply(updates)
         if applied.aborts:
             self._client.send(AbortRequests(applied.aborts))
-        for state in reversed(applied.states):  # the newest first: a first token is waited for, others are read
-            if state.finished:
-                stream = self._streams.pop(state.request_id, None)
-                self._admission.note_end()
-            else:
-                stream = self._streams.get(state.request_id)
-            if stream is not None:  # None: a reader that was told before closed it
-                stream.notify()
+        streams = self._streams
+        self._admission.note_ends(applied.states)
+        self._bulletin.tell(
+            [streams.pop(each.request_id) if each.finished else streams[each.request_id] for each in applied.states]
+        )
 
     # -- the life of the core --------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ COMMANDS = "commands"
 """Name of the socket that all clients send to; the core binds it."""
 EVENTS = "events-{}"
 """Name of a client's socket for events; the client binds it."""
+_POLLIN = int(zmq.POLLIN)
+"""A plain number: arithmetic of enumerations costs more than reading a message."""
 _LAST_COMMAND_MS = 200
 """How long a last command may take to leave."""
 _LAST_WORDS_MS = 20
@@ -72,7 +74,7 @@ class CoreSockets:
         if self._loop is None or self._on_events is None:
             return
         events: list[Event] = []
-        while int(self._events.get(zmq.EVENTS)) & zmq.POLLIN:
+        while int(self._events.get(zmq.EVENTS)) & _POLLIN:
             if len(events) == _MAX_EVENTS_AT_ONCE:
                 self._loop.call_soon(self._read)
                 break

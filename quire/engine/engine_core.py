@@ -4,7 +4,9 @@ workers, and nothing of text, sockets or threads.
 
 from __future__ import annotations
 
+import os
 import time
+from bisect import bisect_left
 from collections.abc import Iterable
 
 import msgspec
@@ -17,7 +19,7 @@ from quire.engine.faults import Fault
 from quire.engine.messages import AddRequest, EngineReady
 from quire.engine.observation import Observation, Watch
 from quire.engine.quarantine import Quarantine
-from quire.engine.stats import EngineStats
+from quire.engine.stats import STEP_TOKENS, EngineStats
 from quire.engine.step_board import StepBoard
 from quire.errors import EngineDeadError, QuireError
 from quire.executor import Executor, make_executor
@@ -56,16 +58,20 @@ class EngineCore:
         self._to_forget: list[str] = []
         """After a failed step: what the next one makes the workers forget."""
         self._num_failed_steps = 0
-        self._stats = EngineStats(num_blocks=self.kv.num_blocks)
+        self._stats = EngineStats(
+            num_blocks=self.kv.num_blocks,
+            num_host_blocks=self.kv.num_host_blocks,
+            kv_cache_bytes=self.kv.num_blocks * self.kv.bytes_per_block,
+            weight_bytes=sum(self.executor.call_all("weight_bytes")),
+            process_id=os.getpid(),
+        )
 
     @property
     def ready(self) -> EngineReady:
         """What the other side needs to know of the loaded engine."""
         num_slots = self.kv.num_blocks * self.kv.block_size
         max_model_len = min(self.config.scheduler.max_model_len, num_slots + 1)
-        return EngineReady(
-            max_model_len=max_model_len, num_blocks=self.kv.num_blocks, block_size=self.kv.block_size
-        )
+        return EngineReady(max_model_len, self.kv.num_blocks, self.kv.block_size, self.stats())
 
     # -- requests --------------------------------------------------------------------------------------------
 
@@ -127,6 +133,7 @@ class EngineCore:
         self._to_forget = []
         self._num_failed_steps = 0
         self._stats.total_step_time_s += result.step_time_s
+        self._count_batch(batch)
         updates = self.scheduler.update(batch, result)
         self.board.end_step()
         return updates
@@ -157,6 +164,12 @@ class EngineCore:
 
     # -- the rest --------------------------------------------------------------------------------------------
 
+    def _count_batch(self, batch: ScheduledBatch) -> None:
+        stats, num_tokens = self._stats, batch.num_tokens
+        stats.total_step_requests += len(batch.requests)
+        stats.total_step_tokens += num_tokens
+        stats.total_steps_by_tokens[bisect_left(STEP_TOKENS, num_tokens)] += 1
+
     def _count(self, updates: list[RequestUpdate]) -> None:
         self._stats.total_steps += 1
         for update in updates:
@@ -170,7 +183,10 @@ class EngineCore:
             self._stats,
             num_running=now.num_running,
             num_waiting=now.num_waiting,
+            num_swapped=now.num_swapped,
             kv_cache_usage=now.kv_usage,
+            host_kv_cache_usage=now.host_kv_usage,
+            total_steps_by_tokens=list(self._stats.total_steps_by_tokens),
             total_preemptions=now.total_preemptions,
             total_prefix_query_tokens=now.total_prefix_queried_tokens,
             total_prefix_hit_tokens=now.total_prefix_hit_tokens,

@@ -86,6 +86,8 @@ class EngineReady(msgspec.Struct, tag="ready", array_like=True):
     """What the model and the KV cache both allow, tokens."""
     num_blocks: int
     block_size: int
+    stats: EngineStats = msgspec.field(default_factory=EngineStats)
+    """Before the first step."""
 
 
 class StepOutputs(msgspec.Struct, tag="step", array_like=True):

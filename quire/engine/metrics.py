@@ -32,11 +32,11 @@ class Gauge(Metric):
 
 
 def snapshot(stats: EngineStats) -> list[Metric]:
-    """Every field of `stats`: those whose name says total are counters
-    (`quire:requests_total`), the others gauges.
-    """
+    """Every number of `stats`: those whose name says total are counters (`quire:requests_total`), the others gauges."""
     metrics: list[Metric] = []
     for name, value in msgspec.structs.asdict(stats).items():
+        if isinstance(value, list):
+            continue
         if name.startswith("total_"):
             metrics.append(Counter(f"quire:{name.removeprefix('total_')}_total", float(value)))
         else:

@@ -31,7 +31,7 @@ from quire.engine.loop import EngineLoop
 from quire.engine.messages import Command, EngineDied, Event
 from quire.engine.step_board import StepBoard
 from quire.errors import QuireError
-from quire.log import get_logger, set_rank
+from quire.log import get_logger, set_rank, take_all
 
 _log = get_logger(__name__)
 
@@ -66,6 +66,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     set_rank("[engine]")
+    take_all()
     config = read_frame(sys.stdin.fileno(), EngineConfig)
     if config is None:
         return 1  # the parent is gone

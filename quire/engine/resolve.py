@@ -12,7 +12,8 @@ import msgspec
 
 from quire import platform
 from quire.config.engine_args import EngineArgs
-from quire.config.hf import context_length, generation_defaults, load_hf_config
+from quire.config.hf import generation_defaults, load_hf_config
+from quire.config.rope import context_length
 from quire.config.types import (
     CacheConfig,
     EngineConfig,

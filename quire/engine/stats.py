@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 import msgspec
 
 LOG_INTERVAL_S = 10.0
+
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Upper borders, inclusive, of the histogram of tokens per step; above the last there is one bucket more."""
 
 
 class EngineStats(msgspec.Struct):
@@ -18,9 +22,19 @@ class EngineStats(msgspec.Struct):
     num_running: int = 0
     """Requests that hold KV blocks."""
     num_waiting: int = 0
+    num_swapped: int = 0
+    """Those of the waiting ones whose KV cache lies in host memory."""
     kv_cache_usage: float = 0.0
     """Share of the device's blocks in use, in [0, 1]."""
+    host_kv_cache_usage: float = 0.0
+    """The same of the blocks in host memory."""
     num_blocks: int = 0
+    num_host_blocks: int = 0
+    kv_cache_bytes: int = 0
+    """Memory that the device's blocks may take."""
+    weight_bytes: int = 0
+    process_id: int = 0
+    """Of the process that steps; 0: not known yet."""
     total_prompt_tokens: int = 0
     """Prompt tokens of the requests that were started."""
     total_generation_tokens: int = 0
@@ -33,6 +47,12 @@ class EngineStats(msgspec.Struct):
     total_steps: int = 0
     total_step_time_s: float = 0.0
     """Time that the workers spent in steps."""
+    total_step_requests: int = 0
+    """Requests that were computed in steps, one in each step counted again."""
+    total_step_tokens: int = 0
+    """Tokens that were computed in steps: of prompts, and the last one of each sequence that goes on."""
+    total_steps_by_tokens: list[int] = msgspec.field(default_factory=lambda: [0] * (len(STEP_TOKENS) + 1))
+    """Steps by their number of tokens: a count per bucket of STEP_TOKENS."""
     total_restarts: int = 0
     """Processes that were started for ones that died. Counted by the client, like the next."""
     total_restart_stall_s: float = 0.0
@@ -55,8 +75,9 @@ _TOTALS = tuple(name for name in EngineStats.__struct_fields__ if name.startswit
 class StatsHistory:
     """The numbers of an engine over all its processes, each of which counts from 0."""
 
-    def __init__(self, num_blocks: int) -> None:
-        self.latest = EngineStats(num_blocks=num_blocks)
+    def __init__(self, first: EngineStats) -> None:
+        """`first` is from before the first step."""
+        self.latest = first
         self._before: EngineStats | None = None
         """What the processes before this one had counted, if there were any."""
 
@@ -75,7 +96,16 @@ class StatsHistory:
 
 
 def _add_totals(stats: EngineStats, before: EngineStats) -> EngineStats:
-    return msgspec.structs.replace(stats, **{name: getattr(before, name) + getattr(stats, name) for name in _TOTALS})
+    return msgspec.structs.replace(
+        stats, **{name: sum_of_field(getattr(before, name), getattr(stats, name)) for name in _TOTALS}
+    )
+
+
+def sum_of_field(first: Any, second: Any) -> Any:
+    """Of one field in two engines' stats: counts per bucket add up bucket by bucket."""
+    if isinstance(first, list):
+        return [one + other for one, other in zip(first, second, strict=True)]
+    return first + second
 
 
 class StatsLogger:

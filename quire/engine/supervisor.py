@@ -40,7 +40,7 @@ class Patience:
     """When to give up an engine that does not come to work again: after many attempts in a row and a long time."""
 
     max_failures: int = 5
-    min_s: float = 60.0
+    min_s: float = 300.0
     num_failures: int = 0
     """Processes in a row that ended at their start or before their first step."""
     since: float = 0.0

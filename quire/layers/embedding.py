@@ -1,4 +1,4 @@
-"""Token embedding and output head, split over the vocabulary."""
+"""Token embedding and output head, split over the vocabulary; and learned positions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Hashable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from quire import parallel
-from quire.quant import Quantizable, WeightShard
+from quire.quant import Quantizable, Slot, WeightShard, share_of
 
 
 class _Vocabulary(Quantizable):
@@ -27,9 +28,9 @@ class _Vocabulary(Quantizable):
             raise ValueError(f"shape {list(tensor.shape)}, but the architecture needs {expected}")
         return 0, tensor.narrow(0, self.first, min(self.share, self.vocab_size - self.first))
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
         """hidden [T, hidden_size] -> [T, vocab_size] on every rank."""
-        return parallel.all_gather(self.quant.apply(self, hidden))[:, : self.vocab_size]
+        return parallel.all_gather(self.quant.apply(self, hidden, bias))[:, : self.vocab_size]
 
 
 class VocabEmbedding(_Vocabulary):
@@ -45,12 +46,49 @@ class VocabEmbedding(_Vocabulary):
         return parallel.all_reduce(rows * mine.unsqueeze(-1))
 
 
+class PositionEmbedding(Quantizable):
+    """Positions to vectors that were learned; the same on every rank. `offset`: rows of the checkpoint before position 0."""
+
+    def __init__(self, max_position: int, hidden_size: int, offset: int = 0) -> None:
+        self.offset = offset
+        super().__init__(WeightShard(hidden_size, max_position, self.place, is_embedding=True, is_exact=True))
+
+    def place(self, shape: tuple[int, ...], tensor: Tensor, part_id: Hashable) -> tuple[int, Tensor]:
+        """The rows from position 0 on."""
+        rows = share_of(tensor, (shape[0] + self.offset, shape[1]), 0, 0, 1)
+        return 0, rows[self.offset :]
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """positions [T] -> [T, hidden_size]."""
+        return self.quant.embed(self, positions)
+
+
 class LMHead(_Vocabulary):
-    """Hidden states to logits."""
+    """Hidden states to logits. With `unit_rows` each row of the weight is divided by its length when it is loaded."""
+
+    def __init__(
+        self, vocab_size: int, hidden_size: int, bias: bool = False, unit_rows: bool = False
+    ) -> None:
+        self.unit_rows = unit_rows
+        super().__init__(vocab_size, hidden_size)
+        if bias:
+            self.slots["bias"] = Slot((self.share,), self.place_bias)
+        else:
+            self.bias = None
+
+    def place(self, shape: tuple[int, ...], tensor: Tensor, part_id: Hashable) -> tuple[int, Tensor]:
+        """This rank's rows of the vocabulary."""
+        first, rows = super().place(shape, tensor, part_id)
+        return first, functional.normalize(rows.float()).to(rows.dtype) if self.unit_rows else rows
+
+    def place_bias(self, shape: tuple[int, ...], tensor: Tensor, part_id: Hashable) -> tuple[int, Tensor]:
+        """This rank's part of the bias."""
+        rows = share_of(tensor, (self.vocab_size,), 0, 0, 1)
+        return 0, rows.narrow(0, self.first, min(self.share, self.vocab_size - self.first))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden [T, hidden_size] -> logits [T, vocab_size] on every rank."""
-        return self.logits(hidden)
+        return self.logits(hidden, self.bias)
 
 
 class TiedLMHead(nn.Module):

@@ -34,7 +34,7 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("cos_sin_cache", table, persistent=False)
 
     def forward(self, positions: Tensor, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """positions [T], q [T, H, D], k [T, KH, D] -> turned q and k."""
+        """positions [T], q [T, H, D], k [T, KH, D] -> turned q and k; components beyond the table's width stay."""
         return ops.rotary_embedding(q, k, positions, self.cos_sin_cache)
 
 
@@ -43,10 +43,12 @@ def extended_positions(max_position: int, scaling: Scaling | None) -> int:
     if not scaling:
         return max_position
     rope_type, factor = scaling["rope_type"], float(scaling.get("factor", 1.0))
-    if rope_type in ("linear", "dynamic"):
+    original = scaling.get("original_max_position_embeddings") or max_position
+    if rope_type == "linear":
+        return math.ceil(original * factor)
+    if rope_type == "dynamic":
         return math.ceil(max_position * factor)
     if rope_type == "yarn":
-        original = scaling.get("original_max_position_embeddings") or max_position
         return max(max_position, math.ceil(original * factor))
     return max_position
 
@@ -113,6 +115,24 @@ def _yarn(dim: int, max_position: int, base: float, scaling: Scaling) -> tuple[T
     return frequencies * (1 - stretched) + frequencies / factor * stretched, _yarn_magnitude(scaling)
 
 
+def _longrope(dim: int, max_position: int, base: float, scaling: Scaling) -> tuple[Tensor, float]:
+    """LongRoPE (2402.13753): each pair's own stretch, one set for short contexts and one for long ones, and a magnitude.
+
+    `served_positions` chooses the set, so that all requests of an engine have one table.
+    """
+    original = scaling["original_max_position_embeddings"]
+    is_long = scaling.get("served_positions", max_position) > original
+    stretch = torch.tensor(scaling["long_factor" if is_long else "short_factor"], dtype=torch.float32, device="cpu")
+    if len(stretch) != dim // 2:
+        raise ValueError(f"long_factor and short_factor must have {dim // 2} numbers, got {len(stretch)}")
+    factor = scaling.get("factor") or max_position / original
+    magnitude = scaling.get("attention_factor")
+    if magnitude is None:
+        magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    exponents = torch.arange(0, dim, 2, dtype=torch.int64, device="cpu").float() / dim
+    return 1.0 / (stretch * base**exponents), float(magnitude)
+
+
 def _yarn_magnitude(scaling: Scaling) -> float:
     factor = scaling["factor"]
     if scaling.get("attention_factor") is not None:
@@ -132,4 +152,5 @@ _SCALINGS: dict[str, Callable[[int, int, float, Scaling], tuple[Tensor, float]]]
     "dynamic": _dynamic,
     "llama3": _llama3,
     "yarn": _yarn,
+    "longrope": _longrope,
 }

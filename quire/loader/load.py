@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 import time
 import zlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from quire.config.types import LoadConfig, ModelConfig
+from quire.config.types import HFConfig, LoadConfig, ModelConfig
 from quire.errors import ModelLoadError
+from quire.layers import LayerNorm, RMSNorm
 from quire.loader.formats import Weights, read_weights
+from quire.loader.naming import Names, Part, shares_memory
 from quire.log import get_logger
 from quire.models import ModelRegistry
 from quire.ops.weights import PackedWeight
@@ -28,8 +31,6 @@ _MAX_NAMED = 8
 _DUMMY_SCALE = 0.03
 _BYTES_AT_ONCE = 16 * 2**20
 """Rows of a large tensor are moved in pieces of this size, so that no copy of it grows larger."""
-
-Part = tuple[str, Hashable]
 
 
 def load_model(config: ModelConfig, load: LoadConfig, device: torch.device) -> nn.Module:
@@ -43,7 +44,7 @@ def load_model(config: ModelConfig, load: LoadConfig, device: torch.device) -> n
         fill_dummy(model, device, config.seed)
     else:
         weights = read_weights(config.path, load.load_format)
-        load_weights(model, weights, device, config.hf.tie_word_embeddings)
+        load_weights(model, weights, device)
     num_bytes, seconds = weight_bytes(model), time.perf_counter() - start
     _logger.info("loaded %s: %.2f GiB of weights in %.1f s", config.model, num_bytes / 2**30, seconds)
     return model
@@ -59,7 +60,7 @@ def build_model(config: ModelConfig, device: torch.device) -> nn.Module:
     scheme = make_scheme(config, device)
     with _default_dtype(activations), torch.device(device):
         try:
-            model = model_class(config.hf)
+            model = model_class(_with_served_positions(config))
         except ValueError as error:
             raise ModelLoadError(f"{config.model}: {error}") from error
     for layer in model.modules():
@@ -68,36 +69,50 @@ def build_model(config: ModelConfig, device: torch.device) -> nn.Module:
     return model.eval()
 
 
-def load_weights(model: nn.Module, weights: Weights, device: torch.device, tied: bool) -> None:
-    """Give each tensor to the parameter it belongs to.
+def _with_served_positions(config: ModelConfig) -> HFConfig:
+    """The checkpoint's configuration; longrope chooses its stretches by the longest context that the engine serves."""
+    scaling = config.hf.rope_scaling
+    if scaling is None or scaling["rope_type"] != "longrope":
+        return config.hf
+    return replace(config.hf, rope_scaling=scaling | {"served_positions": config.max_model_len})
+
+
+def load_weights(model: nn.Module, weights: Weights, device: torch.device) -> None:
+    """Give each tensor to the parameter it belongs to; see `quire.loader.naming` for how a model says which.
 
     Rotary tables are computed, not loaded, and a tied output head repeats the embedding: both are passed over.
     """
-    loading = _Loading(model, device)
+    names, loading = Names(model), _Loading(model, device)
     unexpected: list[str] = []
     for name, tensor in weights:
-        if "rotary_emb." in name or (tied and name == "lm_head.weight"):
+        if names.is_passed_over(name):
             continue
-        part = _target(name, model.packed_weights)
-        if not loading.knows(part):
-            unexpected.append(name)
-            continue
-        if part not in loading.waiting:
-            raise ModelLoadError(f"tensor {name} comes twice in the checkpoint")
         try:
-            loading.take(part, tensor, weights.release)
+            pieces = names.cut(name, tensor)
         except ValueError as error:
             raise ModelLoadError(f"tensor {name} has {error}") from error
-    _complain(_checkpoint_names(loading.waiting, model.packed_weights), sorted(unexpected))
+        if not all(loading.knows(part) for part, _ in pieces):
+            unexpected.append(name)
+            continue
+        if not all(part in loading.waiting for part, _ in pieces):
+            raise ModelLoadError(f"tensor {name} comes twice in the checkpoint")
+        try:
+            for part, piece in pieces:
+                loading.take(part, piece, tensor, weights.release)
+        except ValueError as error:
+            raise ModelLoadError(f"tensor {name} has {error}") from error
+        weights.release(tensor)
+    _complain(names.in_checkpoint(loading.waiting), sorted(unexpected))
 
 
 def fill_dummy(model: nn.Module, device: torch.device, seed: int = 0) -> None:
     """Random weights that depend on each parameter's name and `seed` alone; norms are 1."""
     for layer_name, layer in _loadable_layers(model):
+        is_norm = isinstance(layer, RMSNorm | LayerNorm)
         for slot_name, slot in layer.slots.items():
             slot.allocate(device)
             name = f"{layer_name}.{slot_name}"
-            if name.endswith("norm.weight"):
+            if is_norm and slot_name == "weight":
                 slot.take(0, torch.ones(slot.shape))
                 continue
             generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
@@ -135,17 +150,21 @@ class _Loading:
         """Whether the model has that parameter."""
         return part[0] in self._layers
 
-    def take(self, part: Part, tensor: Tensor, release: Callable[[Tensor], None]) -> None:
-        """Move a checkpoint's tensor in; `release` hears of each piece that is no longer needed. ValueError: wrong shape."""
+    def take(self, part: Part, piece: Tensor, source: Tensor, release: Callable[[Tensor], None]) -> None:
+        """Move a piece of the checkpoint's tensor `source` in. ValueError: wrong shape.
+
+        `release` hears of each run of rows of the source that is no longer needed; a copy has nothing to release.
+        """
         name, part_id = part
         layer, slot_name = self._layers[name]
         slot = layer.slots[slot_name]
-        first_row, rows = slot.place(tensor, part_id)
+        first_row, rows = slot.place(piece, part_id)
         if not slot.is_allocated:
             slot.allocate(self._device)
         for start, stop in _pieces(tuple(rows.shape), rows.element_size()):
             slot.take(first_row + start, rows[start:stop])
-            release(rows[start:stop])
+            if shares_memory(rows, source):
+                release(rows[start:stop])
         self.waiting.remove(part)
         self._missing[layer] -= 1
         if self._missing[layer] == 0:
@@ -164,26 +183,6 @@ def _pieces(shape: tuple[int, ...], element_size: int) -> Iterator[tuple[int, in
     row_bytes = max(1, element_size * math.prod(shape[1:]))
     step = max(1, _BYTES_AT_ONCE // row_bytes)
     return ((start, min(start + step, rows)) for start in range(0, rows, step))
-
-
-def _target(name: str, packed: dict[str, tuple[str, Hashable]]) -> Part:
-    """(parameter, part) that a checkpoint's tensor goes to."""
-    words = name.split(".")
-    for i, word in enumerate(words):
-        if word in packed:
-            words[i], part_id = packed[word]
-            return ".".join(words), part_id
-    return name, None
-
-
-def _checkpoint_names(parts: set[Part], packed: dict[str, tuple[str, Hashable]]) -> list[str]:
-    """The names that a checkpoint has for parts of parameters."""
-    spelled = {target: word for word, target in packed.items()}
-    names = []
-    for name, part_id in parts:
-        words = [str(spelled.get((word, part_id), word)) for word in name.split(".")]
-        names.append(".".join(words))
-    return sorted(names)
 
 
 def _complain(missing: list[str], unexpected: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,34 @@ if TYPE_CHECKING:
     from torch import nn
 
 _ARCHITECTURES: dict[str, str] = {
-    "LlamaForCausalLM": "quire.models.llama:LlamaForCausalLM",
+    "BaiChuanForCausalLM": "quire.models.baichuan:BaichuanForCausalLM",
+    "BaichuanForCausalLM": "quire.models.baichuan:BaichuanForCausalLM",
+    "BloomForCausalLM": "quire.models.bloom:BloomForCausalLM",
+    "ChatGLMForConditionalGeneration": "quire.models.chatglm:ChatGLMForCausalLM",
+    "ChatGLMModel": "quire.models.chatglm:ChatGLMForCausalLM",
+    "FalconForCausalLM": "quire.models.falcon:FalconForCausalLM",
+    "GPT2LMHeadModel": "quire.models.gpt2:GPT2LMHeadModel",
+    "GPTJForCausalLM": "quire.models.gptj:GPTJForCausalLM",
+    "GPTNeoXForCausalLM": "quire.models.gpt_neox:GPTNeoXForCausalLM",
+    "Gemma2ForCausalLM": "quire.models.gemma2:Gemma2ForCausalLM",
+    "Gemma3ForCausalLM": "quire.models.gemma3:Gemma3ForCausalLM",
+    "GemmaForCausalLM": "quire.models.gemma:GemmaForCausalLM",
+    "Glm4ForCausalLM": "quire.models.glm:GlmForCausalLM",
+    "GlmForCausalLM": "quire.models.glm:GlmForCausalLM",
+    "GraniteForCausalLM": "quire.models.granite:GraniteForCausalLM",
     "LLaMAForCausalLM": "quire.models.llama:LlamaForCausalLM",
+    "LlamaForCausalLM": "quire.models.llama:LlamaForCausalLM",
     "MistralForCausalLM": "quire.models.mistral:MistralForCausalLM",
+    "OPTForCausalLM": "quire.models.opt:OPTForCausalLM",
+    "Olmo2ForCausalLM": "quire.models.olmo2:Olmo2ForCausalLM",
+    "Phi3ForCausalLM": "quire.models.phi3:Phi3ForCausalLM",
+    "PhiForCausalLM": "quire.models.phi:PhiForCausalLM",
+    "QWenLMHeadModel": "quire.models.qwen:QWenLMHeadModel",
     "Qwen2ForCausalLM": "quire.models.qwen2:Qwen2ForCausalLM",
     "Qwen3ForCausalLM": "quire.models.qwen3:Qwen3ForCausalLM",
+    "StableLMEpochForCausalLM": "quire.models.stablelm:StableLmForCausalLM",
+    "StableLmForCausalLM": "quire.models.stablelm:StableLmForCausalLM",
+    "Starcoder2ForCausalLM": "quire.models.starcoder2:Starcoder2ForCausalLM",
 }
 
 _registered: dict[str, str | type[nn.Module]] = {}
@@ -38,12 +62,15 @@ class ModelRegistry:
 
     @staticmethod
     def resolve(architecture: str) -> type[nn.Module]:
-        """The class for `architecture`; raises UnsupportedModelError that lists what there is."""
+        """The class for `architecture`; raises UnsupportedModelError that names the nearest and all that there are."""
         target = _registered.get(architecture) or _ARCHITECTURES.get(architecture)
         if target is None:
-            known = ", ".join(ModelRegistry.get_supported_archs())
+            known = ModelRegistry.get_supported_archs()
+            near = difflib.get_close_matches(architecture, known, 3, cutoff=0.7)
             raise UnsupportedModelError(
-                f"architecture {architecture} is not supported; supported are {known}"
+                f"architecture {architecture} is not supported"
+                + (f", but {' and '.join(near)} {'are' if len(near) > 1 else 'is'}" if near else "")
+                + f"; supported are {', '.join(known)}"
             )
         if not isinstance(target, str):
             return target

@@ -27,8 +27,7 @@ class Qwen2Attention(nn.Module):
         self.qkv_proj = QKVLinear(config.hidden_size, head_dim, heads, kv_heads, config.attention_bias)
         self.o_proj = RowLinear(heads * head_dim, config.hidden_size)
         self.rotary = rotary
-        windows = config.sliding_window_layers
-        window = config.sliding_window if windows is None or windows[layer_index] else None
+        window = config.window_of(layer_index)
         self.attn = Attention(
             self.qkv_proj.num_heads, self.qkv_proj.num_kv_heads, head_dim, layer_index, window
         )
@@ -41,11 +40,13 @@ class Qwen2Attention(nn.Module):
 
 
 class Qwen2MLP(nn.Module):
-    """SwiGLU feed-forward block: down(silu(gate(x)) * up(x))."""
+    """Gated feed-forward block: down(act(gate(x)) * up(x)), where act is SiLU unless told otherwise."""
 
     def __init__(self, config: HFConfig) -> None:
         super().__init__()
-        self.gate_up_proj = GateUpLinear(config.hidden_size, config.intermediate_size)
+        self.gate_up_proj = GateUpLinear(
+            config.hidden_size, config.intermediate_size, activation=config.hidden_act
+        )
         self.down_proj = RowLinear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:

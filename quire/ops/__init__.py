@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from quire.ops.activations import ActivationName
 from quire.ops.registry import select
 from quire.ops.sampling.edits import RowEdits
 from quire.ops.weights import PackedWeight, WeightFormat
@@ -43,6 +44,22 @@ def rms_norm(
     x + residual), the sum rounded to x's type before it is normalised. Inputs are not changed.
     """
     return select("rms_norm", x.device)(x, weight, eps, residual)
+
+
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, residual: Tensor | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Layer norm over the last dimension (1607.06450).
+
+    x, residual [..., N]; weight and bias [N], or [H, N] for x [..., H, N]. Returns `(x - mean) / sqrt(variance + eps) * weight +
+    bias`, all in float32, rounded once. With `residual` as `rms_norm`. Inputs are not changed.
+    """
+    return select("layer_norm", x.device)(x, weight, bias, eps, residual)
+
+
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """cap * tanh(x / cap) (2408.00118), element by element: x [..., N] -> [..., N]."""
+    return select("soft_cap", x.device)(x, cap)
 
 
 def silu_and_mul(x: Tensor) -> Tensor:
@@ -99,22 +116,32 @@ def unpack_weight(weight: PackedWeight) -> Tensor:
     return select("unpack_weight", torch.device(weight.device_type))(weight)
 
 
-def linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
-    """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type.
+def linear(
+    x: Tensor,
+    weight: Tensor | PackedWeight,
+    bias: Tensor | None = None,
+    activation: ActivationName | None = None,
+) -> Tensor:
+    """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type, and its `activation` if there is one.
 
     With bfloat16 weights each row of x is first rounded to bfloat16, as on a GPU; the products are summed in float32.
     With an integer format each row of x is first quantized as `WeightFormat` says; the products are summed exactly within a
     group, the groups in float32.
     """
-    return select("linear", x.device)(x, weight, bias)
+    return select("linear", x.device)(x, weight, bias, activation)
 
 
-def gate_up_linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
-    """silu_and_mul(linear(x, weight, bias)), SwiGLU (2002.05202): x [..., K] -> [..., N / 2].
+def gate_up_linear(
+    x: Tensor,
+    weight: Tensor | PackedWeight,
+    bias: Tensor | None = None,
+    activation: ActivationName = "silu",
+) -> Tensor:
+    """activation(gate) * up of linear(x, weight, bias), SwiGLU and its kin (2002.05202): x [..., K] -> [..., N / 2].
 
     A packed weight must have been packed with `gate_up`; the rows of a plain one are gate [N / 2] then up [N / 2].
     """
-    return select("gate_up_linear", x.device)(x, weight, bias)
+    return select("gate_up_linear", x.device)(x, weight, bias, activation)
 
 
 def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:

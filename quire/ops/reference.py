@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quire.ops.activations import ACTIVATIONS, check_activation
 from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_int8, quantize_rows
 from quire.ops.registry import register
 from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
@@ -42,6 +43,26 @@ def rms_norm(
     normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     out = (normed * weight.float()).to(x.dtype)
     return out if residual is None else (out, x)
+
+
+@register("layer_norm", "reference")
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, residual: Tensor | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    """See `quire.ops.layer_norm`."""
+    if residual is not None:
+        x = x + residual
+    wide = x.float()
+    centred = wide - wide.mean(-1, keepdim=True)
+    normed = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps) * weight.float()
+    out = (normed if bias is None else normed + bias.float()).to(x.dtype)
+    return out if residual is None else (out, x)
+
+
+@register("soft_cap", "reference")
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """See `quire.ops.soft_cap`."""
+    return (cap * torch.tanh(x.float() / cap)).to(x.dtype)
 
 
 @register("silu_and_mul", "reference")
@@ -148,16 +169,22 @@ def _zeros(weight: PackedWeight, rows: slice | Tensor) -> Tensor | float:
 
 
 @register("linear", "reference")
-def linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
     """See `quire.ops.linear`."""
+    check_activation(activation)
     if isinstance(weight, Tensor):
-        return F.linear(x, weight, bias)
+        out = F.linear(x, weight, bias)
+        return out if activation is None else ACTIVATIONS[activation](out.float()).to(x.dtype)
     if x.shape[-1] != weight.input_size:
         raise ValueError(f"x must have {weight.input_size} inputs in its last dimension, got {list(x.shape)}")
     rows = x.reshape(-1, weight.input_size).float()
     out = _multiply(rows, weight)
     if bias is not None:
         out = out + bias.float()
+    if activation is not None:
+        out = ACTIVATIONS[activation](out)
     return out.to(x.dtype).reshape(*x.shape[:-1], weight.output_size)
 
 
@@ -206,11 +233,15 @@ def _exact_product(a: Tensor, b: Tensor) -> Tensor:
 
 
 @register("gate_up_linear", "reference")
-def gate_up_linear(x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None) -> Tensor:
+def gate_up_linear(
+    x: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None, activation: str = "silu"
+) -> Tensor:
     """See `quire.ops.gate_up_linear`."""
+    check_activation(activation)
     if isinstance(weight, PackedWeight) and not weight.gate_up:
         raise ValueError("weight must be packed with gate_up=True for gate_up_linear")
-    return silu_and_mul(linear(x, weight, bias))
+    gate, up = linear(x, weight, bias).chunk(2, dim=-1)
+    return (ACTIVATIONS[activation](gate.float()) * up.float()).to(x.dtype)
 
 
 @register("embedding", "reference")

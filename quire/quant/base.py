@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quire import ops
+from quire.ops.activations import ActivationName
 from quire.ops.weights import PackedWeight
 
 Place = Callable[[tuple[int, ...], Tensor, Hashable], tuple[int, Tensor]]
@@ -29,6 +30,8 @@ class WeightShard:
     """Rows are gate then up, multiplied by `apply_gate_up` alone."""
     is_embedding: bool = False
     """Rows are tokens: gathered by `embed`, and multiplied if the output head is tied to them."""
+    is_exact: bool = False
+    """Never rounded to integers, whatever the model's quantization."""
 
 
 class Slot:
@@ -88,13 +91,21 @@ class QuantMethod:
         """Once all rows are in: set `layer.weight`, as the ops want it, and empty those slots."""
         raise NotImplementedError
 
-    def apply(self, layer: Quantizable, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def apply(
+        self,
+        layer: Quantizable,
+        x: Tensor,
+        bias: Tensor | None = None,
+        activation: ActivationName | None = None,
+    ) -> Tensor:
         """x [..., input_size] -> [..., output_size]."""
-        return ops.linear(x, layer.weight, bias)
+        return ops.linear(x, layer.weight, bias, activation)
 
-    def apply_gate_up(self, layer: Quantizable, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [..., input_size] -> silu(gate) * up [..., output_size / 2]."""
-        return ops.gate_up_linear(x, layer.weight, bias)
+    def apply_gate_up(
+        self, layer: Quantizable, x: Tensor, bias: Tensor | None = None, activation: ActivationName = "silu"
+    ) -> Tensor:
+        """x [..., input_size] -> activation(gate) * up [..., output_size / 2]."""
+        return ops.gate_up_linear(x, layer.weight, bias, activation)
 
     def embed(self, layer: Quantizable, token_ids: Tensor) -> Tensor:
         """Rows [T, input_size] at token_ids [T]."""

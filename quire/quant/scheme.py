@@ -16,13 +16,16 @@ from quire.quant.unquantized import Unquantized, UnquantizedPacked
 
 @dataclass(frozen=True)
 class QuantScheme:
-    """One method for linear layers, one for token embeddings and the output head."""
+    """One method for linear layers, one for token embeddings and the output head, one for what is not to be rounded."""
 
     linear: QuantMethod
     embedding: QuantMethod
+    exact: QuantMethod
 
     def method_for(self, shard: WeightShard) -> QuantMethod:
         """The method that stores this weight."""
+        if shard.is_exact:
+            return self.exact
         return self.embedding if shard.is_embedding else self.linear
 
 
@@ -31,6 +34,7 @@ def make_scheme(config: ModelConfig, device: torch.device) -> QuantScheme:
     return QuantScheme(
         linear=_make_method(config.quantization, config, device),
         embedding=_make_method(config.embedding_quantization, config, device),
+        exact=_make_method(None, config, device),
     )
 
 

@@ -6,10 +6,11 @@ import torch
 
 from quire import envs, ops, parallel, platform
 from quire.batch import ScheduledBatch, StepResult
-from quire.config.hf import context_length
+from quire.config.rope import context_length
 from quire.config.types import EngineConfig, KVCacheSpec
 from quire.errors import ConfigError, NotSupportedError
 from quire.loader import load_model
+from quire.loader.load import weight_bytes
 from quire.log import get_logger
 from quire.ops import registry
 from quire.runner.kv_cache import KVCache, cache_dtype, plan_kv_cache
@@ -40,6 +41,10 @@ class Worker:
     def execute(self, batch: ScheduledBatch) -> StepResult:
         """One step; see ModelRunner.execute."""
         return self.runner.execute(batch)
+
+    def weight_bytes(self) -> int:
+        """Memory of this rank's weights."""
+        return weight_bytes(self.model)
 
     def op_table(self) -> dict[str, str]:
         """Which backend runs each op."""

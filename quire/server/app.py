@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, nullcontext
+from typing import Any
 
-import starlette.routing
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quire.errors import QuireError, WrongApiKeyError
@@ -20,7 +22,7 @@ from quire.server.admin_key import admin_keys, check_admin_key
 from quire.server.anthropic.api import ANTHROPIC
 from quire.server.args import ServerArgs
 from quire.server.auth import ApiKeys, api_keys, check_api_key
-from quire.server.context import ServerContext
+from quire.server.context import LEASES, Leases, ServerContext
 from quire.server.cross_origin import cross_origin
 from quire.server.errors import error_response
 from quire.server.invocations import INVOCATIONS
@@ -28,6 +30,7 @@ from quire.server.lifecycle import ClientGoneError
 from quire.server.llamacpp.api import LLAMACPP
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models
+from quire.server.observed import Observed
 from quire.server.ollama.api import OLLAMA
 from quire.server.one_model import OneModel
 from quire.server.openai.api import OPENAI
@@ -50,6 +53,8 @@ class Endpoint:
     """One route as an ASGI application: API key, admission, error mapping, headers that every response gets."""
 
     def __init__(self, context: ServerContext, api: Api, route: Route, keys: ApiKeys) -> None:
+        self.path = route.path
+        """As it was declared; what metrics call the handler."""
         self._context = context
         self._handler = route.handler
         self._shape_error = api.shape_error
@@ -59,13 +64,17 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; leases of models end when its response is sent."""
+        scope["endpoint"] = self
         request = Request(scope, receive)
+        leases = scope[LEASES] = Leases()
         try:
             self._check_key(self._keys, request)
             with self._context.lifecycle.admit(request) if self._is_counted else nullcontext():
-                async with AsyncExitStack() as request.state.leases:
+                try:
                     response = await self._handler(self._context, request)
                     await _respond(response, request, send)
+                finally:
+                    await leases.close()
         except (ClientGoneError, ClientDisconnect):
             return
         except Exception as error:
@@ -73,21 +82,29 @@ class Endpoint:
             await _respond(response, request, send)
 
 
-class _PlainPaths(starlette.routing.BaseRoute):
-    """All routes without parameters as one: a request finds its own by one look-up, however many there are."""
+class _App(Starlette):
+    """Starlette with a short way to every route that has no parameters: one look-up instead of a search, and nothing between the
+    server and the endpoint but the middleware that is given.
+    """
 
-    def __init__(self, endpoints: dict[tuple[str, str], Endpoint]) -> None:
-        """`endpoints` has (method, path) keys."""
+    def __init__(self, endpoints: dict[tuple[str, str], Endpoint], middleware: Sequence[Middleware], **options: Any) -> None:
+        """`endpoints` has (method, path) keys; patterns, HEAD, and the answer to a wrong method are Starlette's own."""
+        routes = [StarletteRoute(path, endpoint, methods=[method]) for (method, path), endpoint in endpoints.items()]
+        super().__init__(routes=routes, **options)
+        self.router.redirect_slashes = False
         self._endpoints = endpoints
+        self._entry: ASGIApp = self._dispatch
+        for kind, positional, named in reversed(middleware):
+            self._entry = kind(self._entry, *positional, **named)
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Starlette's question."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        scope["app"] = self
+        await self._entry(scope, receive, send)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self._find(scope) if scope["type"] == "http" else None
-        return (Match.NONE, {}) if endpoint is None else (Match.FULL, {"endpoint": endpoint})
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that matched."""
-        await scope["endpoint"](scope, receive, send)
+        await (super().__call__ if endpoint is None else endpoint)(scope, receive, send)
 
     def _find(self, scope: Scope) -> Endpoint | None:
         return self._endpoints.get((scope["method"], route_path(scope)))
@@ -102,7 +119,7 @@ def route_path(scope: Scope) -> str:
 
 
 async def _respond(response: Response, request: Request, send: Send) -> None:
-    response.headers["x-request-id"] = request_id_of(request)
+    response.raw_headers.append((b"x-request-id", request_id_of(request).encode()))
     warning = unknown_fields_warning(request)
     if warning is not None:
         response.headers["warning"] = warning
@@ -174,23 +191,19 @@ def build_app_over(
         for api in (*APIS, openapi_api(APIS))
         for route in api.routes
     }
-    # All of them: patterns, HEAD, and the answer to a wrong method need Starlette's own.
-    routes: list[starlette.routing.BaseRoute] = [
-        starlette.routing.Route(path, endpoint, methods=[method])
-        for (method, path), endpoint in endpoints.items()
-    ]
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
         context.lifecycle.stop()
+        if context.tracer is not None:
+            await asyncio.to_thread(context.tracer.shutdown)
 
-    app = Starlette(
-        routes=[_PlainPaths(endpoints), *routes],
+    app = _App(
+        endpoints,
+        [Middleware(Observed, context=context), *cross_origin(context.args)],
         lifespan=lifespan,
         exception_handlers={HTTPException: _routing_error},
-        middleware=cross_origin(context.args),
     )
-    app.router.redirect_slashes = False
     app.state.context = context
     return app

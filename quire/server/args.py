@@ -8,6 +8,7 @@ import argparse
 from dataclasses import dataclass, fields
 
 from quire.config.options import add_flag, clean_value, option
+from quire.log import FORMATS, LEVELS
 
 
 @dataclass
@@ -25,6 +26,19 @@ class ServerArgs:
         "info", "Level of the HTTP log.", choices=("critical", "error", "warning", "info", "debug", "trace")
     )
     disable_uvicorn_access_log: bool = option(False, "No line in the log for each request.")
+    log_level: str | None = option(
+        None, "Level of Quire's own log; default: QUIRE_LOG_LEVEL, else info.", choices=LEVELS
+    )
+    log_format: str | None = option(
+        None, "text, or json: an object per line; default: QUIRE_LOG_FORMAT, else text.", choices=FORMATS
+    )
+    enable_log_requests: bool = option(False, "Log the prompt and the parameters of each request.")
+    max_log_len: int | None = option(
+        None, "With --enable-log-requests: most characters or tokens of a prompt in the log; default: all.", low=0
+    )
+    otlp_traces_endpoint: str | None = option(
+        None, "Send traces to this OpenTelemetry collector, by OTLP over HTTP (http://localhost:4318); default: none."
+    )
     api_server_count: int = option(
         1, "Front-end processes on the one port; each serves its own connections.", low=1, high=64, aliases=("-asc",)
     )

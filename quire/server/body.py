@@ -11,12 +11,15 @@ import msgspec
 from starlette.requests import Request
 
 from quire.errors import BodyTooLargeError, InvalidRequestError, MalformedBodyError, describe
+from quire.server.headers import header
 from quire.server.unknown_fields import note_unknown_fields
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
 _Result = TypeVar("_Result")
 
+_BODY = "quire.body"
+"""Where the scope keeps a body that was read."""
 _any_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 _strict_decoders: dict[type, msgspec.json.Decoder[Any]] = {}
@@ -34,7 +37,7 @@ async def read_body(
     Raises BodyTooLargeError or InvalidRequestError; the latter for unknown fields too, where the server is strict.
     """
     body = await (_read_bytes if any_content_type else _checked_bytes)(request, max_bytes)
-    request.state.body = None
+    request.scope.pop(_BODY, None)
     try:
         return _strict_decoder(schema).decode(body)
     except (ValueError, RecursionError):  # decode again: to say what is wrong, or that it is only a name
@@ -48,7 +51,7 @@ async def body_keys(request: Request, max_bytes: int) -> Set[str]:
 
     `read_body` may follow. Raises BodyTooLargeError or InvalidRequestError.
     """
-    body = request.state.body = await _checked_bytes(request, max_bytes)
+    body = request.scope[_BODY] = await _checked_bytes(request, max_bytes)
     decode_body(body, _AnyObject)
     return _keys(body)
 
@@ -101,7 +104,7 @@ def _keys(body: bytes) -> Set[str]:
 
 async def _checked_bytes(request: Request, max_bytes: int) -> bytes:
     """The body, which `body_keys` may have read already."""
-    body: bytes | None = getattr(request.state, "body", None)
+    body: bytes | None = request.scope.get(_BODY)
     if body is not None:
         return body
     _check_content_type(request)
@@ -109,7 +112,7 @@ async def _checked_bytes(request: Request, max_bytes: int) -> bytes:
 
 
 def _check_content_type(request: Request) -> None:
-    stated = request.headers.get("content-type")
+    stated = header(request, b"content-type")
     if stated is None:
         return
     media_type = stated.partition(";")[0].strip().lower()
@@ -120,7 +123,7 @@ def _check_content_type(request: Request) -> None:
 
 
 async def _read_bytes(request: Request, max_bytes: int) -> bytes:
-    stated = request.headers.get("content-length", "")
+    stated = header(request, b"content-length") or ""
     if stated.isdigit() and int(stated) > max_bytes:
         raise _too_large(max_bytes)
     pieces, num_bytes = [], 0

@@ -28,8 +28,10 @@ from quire.server.app import build_app
 from quire.server.args import ServerArgs
 from quire.server.http_server import SIGNALS, HttpServer, banner, run_loop, say
 from quire.server.listen import base_url
-from quire.server.logs import configure_http_log
+from quire.server.logs import configure_logs
 
+DRAINED = "drained"
+"""The line on standard output that says that no request runs any more."""
 _READ_BYTES = 2**16
 
 
@@ -50,13 +52,17 @@ class StopOrder(msgspec.Struct, tag="stop"):
     """Drain; given again: stop at once."""
 
 
+class ExitOrder(msgspec.Struct, tag="exit"):
+    """All front ends have drained: end."""
+
+
 class EngineNews(msgspec.Struct, tag="engine"):
     """What becomes of the engine."""
 
     event: EngineUp | EngineDown | EngineDied
 
 
-ParentMessage = StopOrder | EngineNews
+ParentMessage = StopOrder | ExitOrder | EngineNews
 """What a front end hears after its order. The first `EngineUp` says what to attach to."""
 
 
@@ -76,7 +82,7 @@ def main() -> None:
 def _wait_for_engine() -> EngineUp | None:
     """The engine's process; None when there will be none, or the front end is to stop before it began."""
     while True:
-        message: StopOrder | EngineNews | None = read_frame(sys.stdin.fileno(), ParentMessage)
+        message: StopOrder | ExitOrder | EngineNews | None = read_frame(sys.stdin.fileno(), ParentMessage)
         if not isinstance(message, EngineNews) or isinstance(message.event, EngineDied):
             return None
         if isinstance(message.event, EngineUp):
@@ -85,7 +91,7 @@ def _wait_for_engine() -> EngineUp | None:
 
 async def _serve(order: FrontEndOrder, up: EngineUp) -> None:
     args = ServerArgs(**order.server_args)
-    configure_http_log(args.uvicorn_log_level)
+    configure_logs(args)
     place = ClientPlace(order.index, order.num_clients)
     client = AttachedClient(Path(order.folder), place, up)
     is_silent = order.config.disable_log_stats or order.index > 1  # one of the front ends says how the engine does
@@ -94,8 +100,8 @@ async def _serve(order: FrontEndOrder, up: EngineUp) -> None:
     app = build_app(engine, args)
     with socket.socket(fileno=order.listener_fd) as listener:
         text = banner(app.state.context, base_url(args, listener))
-        server = HttpServer(app, args, lambda: say(text), takes_signals=False)
-        buffer: FrameBuffer[StopOrder | EngineNews] = FrameBuffer(ParentMessage)
+        server = HttpServer(app, args, lambda: say(text), takes_signals=False, on_drained=lambda: say(DRAINED))
+        buffer: FrameBuffer[StopOrder | ExitOrder | EngineNews] = FrameBuffer(ParentMessage)
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), _obey, buffer, server, client)
         try:
             await server.serve(sockets=[listener])
@@ -103,13 +109,17 @@ async def _serve(order: FrontEndOrder, up: EngineUp) -> None:
             await engine.shutdown()
 
 
-def _obey(buffer: FrameBuffer[StopOrder | EngineNews], server: HttpServer, client: AttachedClient) -> None:
+def _obey(
+    buffer: FrameBuffer[StopOrder | ExitOrder | EngineNews], server: HttpServer, client: AttachedClient
+) -> None:
     data = os.read(sys.stdin.fileno(), _READ_BYTES)
     if not data:
         os._exit(1)  # the parent is gone
     for message in buffer.feed(data):
         if isinstance(message, StopOrder):
             server.stop()
+        elif isinstance(message, ExitOrder):
+            server.exit()
         else:
             client.hear(message.event)
 

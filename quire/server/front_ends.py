@@ -3,7 +3,7 @@
 Each is a process of its own (`front_end.py`) with its own socket on the same port and its own requests. Their metrics meet in
 files of one folder, so that `/metrics` of any of them tells of all (prometheus_client's multiprocess mode). One that dies costs
 the requests that it had, and nobody else's; the rest goes on, and the last one's death ends the server. When the engine's process
-dies, each sends its own requests again to the next one.
+dies, each sends its own requests again to the next one. One that has drained stays, and answers newcomers, until all have.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -31,7 +31,7 @@ from quire.engine.text import load_text_side
 from quire.errors import EngineDeadError, QuireError
 from quire.log import get_logger
 from quire.server.args import ServerArgs
-from quire.server.front_end import EngineNews, FrontEndOrder, StopOrder
+from quire.server.front_end import DRAINED, EngineNews, ExitOrder, FrontEndOrder, StopOrder
 from quire.server.http_server import SIGNALS, say
 
 _log = get_logger(__name__)
@@ -56,7 +56,7 @@ class FrontEnd:
         self._write_lock = threading.Lock()
         self._say(order)
 
-    def _say(self, message: FrontEndOrder | EngineNews | StopOrder) -> None:
+    def _say(self, message: FrontEndOrder | EngineNews | StopOrder | ExitOrder) -> None:
         assert self._process.stdin is not None
         with self._write_lock:
             if not self._process.stdin.closed:
@@ -79,15 +79,20 @@ class FrontEnd:
         """Drain; the second time, stop at once."""
         self._say(StopOrder())
 
+    def exit(self) -> None:
+        """End, after `stop`."""
+        self._say(ExitOrder())
+
     def tell(self, event: LifeEvent) -> None:
         """What becomes of the engine; called in its supervisor's thread."""
         self._say(EngineNews(event))
 
-    def wait(self) -> None:
+    def wait(self, on_drained: Callable[[], None]) -> None:
         """Until it has ended; what it prints meanwhile is passed on."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            say(line.decode(errors="replace").rstrip("\n"))
+            text = line.decode(errors="replace").rstrip("\n")
+            on_drained() if text == DRAINED else say(text)
         self._process.wait()
 
     def describe_end(self) -> str:
@@ -137,6 +142,13 @@ def run_front_ends(config: EngineConfig, args: ServerArgs, listeners: Sequence[s
         engine.close(_CLOSE_TIMEOUT_S)
 
 
+@dataclass(frozen=True, slots=True)
+class _Drained:
+    """A front end that was told to stop has no request any more."""
+
+    index: int
+
+
 class Supervisor:
     """Waits for signals and for the ends of front ends, and lets the engine forget those that ended."""
 
@@ -145,10 +157,12 @@ class Supervisor:
         self._place = ClientPlace(0, len(front_ends) + 1)
         self._client: AttachedClient | None = None
         self._live = {front_end.index: front_end for front_end in front_ends}
+        self._busy = set(self._live)
+        """Indexes of those that have not drained."""
         self._gone = {self._place.index}
         """Clients that the engine need not tell anything: the parent is one."""
-        self._news: queue.SimpleQueue[FrontEnd | LifeEvent | None] = queue.SimpleQueue()
-        """A front end that ended, what becomes of the engine, or None: a signal came."""
+        self._news: queue.SimpleQueue[FrontEnd | _Drained | LifeEvent | None] = queue.SimpleQueue()
+        """A front end that ended or has drained, what becomes of the engine, or None: a signal came."""
         self._num_signals = 0
 
     def run(self, banner: str) -> None:
@@ -170,11 +184,13 @@ class Supervisor:
             self._client.send(Stop())
             self._client.close(_CLOSE_TIMEOUT_S)
 
-    def _take(self, news: FrontEnd | LifeEvent | None) -> None:
+    def _take(self, news: FrontEnd | _Drained | LifeEvent | None) -> None:
         if news is None:
             self._stop_all()
         elif isinstance(news, FrontEnd):
             self._bury(news)
+        elif isinstance(news, _Drained):
+            self._note_drained(news.index)
         elif isinstance(news, EngineUp):
             self._greet(news)
         elif self._client is not None:
@@ -189,6 +205,12 @@ class Supervisor:
         for front_end in self._live.values():
             front_end.stop()
 
+    def _note_drained(self, index: int) -> None:
+        self._busy.discard(index)
+        if self._num_signals and not self._busy:
+            for front_end in self._live.values():
+                front_end.exit()
+
     def _greet(self, up: EngineUp) -> None:
         """A process that knows nothing yet."""
         if self._client is None:
@@ -200,6 +222,7 @@ class Supervisor:
 
     def _bury(self, front_end: FrontEnd) -> None:
         del self._live[front_end.index]
+        self._note_drained(front_end.index)
         self._gone.add(front_end.index)
         if self._client is not None:
             self._client.send(ForgetClient(front_end.index))
@@ -213,7 +236,7 @@ class Supervisor:
             )
 
     def _watch(self, front_end: FrontEnd) -> None:
-        front_end.wait()
+        front_end.wait(lambda: self._news.put(_Drained(front_end.index)))
         self._news.put(front_end)
 
     @contextlib.contextmanager

@@ -36,6 +36,8 @@ MIN_BODY_BYTES = 16 * 2**10
 """Of a body, or the rest of it, that must arrive within each `timeout_client`."""
 _MAX_PARSED_URL = 8192
 """Of a request that is refused: enough to find its route. The parser takes none that is as long as a head may be."""
+_LAST_WORDS_S = 1.0
+"""How long an answer to what was no request may take to leave."""
 _SPARE_FILES = 64
 """Open files that are none of clients: sockets of the engine, models, logs."""
 
@@ -203,6 +205,7 @@ class LimitedProtocol(PushProtocol):
         if self._is_quiet():
             self.transport.write(raw_response(error))
         self.transport.close()
+        self.loop.call_later(_LAST_WORDS_S, self.transport.abort)  # TLS waits for the client's good-bye, which may never come
 
     def _is_quiet(self) -> bool:
         return self.cycle is None or self.cycle.response_complete

@@ -20,11 +20,13 @@ import uvicorn
 from starlette.applications import Starlette
 
 import quire
+from quire.platform import give_freed_memory_back
 from quire.server.app import refuse
 from quire.server.args import ServerArgs
 from quire.server.browser_guard import BrowserGuard
 from quire.server.context import ServerContext
 from quire.server.http_limits import LimitedProtocol, connection_rules
+from quire.server.logs import make_access_log
 from quire.server.status import curl_line, list_names
 from quire.server.tls import ServerTls
 
@@ -32,14 +34,27 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CLOSE_CONNECTIONS_S = 1
 """How long connections get at least to be closed after the last request."""
 
+_GC_THRESHOLD = 10_000
+"""New objects between two looks for reference cycles. Requests are freed without; at Python's 700 the looks cost more than a
+tenth of a short one.
+"""
+
 
 class HttpServer(uvicorn.Server):
     """uvicorn with Quire's way to stop: answer 503 while running requests finish, then close; twice means at once."""
 
     def __init__(
-        self, app: Starlette, args: ServerArgs, on_start: Callable[[], None], *, takes_signals: bool = True
+        self,
+        app: Starlette,
+        args: ServerArgs,
+        on_start: Callable[[], None],
+        *,
+        takes_signals: bool = True,
+        on_drained: Callable[[], None] | None = None,
     ) -> None:
-        """`on_start` is called when it listens. Without `takes_signals` its owner calls `stop`."""
+        """`on_start` is called when it listens. Without `takes_signals` its owner calls `stop`; with `on_drained` its owner is
+        told when all requests are done, and calls `exit`.
+        """
         context: ServerContext = app.state.context
         self._rules = connection_rules(args, refuse, BrowserGuard(args, context.keys))
         super().__init__(
@@ -50,7 +65,7 @@ class HttpServer(uvicorn.Server):
                 lifespan="on",
                 log_config=None,
                 log_level=None,
-                access_log=not args.disable_uvicorn_access_log,
+                access_log=False,  # ours is cheaper, and knows more
                 root_path=args.root_path,
                 timeout_keep_alive=args.timeout_keep_alive,
                 timeout_graceful_shutdown=_CLOSE_CONNECTIONS_S,
@@ -61,7 +76,9 @@ class HttpServer(uvicorn.Server):
         if args.ssl_certfile is not None:
             self.config.ssl = ServerTls(args).context
         self._context = context
+        self._context.access_log = make_access_log(args)
         self._on_start = on_start
+        self._on_drained = self.exit if on_drained is None else on_drained
         self._takes_signals = takes_signals and threading.current_thread() is threading.main_thread()
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -70,8 +87,10 @@ class HttpServer(uvicorn.Server):
         """Listen, then tell."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        give_freed_memory_back()
         gc.collect()
         gc.freeze()  # what start-up made lives until the end
+        gc.set_threshold(_GC_THRESHOLD, 10, 10)
         self._on_start()
 
     async def on_tick(self, counter: int) -> bool:
@@ -79,6 +98,12 @@ class HttpServer(uvicorn.Server):
         if counter % 10 == 0:
             self._rules.look(self.server_state.connections, asyncio.get_running_loop().time())
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """See uvicorn; tells the application of its end also in a hurry: else it is cancelled, which is logged as an error."""
+        await super().shutdown(sockets)
+        if self.force_exit:
+            await self.lifespan.shutdown()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -105,7 +130,12 @@ class HttpServer(uvicorn.Server):
             self._drain = asyncio.create_task(self._drain_then_exit())
             return
         self._context.lifecycle.stop()
-        self.should_exit = self.force_exit = True
+        self.force_exit = True
+        self.exit()
+
+    def exit(self) -> None:
+        """Close what is open, and return from `serve`."""
+        self.should_exit = True
 
     async def _drain_then_exit(self) -> None:
         lifecycle, timeout_s = self._context.lifecycle, self._context.args.shutdown_timeout
@@ -116,7 +146,7 @@ class HttpServer(uvicorn.Server):
         await lifecycle.drain(timeout_s)
         left_s = math.ceil(deadline - time.monotonic())  # for what is written, and which slow clients have not read yet
         self.config.timeout_graceful_shutdown = max(_CLOSE_CONNECTIONS_S, left_s)
-        self.should_exit = True
+        self._on_drained()
 
 
 def run_loop(main: Coroutine[Any, Any, None]) -> None:

@@ -1,35 +1,30 @@
-"""The HTTP server's log lines in Quire's own format, without those that repeat every second."""
+"""The server's processes write one log: Quire's lines, the HTTP library's and everybody else's in the same form."""
 
 from __future__ import annotations
 
 import logging
 
-from quire.log import get_logger
+from quire import log
+from quire.server.access_log import AccessLog
+from quire.server.args import ServerArgs
 
-_QUIET_PATHS = ("/health", "/ping", "/ready", "/metrics", "/load", "/version")
-
-
-class _QuietPaths(logging.Filter):
-    """Drops the access lines of routes that machines poll."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """uvicorn's arguments are (client, method, path, version, status)."""
-        path = record.args[2] if isinstance(record.args, tuple) and len(record.args) > 2 else ""
-        return str(path).partition("?")[0] not in _QUIET_PATHS
+_VERBOSE = ("trace", "debug")
 
 
-def configure_http_log(level: str) -> None:
-    """Send uvicorn's loggers to Quire's handler. Its start and stop messages are left out unless `level` is
-    debug.
+def configure_logs(args: ServerArgs) -> None:
+    """Set the form and the levels, here and in the processes that this one starts.
+
+    uvicorn's own start and stop messages are left out unless `uvicorn_log_level` is debug.
     """
-    get_logger(__name__)
-    handlers = logging.getLogger("quire").handlers
-    number = logging.DEBUG if level in ("trace", "debug") else getattr(logging, level.upper())
-    for name, lowest in (("uvicorn.error", logging.WARNING), ("uvicorn.access", logging.DEBUG)):
-        logger = logging.getLogger(name)
-        logger.handlers = list(handlers)
-        logger.propagate = False
-        logger.setLevel(number if number < logging.INFO else max(number, lowest))
-    access = logging.getLogger("uvicorn.access")
-    if not any(isinstance(known, _QuietPaths) for known in access.filters):
-        access.addFilter(_QuietPaths())
+    log.configure(args.log_level, args.log_format)
+    log.take_all()
+    level = args.uvicorn_log_level
+    number = logging.DEBUG if level in _VERBOSE else max(getattr(logging, level.upper()), logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(number)
+
+
+def make_access_log(args: ServerArgs) -> AccessLog | None:
+    """What writes a line for each request; None where the options say so."""
+    if args.disable_uvicorn_access_log or args.uvicorn_log_level not in ("info", *_VERBOSE):
+        return None
+    return AccessLog()

@@ -10,7 +10,8 @@ from typing import Any
 
 from quire.config import EngineConfig
 from quire.config.engine_args import EngineArgs
-from quire.config.hf import context_length, load_hf_config
+from quire.config.hf import load_hf_config
+from quire.config.rope import context_length
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.engine.process_client import ProcessClient
 from quire.engine.text import load_text_side

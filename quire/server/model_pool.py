@@ -258,7 +258,7 @@ class ModelPool:
             if isinstance(error, QuireError) and not isinstance(error, BusyError):
                 raise self._load_error(slot, error) from error
             raise
-        slot.metrics = self.metrics.of_model(slot.name, slot.engine.stats)
+        slot.metrics = self.metrics.of_model(slot.name, slot.engine.stats, slot.engine.config)
         slot.state = State.READY
         self._context_lengths[slot.name] = slot.engine.max_model_len
         _log.info("loaded model %s: %.2f GiB, %s", slot.name, slot.num_bytes / _GIB, self._in_use())

@@ -21,7 +21,9 @@ from quire.errors import (
 )
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
+from quire.server.exchange import current_exchange
 from quire.server.metrics import ModelMetrics, RequestWatch
+from quire.server.request_log import RequestLog
 
 Prompt = str | list[int]
 """Text, or token ids that are used as they are."""
@@ -93,6 +95,7 @@ class ServedModel:
         self.name = name
         """As the request named it, or the first served name."""
         self.metrics = metrics
+        self.request_log: RequestLog | None = None
         self._tenant = ""
         self._salt = ""
         """What separates a tenant's prefixes in the cache from those of others; empty: nothing."""
@@ -162,7 +165,7 @@ class ServedModel:
         unique_id = f"{request_id}-{next(_request_numbers)}"  # clients may repeat an X-Request-Id
         if self._salt:
             cache_salt = self._salt + (cache_salt or "")
-        watch = self.metrics.watch(params)
+        watch = self._watch(request_id, prompt, params)
         try:
             stream = await self.engine.open(
                 prompt,
@@ -178,6 +181,15 @@ class ServedModel:
             watch.fail(error)
             raise
         return _WatchedStream(stream, watch)
+
+    def _watch(self, request_id: str, prompt: Prompt, params: SamplingParams) -> RequestWatch:
+        watch = self.metrics.watch(params, request_id)
+        exchange = current_exchange()
+        if exchange is not None:
+            exchange.add(self.name, watch)
+        if self.request_log is not None:
+            self.request_log.write(request_id, prompt, params)
+        return watch
 
 
 class _WatchedStream:

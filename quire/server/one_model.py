@@ -213,7 +213,7 @@ class OneModel:
 
     def _add(self, engine: Engine) -> _Service:
         name = engine.config.model.served_model_names[0]
-        metrics = self._metrics.of_model(name, engine.stats, engine.config.cache.block_size)
+        metrics = self._metrics.of_model(name, engine.stats, engine.config)
         service = _Service(engine, name, metrics)
         self._services.append(service)
         return service

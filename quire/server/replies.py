@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 from functools import cache
 from typing import Any
 
@@ -14,25 +14,32 @@ from starlette.responses import Response
 
 import quire
 from quire.errors import wrong_value
+from quire.server.headers import header
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_SCOPE_KEY = "quire.request_id"
+REQUEST_ID = "quire.request_id"
+"""Where the scope of a request keeps what `request_id_of` says."""
+_ID_BYTES = 16
+"""Nobody guesses an id of 128 random bits."""
 
 
 def request_id_of(request: HTTPConnection) -> str:
     """What a request is called in its response's `X-Request-Id` and in the log: the client's `X-Request-Id`, where it is one that
     can be repeated there, or else a random one.
     """
-    known: str | None = request.scope.get(_SCOPE_KEY)
+    known: str | None = request.scope.get(REQUEST_ID)
     if known is None:
-        known = request.scope[_SCOPE_KEY] = request_id_from(request.headers)
+        known = request.scope[REQUEST_ID] = _request_id(header(request, b"x-request-id"))
     return known
 
 
 def request_id_from(headers: Headers) -> str:
     """The `X-Request-Id` among headers, or a random one, another at each call."""
-    given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return _request_id(headers.get("x-request-id"))
+
+
+def _request_id(given: str | None) -> str:
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else os.urandom(_ID_BYTES).hex()
 
 
 def make_response_id(prefix: str, request: HTTPConnection, given: str | None = None) -> str:

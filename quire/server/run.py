@@ -21,17 +21,19 @@ from quire.server.front_ends import run_front_ends
 from quire.server.grpc import check_grpc, serving_grpc
 from quire.server.http_server import HttpServer, banner, run_loop, say
 from quire.server.listen import base_url, listen
-from quire.server.logs import configure_http_log
+from quire.server.logs import configure_logs
 from quire.server.many_models import make_pool
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Engine, Models
 from quire.server.one_model import OneModel, Reloader
 from quire.server.reloader import EngineReloader
 from quire.server.tls import check_tls
+from quire.server.tracing import check_tracing
 
 
 def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
     """Serve until told to stop. Raises ConfigError or ModelLoadError for what keeps it from starting."""
+    configure_logs(server_args)
     if server_args.models_dir is not None and server_args.api_server_count > 1:
         raise ConfigError(
             f"api_server_count must be 1 with models_dir, got {server_args.api_server_count}: "
@@ -41,6 +43,7 @@ def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
     admin_keys(server_args)  # raises what is wrong with them
     check_tls(server_args)
     check_grpc(server_args)
+    check_tracing(server_args)
     listeners = listen(server_args)
     with contextlib.ExitStack() as stack:
         for listener in set(listeners):
@@ -88,7 +91,6 @@ async def _serve_models(
 
 
 async def _serve_app(app: Starlette, args: ServerArgs, listener: socket.socket) -> None:
-    configure_http_log(args.uvicorn_log_level)
     base = base_url(args, listener)
     server = HttpServer(app, args, lambda: say(banner(app.state.context, base)))
     async with serving_grpc(app.state.context):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 import quire
-from quire.errors import ShuttingDownError
+from quire.errors import EngineDeadError, ShuttingDownError
 from quire.server.context import ServerContext
 from quire.server.errors import openai_error
+from quire.server.metrics.exposition import choose_format
+from quire.server.models import ServedModel
 from quire.server.protocol import Api, Route
 from quire.server.replies import json_response
 
@@ -79,8 +80,19 @@ async def show_load(context: ServerContext, request: Request) -> Response:
 
 
 async def show_metrics(context: ServerContext, request: Request) -> Response:
-    """Prometheus' text format."""
-    return Response(context.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    """Prometheus' text format, or OpenMetrics for whoever accepts it."""
+    for model in context.models.loaded():
+        context.metrics.set_up(model.name, is_up=await _is_up(model))
+    encode, content_type = choose_format(request.headers.get("accept", ""))
+    return Response(context.metrics.render(encode), headers={"content-type": content_type})
+
+
+async def _is_up(model: ServedModel) -> bool:
+    try:
+        await model.engine.health()
+    except EngineDeadError:
+        return False
+    return True
 
 
 STATUS = Api(

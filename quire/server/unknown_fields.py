@@ -18,6 +18,8 @@ MAX_NAMED = 8
 MAX_NAME_CHARS = 40
 MAX_LOGGED = 256
 """Most different names that a process logs: a client that makes names up must not fill the log."""
+_NAMES = "quire.unknown_fields"
+"""Where the scope of a request keeps them."""
 
 _log = get_logger(__name__)
 _logged: set[str] = set()
@@ -32,17 +34,19 @@ def note_unknown_fields(request: Request, names: Collection[str]) -> None:
     args: ServerArgs = request.app.state.context.args
     if args.strict:
         raise InvalidRequestError(_refusal(shown), parameter=shown[0])
-    request.state.unknown_fields = [*getattr(request.state, "unknown_fields", []), *shown]
+    request.scope[_NAMES] = [*request.scope.get(_NAMES, ()), *shown]
     _log_new(shown, request.url.path)
 
 
 def unknown_fields_warning(request: Request) -> str | None:
     """The value of the `Warning` header (RFC 7234, code 299) of the response; None: nothing to warn of."""
-    names: list[str] = getattr(request.state, "unknown_fields", [])
+    names: list[str] | None = request.scope.get(_NAMES)
+    if names is None:
+        return None
     texts = [f"unknown field: {name}" for name in names[:MAX_NAMED]]
     if len(names) > MAX_NAMED:
         texts.append(f"{len(names) - MAX_NAMED} more unknown fields")
-    return ", ".join(f'299 - "{text}"' for text in texts) or None
+    return ", ".join(f'299 - "{text}"' for text in texts)
 
 
 def _clean(name: str) -> str:

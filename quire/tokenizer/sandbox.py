@@ -11,7 +11,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from functools import wraps
@@ -28,7 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 MAX_STEPS = 1_000_000
 """Loop iterations and calls in one rendering."""
 MAX_SECONDS = 10.0
-"""Processor time of one rendering, looked at every 32 steps."""
+"""Processor time of one rendering from its 32nd step on, looked at every 32 steps: most take fewer and need no clock."""
 MAX_PROBE_STEPS = 20_000
 """`MAX_STEPS` of the short conversations that show what a template expects."""
 MAX_OUTPUT_CHARS = 64 * 1024 * 1024
@@ -54,26 +53,23 @@ class _Budget:
         self.num_steps = 0
         self.max_steps = MAX_PROBE_STEPS if is_probe else MAX_STEPS
         self.max_length = MAX_PROBE_LENGTH if is_probe else MAX_LENGTH
-        self.deadline = time.thread_time() + MAX_SECONDS
+        self.deadline: float | None = None
 
     def spend(self) -> None:
         self.num_steps += 1
         if self.num_steps > self.max_steps:
             raise SecurityError(f"chat template takes more than {self.max_steps} loop iterations and calls")
-        if self.num_steps % 32 == 0 and time.thread_time() > self.deadline:
+        if self.num_steps % 32 == 0:
+            self._check_time(time.thread_time())
+
+    def _check_time(self, now: float) -> None:
+        if self.deadline is None:
+            self.deadline = now + MAX_SECONDS
+        elif now > self.deadline:
             raise SecurityError(f"chat template takes longer than {MAX_SECONDS:g} s")
 
 
 _budget: ContextVar[_Budget | None] = ContextVar("quire_template_budget", default=None)
-
-
-@contextmanager
-def _fresh_budget(is_probe: bool) -> Iterator[None]:
-    token = _budget.set(_Budget(is_probe))
-    try:
-        yield
-    finally:
-        _budget.reset(token)
 
 
 def _spend() -> None:
@@ -83,6 +79,8 @@ def _spend() -> None:
 
 
 def _check_length(length: int) -> None:
+    if length <= MAX_PROBE_LENGTH:  # within every limit, as nearly all are
+        return
     budget = _budget.get()
     limit = budget.max_length if budget else MAX_LENGTH
     if length > limit:
@@ -238,8 +236,9 @@ class _GenerationTag(Extension):
         return nodes.Scope(body).set_lineno(lineno)
 
 
-def _call_spend_step() -> nodes.Call:
-    return nodes.Call(nodes.EnvironmentAttribute("spend_step"), [], [], None, None)
+def _spend_step() -> nodes.EnvironmentAttribute:
+    """An expression that is true, and spends a step of the budget when it is evaluated."""
+    return nodes.EnvironmentAttribute("spend_step")
 
 
 class _GuardedCodeGenerator(CodeGenerator):
@@ -248,10 +247,15 @@ class _GuardedCodeGenerator(CodeGenerator):
     """
 
     def visit_For(self, node: nodes.For, frame: Frame) -> None:
-        node.body.insert(0, nodes.ExprStmt(_call_spend_step()).set_lineno(node.lineno))
+        node.body.insert(0, nodes.ExprStmt(_spend_step()).set_lineno(node.lineno))
         if node.test is not None:
-            node.test = nodes.And(_call_spend_step(), node.test).set_lineno(node.lineno)
+            node.test = nodes.And(_spend_step(), node.test).set_lineno(node.lineno)
         super().visit_For(node, frame)
+
+    def visit_EnvironmentAttribute(self, node: nodes.EnvironmentAttribute, frame: Frame) -> None:
+        """`spend_step`, the only one, called as it is: the sandbox's rules for calls are for what a template names."""
+        super().visit_EnvironmentAttribute(node, frame)
+        self.write("()")
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write("environment.check_result(")
@@ -278,8 +282,10 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
         }
         self.filters |= {name: _checked_filter(self.filters[name], check) for name, check in checks.items()}
 
-    def spend_step(self) -> bool:
-        """Called by compiled templates in every loop iteration; the call itself spends the budget."""
+    @staticmethod
+    def spend_step() -> bool:
+        """Called by compiled templates in every loop iteration."""
+        _spend()
         return True
 
     @staticmethod
@@ -291,7 +297,7 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """An operator that can make large values: check, then compute."""
         _BINOP_CHECKS[operator](left, right)
-        return super().call_binop(context, operator, left, right)
+        return self.binop_table[operator](left, right)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Any call: spend budget, check string methods, then call."""
@@ -304,8 +310,11 @@ class ChatTemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def render(self, template: Template, variables: Mapping[str, Any], *, is_probe: bool = False) -> str:
         """The template's output; SecurityError when it exceeds a limit of this module."""
-        with _fresh_budget(is_probe):
-            return "".join(_limited(template.generate(variables)))
+        token = _budget.set(_Budget(is_probe))
+        try:
+            return "".join(_limited(template.root_render_func(template.new_context(dict(variables)))))
+        finally:
+            _budget.reset(token)
 
 
 def _limited(chunks: Iterable[str]) -> Iterator[str]:

@@ -51,6 +51,8 @@ def test_a_flag_of_many_values_may_come_again(start: Any, command: str) -> None:
 # What users set, and the options that come of it.
 MAPPED: list[tuple[str, str, dict[str, Any]]] = [
     ("REVISION", "refs/pr/1", {"revision": "refs/pr/1"}),
+    ("JSON_OUTPUT", "true", {"log_format": "json"}),
+    ("JSON_OUTPUT", "false", {"log_format": "text"}),
     ("NUM_SHARD", "1", {"tensor_parallel_size": 1}),
     ("QUANTIZE", "bitsandbytes", {"quantization": "int8"}),
     ("QUANTIZE", "eetq", {"quantization": "int8"}),

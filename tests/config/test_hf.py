@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from quire.config.hf import context_length, generation_defaults, load_hf_config
+from quire.config.hf import generation_defaults, load_hf_config
+from quire.config.rope import context_length
 from quire.errors import ModelLoadError, UnsupportedModelError
 from quire.sampling_params import SamplingParams
 
@@ -35,7 +36,7 @@ def test_what_is_not_said_has_the_family_defaults(tmp_path):
     assert (config.rms_norm_eps, config.rope_theta, config.rope_scaling) == (1e-6, 10000.0, None)
     assert (config.dtype, config.eos_token_ids, config.bos_token_id) == ("float32", (), None)
     assert not (config.attention_bias or config.mlp_bias or config.tie_word_embeddings)
-    assert config.raw["hidden_size"] == 4096
+    assert config.fields.values["hidden_size"] == 4096
 
 
 @pytest.mark.parametrize(
@@ -120,8 +121,8 @@ def test_nonsense_is_named(tmp_path, changes, message):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rope_scaling": {"type": "su", "factor": 2.0}},
-        {"hidden_act": "gelu"},
+        {"rope_scaling": {"type": "spiral", "factor": 2.0}},
+        {"hidden_act": "xielu"},
         {"quantization_config": {"quant_method": "awq"}},
         {"partial_rotary_factor": 0.5},
     ],

@@ -80,6 +80,10 @@ class FakeWorker:
         self.num_tokens_computed += batch.num_tokens
         return StepResult(batch.step_id, results, drafts)
 
+    def call_all(self, method: str, *args: object) -> list[object]:
+        """There is no worker process to call."""
+        return []
+
     # -- the batch -------------------------------------------------------------------------------------------
 
     def _drop_and_add(self, batch: ScheduledBatch) -> None:

@@ -73,6 +73,10 @@ class ServerProcess:
         self._process.stderr.close()  # type: ignore[union-attr]
         return status
 
+    def errors(self) -> list[str]:
+        """What the log has of errors, and of mistakes that Python finds."""
+        return [line for line in self.log if re.search(r"^E |Traceback|never retrieved|never awaited", line)]
+
     @property
     def pid(self) -> int:
         """Process id of the server."""

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.e2e.server_process import ServerProcess
@@ -53,6 +54,17 @@ def pids_of(server: ServerProcess, module: str) -> list[int]:
     return [int(pid) for pid in children if module in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
+def owner_of_the_connection(server: ServerProcess) -> int:
+    """Process id of the front end that has the one open connection."""
+    (pid,) = (
+        pid
+        for pid in pids_of(server, "quire.server.front_end")
+        for connection in psutil.Process(pid).net_connections("tcp")
+        if connection.status == psutil.CONN_ESTABLISHED
+    )
+    return pid
+
+
 def finished(reason: str) -> str:
     return rf'vllm:request_success_total\{{engine="0",finished_reason="{reason}",model_name="folio"\}}'
 
@@ -66,6 +78,14 @@ def test_both_serve_and_their_metrics_come_together() -> None:
             assert any(f"[front end {number}]" in line for line in server.log)
         for _ in range(8):  # whoever answers
             assert metric(server, finished("length")) == 48
+        assert metric(server, r'http_requests_total\{handler="/v1/completions",method="POST",status="2xx"\}') == 48
+        assert metric(server, r'vllm:e2e_request_latency_seconds_count\{engine="0",model_name="folio"\}') == 48
+        assert metric(server, r'vllm:request_generation_tokens_sum\{engine="0",model_name="folio"\}') == 48 * 20
+        num_computed = results[0]["usage"]["prompt_tokens"] + 19
+        assert metric(server, r'vllm:iteration_tokens_total_sum\{engine="0",model_name="folio"\}') == 48 * num_computed
+        one = psutil.Process(pids_of(server, "quire.server.front_end")[0]).memory_info().rss
+        assert metric(server, r'quire:process_resident_memory_bytes\{process="server"\}') > 1.5 * one
+        assert metric(server, r'quire:process_resident_memory_bytes\{process="engine"\}') > 0
         assert metric(server, r'vllm:generation_tokens_total\{engine="0",model_name="folio"\}') == 48 * 20
         assert metric(server, r'vllm:num_requests_running\{engine="0",model_name="folio"\}') == 0
         server.signal(signal.SIGINT, group=True)
@@ -80,15 +100,16 @@ def test_a_front_end_that_dies_is_reported_and_the_other_serves(monkeypatch: pyt
             stream = client.stream("POST", f"{server.url}/v1/completions", json=LONG)
             lines = stack.enter_context(stream).iter_lines()
             next(lines)
-            until(lambda: any("POST" in line for line in server.log))
-            (owner,) = {int(line.partition("[front end ")[2][0]) for line in server.log if "POST" in line}
-            victim = pids_of(server, "quire.server.front_end")[owner - 1]
+            victim = owner_of_the_connection(server)
+            owner = pids_of(server, "quire.server.front_end").index(victim) + 1
             os.kill(victim, signal.SIGKILL)
             with pytest.raises(httpx.HTTPError):
                 list(lines)
         until(lambda: any(f"front end {owner} (process {victim}) was killed by SIGKILL" in line for line in server.log))
         assert post(server)["usage"]["completion_tokens"] == 20
         assert metric(server, r'vllm:num_requests_running\{engine="0",model_name="folio"\}') == 0
+        os.kill(pids_of(server, "quire.engine.remote")[0], signal.SIGKILL)  # the next process hears of the dead one as well
+        assert post(server)["usage"]["completion_tokens"] == 20
         os.kill(pids_of(server, "quire.server.front_end")[0], signal.SIGKILL)
         assert server.wait() == 2
         assert any("no front end is left" in line for line in server.log)

@@ -12,6 +12,7 @@ import random
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,26 +104,36 @@ def metric(server: ServerProcess, name: str) -> float:
 
 
 async def kill_now_and_then(server: ServerProcess, num_kills: int, dice: random.Random) -> None:
-    """SIGKILL at random moments; also a process that has hardly started may be hit."""
-    for _ in range(num_kills):
-        await asyncio.sleep(dice.uniform(0.2, 2.5))
-        while (pid := engine_pid(server)) is None:
-            await asyncio.sleep(0.01)
-        os.kill(pid, signal.SIGKILL)
+    """SIGKILL at random moments; now and then also of a process that has hardly started."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        for number in range(num_kills):
+            if number % 4 != 3:
+                await until_ready(client)
+            await asyncio.sleep(dice.uniform(0.1, 1.0))
+            while (pid := engine_pid(server)) is None:
+                await asyncio.sleep(0.01)
+            os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(0.2)  # until it is noticed
+
+
+async def until_ready(client: httpx.AsyncClient) -> None:
+    """Until another process has taken over."""
+    async with asyncio.timeout(60):
+        while (await client.get("/ready")).status_code != 200:
+            await asyncio.sleep(0.02)
 
 
 async def undisturbed_and(
     server: ServerProcess, max_tokens: int, disturb: Callable[[], Awaitable[None]], num_streams: int = NUM_STREAMS
-) -> None:
-    """Two runs of the same streams, the second one disturbed, give the same."""
+) -> list[dict[str, Any]]:
+    """Two runs of the same streams, the second one disturbed, give the same, which is returned."""
     expected = await read_all(server, max_tokens, num_streams)
     reading = asyncio.create_task(read_all(server, max_tokens, num_streams))
     await asyncio.gather(disturb(), reading)
     results = reading.result()
     for number, (result, wanted) in enumerate(zip(results, expected, strict=True)):
         assert result == wanted, body(number, max_tokens)
-    assert any(choice["end"] == "stop" for result in expected for choice in result["choices"].values())
-    assert len({len(result["choices"]) for result in expected}) == 2
+    return expected
 
 
 @contextlib.asynccontextmanager
@@ -138,14 +149,19 @@ async def serving(*options: str) -> AsyncIterator[ServerProcess]:
 )
 async def test_kills_at_random_moments(num_kills: int, max_tokens: int) -> None:
     async with serving() as server:
-        await undisturbed_and(server, max_tokens, lambda: kill_now_and_then(server, num_kills, random.Random(num_kills)))
+        kill = partial(kill_now_and_then, server, num_kills, random.Random(num_kills))
+        answers = await undisturbed_and(server, max_tokens, kill)
+        assert {len(answer["choices"]) for answer in answers} == {1, 2}
+        assert {choice["end"] for answer in answers for choice in answer["choices"].values()} == {"length", "stop"}
         assert httpx.get(f"{server.url}/ready").json() == {"status": "ready"}
         restarts, stall_s = (
             metric(server, f"quire:engine_{name}_total") for name in ("restarts", "restart_stall_seconds")
         )
         assert 1 <= restarts <= num_kills and stall_s > 0
         assert any("the engine process was killed by SIGKILL; starting it again" in line for line in server.log)
-        print(f"{restarts:.0f} restarts, {stall_s:.2f} s without an engine")
+        num_hit = sum("goes on with" in line and "goes on with 0 requests" not in line for line in server.log)
+        assert num_hit >= 1 + num_kills // 4, "most kills came when nobody was served any more"
+        print(f"{restarts:.0f} restarts, {num_hit} of them under open streams; {stall_s:.2f} s without an engine")
 
 
 async def test_a_hang_and_what_the_probes_say() -> None:
@@ -199,6 +215,6 @@ async def test_a_request_that_kills_the_engine_fails_alone(name: str, monkeypatc
 
 async def test_two_front_ends_go_on_with_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving("--api-server-count", "2") as server:
-        await undisturbed_and(server, 300, lambda: kill_now_and_then(server, 3, random.Random(1)))
+        await undisturbed_and(server, 300, partial(kill_now_and_then, server, 3, random.Random(1)))
         assert metric(server, "quire:engine_restarts_total") >= 1
         assert metric(server, "vllm:num_requests_running") == 0

@@ -130,8 +130,9 @@ def test_slow_clients_are_cut_off(secured: Secured) -> None:
 def test_a_head_without_end(secured: Secured) -> None:
     with secured.connect() as client:
         client.sendall(b"GET /health HTTP/1.1\r\nhost: localhost\r\nx: ")
+        deadline = time.monotonic() + 30
         with pytest.raises((ConnectionError, ssl.SSLError)):
-            for _ in range(10_000):
+            while time.monotonic() < deadline:
                 client.sendall(b"a" * 65_536)
     assert secured.get("/health").status_code == 200
 

@@ -2,9 +2,11 @@
 are known and new, bad bodies, and a fifth of all requests given up at a random moment.
 
 The time is divided into 20 rounds. After each the clients leave and the server is idle: then nothing may run, no block may be
-in use, and the memory of both processes is read. The first 5 rounds are the warm-up: caches, pools and stores fill. Growth is the
-median of the last 3 rounds over the median of the first 3 after the warm-up, of anonymous memory, which file pages that the
-kernel drops and loads again do not blur.
+in use, and the memory of both processes is read. The first half is the warm-up: caches, pools and stores fill, and heaps reach
+the size that the largest bodies need beside one another. It begins with every bad body once. Growth is that of the highest of 5
+samples from the middle of the run (rounds 8 to 12) to the end, of anonymous memory: file pages, which the kernel drops and loads
+again, are left out, and peaks are compared because it is chance whether the free top of a heap, a megabyte or so, has just gone
+back to the system.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import os
 import random
 import re
 import signal
-import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
@@ -37,8 +38,8 @@ from tests.server.raw_connection import render_post
 
 MINUTES = float(os.environ.get("QUIRE_SOAK_MINUTES", "20"))
 NUM_ROUNDS = 20
-NUM_WARM_UP_ROUNDS = 5
-NUM_MEDIAN_ROUNDS = 3
+NUM_WARM_UP_ROUNDS = 10
+NUM_PEAK_ROUNDS = 5
 MAX_GROWTH = 0.02
 NUM_WORKERS = 40
 SHARE_GIVEN_UP = 0.2
@@ -77,8 +78,13 @@ class Traffic:
     bad: list[BadBody]
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     counts: Counter[str] = field(default_factory=Counter)
+    unsent: list[BadBody] = field(init=False)
+    """Bad bodies that were not sent yet."""
     first: dict[tuple[str, Ask], tuple[str, ...]] = field(default_factory=dict)
     """The first answer to each request that has only one."""
+
+    def __post_init__(self) -> None:
+        self.unsent = list(self.bad)
 
     async def run(self, seconds: float) -> None:
         """A round: everybody asks until its end, and leaves."""
@@ -94,6 +100,8 @@ class Traffic:
                 group.create_task(self._work(*askers, deadline))
 
     async def _work(self, http: HttpAsker, rpc: GrpcAsker, deadline: float) -> None:
+        while self.unsent:
+            await self._send_bad(http.client, self.unsent.pop())
         while time.monotonic() < deadline:
             draw = self.rng.random()
             if draw < 0.08:
@@ -140,7 +148,7 @@ class Traffic:
 
     async def _hang_up_in_the_body(self) -> None:
         route = self.rng.choice(list(ROUTES.values()))
-        request = render_post(route.path, route.body(SAME[0]))
+        request = render_post(route.path, route.body(SAME[0])).replace(b"host: server", b"host: localhost")
         address = urlsplit(self.url)
         _, writer = await asyncio.open_connection(address.hostname, address.port)
         writer.write(request[: self.rng.randrange(len(request))])
@@ -207,9 +215,10 @@ class Watcher:
         return content
 
     def growth(self, which: int) -> float:
-        """Of anonymous memory since the warm-up: of the server (0) or the engine (1)."""
-        sizes = [pair[which].anonymous for pair in self.states[NUM_WARM_UP_ROUNDS:]]
-        return statistics.median(sizes[-NUM_MEDIAN_ROUNDS:]) / statistics.median(sizes[:NUM_MEDIAN_ROUNDS]) - 1
+        """Of anonymous memory since the end of the warm-up: of the server (0) or the engine (1)."""
+        sizes = [pair[which].anonymous for pair in self.states]
+        first = NUM_WARM_UP_ROUNDS - NUM_PEAK_ROUNDS // 2 - 1
+        return max(sizes[-NUM_PEAK_ROUNDS:]) / max(sizes[first : first + NUM_PEAK_ROUNDS]) - 1
 
 
 def assert_nothing_leaked(watcher: Watcher, before: dict[str, dict[str, int]], after: dict[str, dict[str, int]]) -> None:
@@ -246,5 +255,4 @@ def test_twenty_minutes_of_everything() -> None:
         assert_nothing_leaked(watcher, before, after)
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
-        wrong = [line for line in server.log if re.search(r"ERROR|Traceback|never retrieved|never awaited", line)]
-        assert not wrong, wrong[:20]
+        assert not server.errors()

@@ -1,4 +1,4 @@
-"""How a server ends: signals, draining, a dead engine, a port in use."""
+"""How a server ends: signals, a dead engine, a port in use. `test_draining.py`: what becomes of requests meanwhile."""
 
 from __future__ import annotations
 
@@ -39,10 +39,6 @@ def test_a_signal_drains(model_path: str, number: int, group: bool) -> None:
             server.url, {"prompt": "Once upon a time", "max_tokens": 40, "ignore_eos": True}
         )
         server.signal(number, group=group)
-        time.sleep(0.3)
-        if thread.is_alive():
-            late = httpx.post(f"{server.url}/v1/completions", json={"prompt": "a"}, timeout=10)
-            assert (late.status_code, late.json()["error"]["code"]) == (503, "shutting_down")
         thread.join()
         assert answers[0].status_code == 200
         assert answers[0].json()["usage"]["completion_tokens"] == 40

@@ -111,7 +111,8 @@ def _read_anthropic(event: dict[str, Any]) -> Iterator[Piece]:
 
 
 def _read_tgi(event: dict[str, Any]) -> Iterator[Piece]:
-    return iter([(0, event["generated_text"])] if event.get("generated_text") is not None else [])
+    """The last event of a stream has all of the text."""
+    return iter([(0, event.get("generated_text") or "")])
 
 
 _WHOLE: dict[str, Route] = {

@@ -122,6 +122,9 @@ class FakeExecutor:
                 result.logprobs = [make_logprobs(result.token_ids[0], request.params.logprobs)]
         return result
 
+    def call_all(self, method: str, *args: object) -> list[object]:
+        return []
+
     def shutdown(self) -> None:
         self.is_shut_down = True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -90,7 +91,7 @@ def test_the_time_to_come_back_is_that_of_the_queue() -> None:
     door.outputs.num_sequences = 24
     for _ in range(20):  # two end per second
         door.now += 0.5
-        door.admission.note_end()
+        door.admission.note_ends([SimpleNamespace(finished=True), SimpleNamespace(finished=False)])  # type: ignore[list-item]
     assert door.refuse().retry_after_s == pytest.approx(10.0)
     door.now += 10  # and then none
     assert door.refuse().retry_after_s == pytest.approx(20.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from quire import log
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.engine.clients import ThreadClient
 from quire.engine.engine_core import EngineCore
@@ -258,3 +259,16 @@ async def test_the_latest_of_cumulative_outputs(make_async):
     stream = await engine.open("x", greedy(), "r", on_news)
     await until(lambda: engine.stats().total_requests == 1 and engine.stats().num_running == 0)
     assert num_told >= 1 and stream.take().outputs[0].text == "abc"
+
+
+async def test_what_the_engine_says_belongs_to_no_request(make_async, monkeypatch):
+    """Though a request was the first to ask, and callbacks of an event loop remember who set them up."""
+    engine, heard = make_async(), []
+    monkeypatch.setattr(
+        engine._client, "attach", lambda loop, on_events: loop.call_soon(lambda: heard.append(log.request_id.get()))
+    )
+    token = log.request_id.set("first")
+    await engine.health()
+    log.request_id.reset(token)
+    await until(lambda: bool(heard))
+    assert heard == [None]

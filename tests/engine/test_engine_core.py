@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 from dataclasses import dataclass, field
 
@@ -12,9 +13,10 @@ from quire.batch import ScheduledBatch, StepResult
 from quire.config.types import CacheConfig, EngineConfig, KVCacheSpec
 from quire.engine.engine_core import EngineCore, root_cause
 from quire.engine.messages import AddRequest
+from quire.engine.stats import STEP_TOKENS
 from quire.sampling_params import SamplingParams
 from tests.core.fake_worker import FakeWorker
-from tests.engine.fakes import make_config
+from tests.engine.fakes import FakeExecutor, make_config
 
 
 @dataclass
@@ -102,3 +104,34 @@ def test_a_call_of_the_queue_is_refused_alone(tmp_path):
     updates = {update.request_id: update for update in core.step()}
     assert updates["long"].finish_reason == "error" and "64" in updates["long"].error
     assert updates["good"].finish_reason == "length"
+
+
+def test_steps_are_counted_by_their_tokens(tmp_path):
+    core = EngineCore(make_config(tmp_path), FakeExecutor())
+    core.add(AddRequest("a", [1] * 9, SamplingParams(max_tokens=3, ignore_eos=True), seed=0))
+    core.add(AddRequest("b", [2] * 9, SamplingParams(max_tokens=2, ignore_eos=True), seed=0))
+    while core.has_work():
+        core.step()
+    stats = core.stats()  # 18 tokens, 2, 1
+    assert dict(zip(STEP_TOKENS, stats.total_steps_by_tokens)) == dict.fromkeys(STEP_TOKENS, 0) | {1: 1, 8: 1, 32: 1}
+    assert (stats.total_steps, stats.total_step_requests, stats.total_step_tokens) == (3, 5, 21)
+    assert stats.kv_cache_bytes == core.kv.num_blocks * core.kv.bytes_per_block and stats.process_id == os.getpid()
+    assert core.ready.stats.num_blocks == stats.num_blocks
+
+
+def test_swapped_requests_are_counted(tmp_path):
+    config = dataclasses.replace(
+        make_config(tmp_path, preemption_mode="swap", max_num_seqs=6), cache=CacheConfig(block_size=4)
+    )
+    core = EngineCore(config, UnreliableWorker(dataclasses.replace(KV, num_host_blocks=64)))
+    for index in range(6):
+        core.add(AddRequest(str(index), [index] * 9, SamplingParams(max_tokens=20, ignore_eos=True), seed=index))
+    seen = set()
+    while core.has_work():
+        core.step()
+        core.scheduler.check_integrity()
+        stats = core.stats()
+        seen.add(stats.num_swapped)
+        assert bool(stats.num_swapped) <= bool(stats.host_kv_cache_usage) and stats.num_swapped <= stats.num_waiting
+    assert max(seen) > 0
+    assert (core.stats().num_swapped, core.stats().host_kv_cache_usage) == (0, 0.0)

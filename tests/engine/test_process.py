@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from quire.config.types import EngineConfig, ParallelConfig
+from quire.config.types import CacheConfig, EngineConfig, ParallelConfig
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.engine.clients import ThreadClient
 from quire.engine.process_client import ProcessClient
@@ -127,6 +127,14 @@ async def test_a_killed_engine_comes_back_and_all_go_on(watch):
     assert not any(task.done() for task in tasks)
     assert [joined(outputs) for outputs in await asyncio.gather(*tasks)] == expected
     assert watched.engine.stats().total_restart_stall_s > 0
+    assert watched.engine.stats().num_blocks == watched.client.ready.num_blocks
+
+
+async def test_the_kv_cache_keeps_its_size(watch):
+    """Whatever memory is free at the second start."""
+    watched = watch(cache=CacheConfig(block_size=4, kv_cache_memory_bytes=2**20))
+    kept = watched.client._supervisor._config.cache
+    assert (kept.num_blocks_override, kept.kv_cache_memory_bytes) == (watched.client.ready.num_blocks, None)
 
 
 async def test_a_killed_idle_engine_comes_back(watch):

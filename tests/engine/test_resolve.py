@@ -126,6 +126,13 @@ def test_without_chunked_prefill_a_step_holds_a_prompt(folder):
         resolve(folder, enable_chunked_prefill=False, max_num_batched_tokens=100)
 
 
+def test_a_step_timeout_that_would_prove_nothing_is_refused(folder):
+    for seconds in (0, 2, 600):
+        assert resolve(folder, engine_step_timeout=seconds).step_timeout_s == seconds
+    with pytest.raises(ConfigError, match="engine_step_timeout must be 0 or at least 2 seconds, got 1.5"):
+        resolve(folder, engine_step_timeout=1.5)
+
+
 def test_chat_template_from_text_or_file(folder):
     (folder / "chat.jinja").write_text("{{ messages }}")
     assert resolve(folder, chat_template=str(folder / "chat.jinja")).model.chat_template == "{{ messages }}"

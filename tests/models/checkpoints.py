@@ -11,74 +11,7 @@ import torch
 
 from quire import ops
 from quire.ops.weights import PackedWeight
-
-VOCAB_SIZE = 199
-_COMMON: dict[str, Any] = {
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 96,
-    "intermediate_size": 172,
-    "num_hidden_layers": 3,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.15,
-    "bos_token_id": 1,
-    "eos_token_id": None,
-    "pad_token_id": None,
-}
-_LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 500000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-_YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 10000.0,
-    "factor": 4.0,
-    "original_max_position_embeddings": 128,
-}
-
-SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama-gqa-tied-llama3rope": (
-        "Llama",
-        dict(num_attention_heads=4, num_key_value_heads=2, head_dim=80, tie_word_embeddings=True)
-        | {"rope_parameters": _LLAMA3},
-    ),
-    "llama-mha-biases-untied": (
-        "Llama",
-        dict(num_attention_heads=3, num_key_value_heads=3, attention_bias=True, mlp_bias=True)
-        | {"tie_word_embeddings": False},
-    ),
-    "mistral-window": (
-        "Mistral",
-        dict(num_attention_heads=4, num_key_value_heads=1, head_dim=24, sliding_window=24),
-    ),
-    "mistral-full-wide-heads": (
-        "Mistral",
-        dict(num_attention_heads=2, num_key_value_heads=2, head_dim=96, sliding_window=None)
-        | {"tie_word_embeddings": True},
-    ),
-    "qwen2-gqa-tied-yarn": (
-        "Qwen2",
-        dict(num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True)
-        | {"rope_parameters": _YARN},
-    ),
-    "qwen2-windowed-upper-layers": (
-        "Qwen2",
-        dict(num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=False)
-        | dict(use_sliding_window=True, sliding_window=40, max_window_layers=1),
-    ),
-    "qwen3-gqa-tied": (
-        "Qwen3",
-        dict(num_attention_heads=4, num_key_value_heads=2, head_dim=80, tie_word_embeddings=True),
-    ),
-    "qwen3-biases-windowed": (
-        "Qwen3",
-        dict(num_attention_heads=5, num_key_value_heads=5, head_dim=16, tie_word_embeddings=False)
-        | dict(attention_bias=True, use_sliding_window=True, sliding_window=17, max_window_layers=2),
-    ),
-}
+from tests.models.shapes import ATTENTION, VOCAB_SIZE, config_values
 
 
 @dataclass
@@ -94,17 +27,18 @@ def make_model(shape: str, **changes: Any) -> Any:
     """A transformers model with random weights (norms and biases too), the same every time."""
     import transformers
 
-    family, values = SHAPES[shape]
-    config = getattr(transformers, f"{family}Config")(**{**_COMMON, **values, **changes})
-    config._attn_implementation = "eager"
+    name, values = config_values(shape)
+    model_class = getattr(transformers, name)
+    config = model_class.config_class(**{**values, **changes})
+    config._attn_implementation = ATTENTION.get(shape, "eager")
     torch.manual_seed(sum(shape.encode()))
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    model = model_class(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.uniform_(0.5, 1.5)
-            elif name.endswith("bias"):
+            if name.endswith("bias"):
                 parameter.normal_(0, 0.1)
+            elif parameter.dim() == 1:
+                parameter.uniform_(0.5, 1.5).sub_(1.0 if "Gemma" in type(model).__name__ else 0.0)
     return model
 
 

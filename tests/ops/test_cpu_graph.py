@@ -102,6 +102,55 @@ def test_captured_equals_op_by_op(format: WeightFormat) -> None:
         extension.set_num_threads(1)
 
 
+def make_other_forward(format: WeightFormat) -> Forward:
+    """What the models without RMS norms are made of: positions, layer norms, activations, sums and products of rows."""
+    tokens, places = (ops.pack_weight(draw(VOCAB, HIDDEN, seed=i), format) for i in (1, 2))
+    inner, outer = ops.pack_weight(draw(INNER, HIDDEN, seed=3), format), ops.pack_weight(draw(HIDDEN, INNER, seed=4), format)
+    weight, bias, heads = draw(HIDDEN, seed=5), draw(HIDDEN, seed=6), draw(4, HIDDEN // 4, seed=7)
+
+    def forward(step: StepTensors) -> Tensor:
+        hidden = ops.embedding(step.token_ids, tokens) * 0.3 + ops.embedding(step.positions, places)
+        normed = ops.layer_norm(hidden, weight, bias, 1e-5)
+        attended = ops.layer_norm(normed.unflatten(-1, (4, -1)), heads, None, 1e-5).flatten(1)
+        block = ops.linear(ops.linear(normed, inner, draw(INNER, seed=8), "gelu"), outer, bias)
+        normed, total = ops.layer_norm(attended + block, weight, None, 1e-5, hidden)
+        return ops.soft_cap(normed + total, 2.5)
+
+    return forward
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "int8"])
+def test_sums_products_positions_and_layer_norms_are_captured(name: str) -> None:
+    forward = make_other_forward(WeightFormat(name))
+    program = captured(forward)
+    for num_tokens in (1, 33, MAX_TOKENS):
+        step = make_step(torch.arange(num_tokens) * 7 % VOCAB)
+        step = dataclasses.replace(step, positions=torch.arange(num_tokens) * 3 % VOCAB)
+        expected = forward(step)
+        for threads in (1, 2):
+            extension.set_num_threads(threads)
+            assert torch.equal(program(step), expected)
+        extension.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "int8"])
+def test_a_layer_norm_and_quantization_become_one_kernel(name: str) -> None:
+    weight, bias = draw(HIDDEN, seed=5), draw(HIDDEN, seed=6)
+    matrix = ops.pack_weight(draw(VOCAB, HIDDEN, seed=3), WeightFormat(name))
+    for own_bias in (bias, None):
+        head = capture_rows(lambda x, b=own_bias: ops.linear(ops.layer_norm(x, weight, b, 1e-5, x)[0], matrix), 8)
+        rows = draw(8, HIDDEN, seed=9)
+        assert torch.equal(head(rows), ops.linear(ops.layer_norm(rows, weight, own_bias, 1e-5, rows)[0], matrix))
+        assert len(head.compiled.instructions) == 2
+
+
+def test_other_arithmetic_is_refused() -> None:
+    weight = ops.pack_weight(draw(VOCAB, HIDDEN, seed=3), WeightFormat("float32"))
+    for function in (lambda x: x + 1.0, lambda x: x * x, lambda x: x - x, lambda x: torch.add(x, x, alpha=2)):
+        with pytest.raises(NotCapturable, match="torch computes"):
+            capture_rows(lambda rows, function=function: ops.linear(function(rows), weight), 8)
+
+
 def test_norm_and_quantization_become_one_kernel() -> None:
     """Integer formats: embedding, norms with quantization, two products and one quantization per layer, last norm."""
     assert captured(make_forward(WeightFormat("float32"), 2)).num_instructions == 1 + 2 * 3 + 1

@@ -49,7 +49,7 @@ def two_threads() -> Iterator[None]:
 def multiply_at(level: int, x, weight, bias):
     module = importlib.import_module("quire.ops.cpu.linear")
     width = weight.output_size // (2 if weight.gate_up else 1)
-    return module._multiply(x, weight, bias, width, level)
+    return module._multiply(x, weight, bias, width, "silu" if weight.gate_up else None, level)
 
 
 def levels_alike(format: WeightFormat) -> list[int]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from quire import ops
 from quire.ops import registry
+from quire.ops.activations import ACTIVATIONS
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -33,6 +34,22 @@ def backends_of(op_name: str) -> list[str]:
 def naive_rms_norm(x, weight, eps, residual=None):
     x = x.double() if residual is None else (x + residual).double()
     return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight.double()
+
+
+def naive_layer_norm(x, weight, bias, eps, residual=None):
+    x = x.double() if residual is None else (x + residual).double()
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight.double() + bias.double()
+
+
+def naive_activation(x, name):
+    if name == "gelu":
+        return x * (1 + torch.special.erf(x / 2**0.5)) / 2
+    if name == "gelu_tanh":
+        return x * (1 + ((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)).tanh()) / 2
+    if name == "relu":
+        return x.clamp(min=0)
+    return x / (1 + (-(1.702 if name == "quick_gelu" else 1.0) * x).exp())
 
 
 def naive_silu_and_mul(x):
@@ -75,7 +92,17 @@ def naive_attention(q, keys, values, lengths, counts, scale, window, slopes=None
 
 ELEMENTWISE = [
     pytest.param(op, backend, rows, size, dtype, id=f"{op}-{backend}-{rows}x{size}-{str(dtype)[6:]}")
-    for op in ("rms_norm", "rms_norm_residual", "silu_and_mul", "linear", "linear_bias", "embedding")
+    for op in (
+        "rms_norm",
+        "rms_norm_residual",
+        "layer_norm",
+        "layer_norm_residual",
+        "soft_cap",
+        "silu_and_mul",
+        "linear",
+        "linear_bias",
+        "embedding",
+    )
     for backend in backends_of(op.removesuffix("_residual").removesuffix("_bias"))
     for rows, size in ((0, 8), (1, 1), (1, 64), (3, 7), (17, 129), (64, 96), (150, 40))
     for dtype in DTYPES
@@ -94,6 +121,16 @@ def run_case(op: str, rows: int, size: int, dtype: torch.dtype, only: slice | No
         normed, total = ops.rms_norm(x, weight, 1e-6, residual)
         assert torch.equal(total, x + residual)
         return normed, naive_rms_norm(x, weight, 1e-6, residual)
+    if op.startswith("layer_norm"):
+        bias = randn(size, seed=6, dtype=dtype)
+        if op == "layer_norm":
+            return ops.layer_norm(x, weight, bias, 1e-5), naive_layer_norm(x, weight, bias, 1e-5)
+        residual = randn(rows, size, seed=3, dtype=dtype)[only]
+        normed, total = ops.layer_norm(x, weight, bias, 1e-5, residual)
+        assert torch.equal(total, x + residual)
+        return normed, naive_layer_norm(x, weight, bias, 1e-5, residual)
+    if op == "soft_cap":
+        return ops.soft_cap(x, 1.5), 1.5 * (x.double() / 1.5).tanh()
     if op == "silu_and_mul":
         x = randn(rows, 2 * size, seed=1, dtype=dtype)[only]
         return ops.silu_and_mul(x), naive_silu_and_mul(x)
@@ -119,6 +156,34 @@ def test_rowwise_ops(op, backend, rows, size, dtype):
         if rows > 1 and backend != "reference":
             alone, _ = run_case(op, rows, size, dtype, slice(rows // 2, rows // 2 + 1))
             assert torch.equal(alone, result[rows // 2 : rows // 2 + 1])
+
+
+@pytest.mark.parametrize("backend", backends_of("linear"))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_of_products(backend, dtype, name):
+    x, matrix, bias = (randn(*shape, seed=i, dtype=dtype) for i, shape in enumerate([(5, 40), (90, 40), (90,)]))
+    with registry.override(None, backend):
+        result, gated = ops.linear(x, matrix, bias, name), ops.gate_up_linear(x, matrix, bias, name)
+        product = x.double() @ matrix.double().T + bias.double()
+        gate, up = product.chunk(2, -1)
+        for found, expected in ((result, naive_activation(product, name)), (gated, naive_activation(gate, name) * up)):
+            assert found.dtype == dtype
+            torch.testing.assert_close(
+                found.double(), expected, rtol=4 * TOLERANCE[dtype], atol=40 * TOLERANCE[dtype]
+            )
+        with pytest.raises(ValueError, match="activation must be one of silu, gelu, .*, got 'mish'"):
+            ops.linear(x, matrix, bias, "mish")
+
+
+@pytest.mark.parametrize("backend", backends_of("layer_norm"))
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_layer_norm_of_heads_with_weights_of_their_own(backend, has_bias):
+    x, weight, bias = randn(5, 3, 21, seed=1), randn(3, 21, seed=2), randn(3, 21, seed=3)
+    with registry.override("layer_norm", backend):
+        result = ops.layer_norm(x, weight, bias if has_bias else None, 1e-5)
+    expected = naive_layer_norm(x, weight, bias if has_bias else torch.zeros(3, 21), 1e-5)
+    torch.testing.assert_close(result.double(), expected, rtol=2e-5, atol=4e-5)
 
 
 @pytest.mark.parametrize("backend", backends_of("rotary_embedding"))

@@ -36,8 +36,9 @@ async def server(reloader: FakeReloader | None = None, **args: Any) -> AsyncIter
 
 
 async def ask(client: httpx.AsyncClient, path: str = "/admin/reload", **body: Any) -> tuple[int, Any]:
-    """Status, and the answer or the error's message."""
-    response = await client.post(path, json=body, headers=KEY)
+    """Status, and the answer or the error's message; one that never comes is an error."""
+    async with asyncio.timeout(10):
+        response = await client.post(path, json=body, headers=KEY)
     content = response.json()
     return response.status_code, content.get("error", {}).get("message", content)
 

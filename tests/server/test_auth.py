@@ -7,13 +7,13 @@ import logging
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from quire.cli.main import build_parser
 from quire.errors import ConfigError, WrongApiKeyError
 from quire.server import auth
 from quire.server.app import build_app
@@ -120,7 +120,7 @@ async def test_a_handler_learns_whose_request_it_is(monkeypatch: pytest.MonkeyPa
 
     for args in (ServerArgs(), ServerArgs(api_key="one")):
         app = build_app(MockEngine(), args)
-        endpoint = app.router.routes[0]._endpoints["GET", "/version"]  # type: ignore[attr-defined]
+        endpoint = app._endpoints["GET", "/version"]  # type: ignore[attr-defined]
         monkeypatch.setattr(endpoint, "_handler", handler)
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app=app), base_url="http://server"
@@ -234,7 +234,6 @@ def test_a_file_that_everybody_can_read(file: Path, caplog: pytest.LogCaptureFix
 
 
 def test_keys_are_given_again_and_again() -> None:
-    parser = ServerArgs.add_cli_args(argparse.ArgumentParser())
     words = ["--api-key", "one", "--api-key", "two", "three"]
-    args: Any = ServerArgs.from_cli_args(parser.parse_args(words))
-    assert args.api_key == ["one", "two", "three"]
+    for parser, start in ((ServerArgs.add_cli_args(argparse.ArgumentParser()), []), (build_parser("serve"), ["serve"])):
+        assert parser.parse_args([*start, *words]).api_key == ["one", "two", "three"]

@@ -100,6 +100,58 @@ async def test_a_step_is_one_write_per_connection(app: Starlette, core: Scripted
         assert response.is_complete and texts(response.body) == ["x", "x"] * 4 + ["y", "y"]
 
 
+async def test_a_first_token_leaves_before_others_are_rendered(app: Starlette, core: ScriptedClient) -> None:
+    old, new = RawConnection(app), RawConnection(app)
+    for connection in (old, new):
+        core.step(b"x")
+        connection.post(PATH, STREAM)
+        await settle()
+    counts = []
+    core.step(b"y")
+    for _ in range(10):
+        await asyncio.sleep(0)
+        counts.append((len(old.transport.writes), len(new.transport.writes)))
+    (old_before, _), (old_after, new_after) = counts[0], counts[-1]
+    assert (old_before, new_after) in counts, "a turn ends with the first token written, and no other"
+    assert old_after == old_before + 1
+
+
+@pytest.mark.parametrize("body", [STREAM, WHOLE])
+async def test_the_head_leaves_with_the_first_part_of_the_body(
+    app: Starlette, core: ScriptedClient, body: dict[str, object]
+) -> None:
+    connection = RawConnection(app)
+    connection.post(PATH, body)
+    await settle()
+    core.step(b"x", None if body is STREAM else "length")
+    await settle()
+    (only,) = connection.transport.writes
+    assert only.startswith(b"HTTP/1.1 200 OK\r\n") and b'"text":"x"' in only
+
+
+async def test_a_head_without_a_body_leaves_too(app: Starlette) -> None:
+    for closing in (b"", b"connection: close\r\n"):
+        connection = RawConnection(app)
+        connection.send(b"HEAD /health HTTP/1.1\r\nhost: server\r\n" + closing + b"\r\n")
+        await settle()
+        (only,) = connection.transport.writes
+        assert only.startswith(b"HTTP/1.1 200 OK\r\n") and only.endswith(b"\r\n\r\n")
+        assert connection.transport.is_closed == bool(closing)
+
+
+async def test_a_client_that_waits_for_100_gets_it(app: Starlette, core: ScriptedClient) -> None:
+    connection = RawConnection(app)
+    head, _, content = render_post(PATH, WHOLE, expect="100-continue").partition(b"\r\n\r\n")
+    connection.send(head + b"\r\n\r\n")
+    await settle()
+    assert connection.transport.writes == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    connection.send(content)
+    await settle()
+    core.step(b"x", "length")
+    await settle()
+    assert connection.transport.writes[1].startswith(b"HTTP/1.1 200 OK\r\n") and len(connection.transport.writes) == 2
+
+
 async def test_prompts_of_one_request_share_the_write(app: Starlette, core: ScriptedClient) -> None:
     connection = RawConnection(app)
     connection.post(PATH, STREAM | {"prompt": ["ab", "cd", "ef"]})
@@ -282,8 +334,8 @@ async def test_hanging_up_with_a_pipelined_request(
 async def test_a_renderer_that_fails_harms_nobody_else(
     app: Starlette, core: ScriptedClient, engine: AsyncLLMEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good, bad = RawConnection(app), RawConnection(app)  # the newest is told first
-    for connection in (good, bad):
+    bad, good = RawConnection(app), RawConnection(app)  # told in this order
+    for connection in (bad, good):
         connection.post(PATH, STREAM)
     await settle()
     core.step(b"x")
@@ -298,7 +350,7 @@ async def test_a_renderer_that_fails_harms_nobody_else(
 
     monkeypatch.setattr(MergedOutputs, "take", failing_take)
     core.step(b"y")
-    core.step(b"z", "length", core.added[:1])
+    core.step(b"z", "length", core.added[1:])
     await settle()
     assert "error" in parse_events(bad.responses()[0].body.decode())[-1]
     assert texts(good.responses()[0].body) == ["x", "yz"]

@@ -32,6 +32,15 @@ def test_gathering_changes_no_number() -> None:
     assert exposition(registry) == exposition(other_registry)
 
 
+def test_two_names_of_one_histogram() -> None:
+    (registry, child), (other_registry, other) = make_histogram(), make_histogram()
+    gathered = GatheredHistogram(child, other)
+    for value in VALUES:
+        gathered.observe(value)
+    gathered.flush()
+    assert exposition(registry) == exposition(other_registry) and 'h_count{name="a"} 9.0' in exposition(registry)
+
+
 def test_what_is_gathered_is_bounded() -> None:
     registry, child = make_histogram()
     gathered = GatheredHistogram(child)

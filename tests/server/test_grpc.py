@@ -20,6 +20,7 @@ from quire.server.context import ServerContext
 from quire.server.grpc import check_grpc, serving_grpc
 from tests.server.certificates import Identity, make_identity
 from tests.server.mock_engine import MAX_MODEL_LEN, MockEngine
+from tests.server.traces import Traces
 
 grpc = pytest.importorskip("grpc", reason="the extra `grpc` is not installed")
 protoc = pytest.importorskip("grpc_tools.protoc", reason="grpcio-tools is not installed")
@@ -382,3 +383,39 @@ def test_the_compiled_description_is_that_of_the_file(tmp_path: Path) -> None:
         for path in (fresh, PROTO.with_suffix(".binpb"))
     ]
     assert parsed[0] == parsed[1]
+
+
+@pytest.fixture
+def traces(monkeypatch: pytest.MonkeyPatch) -> Traces:
+    """Stands for a collector; to be asked for before `served`."""
+    traces = Traces()
+    monkeypatch.setattr("quire.server.context.make_tracer", lambda args: traces)
+    return traces
+
+
+async def test_traces(traces: Traces, served: Served) -> None:
+    metadata = (("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
+    await served.stub.Generate(served.request(), metadata=metadata)
+    assert [response async for response in served.stub.GenerateStream(served.request())]
+    with pytest.raises(grpc.aio.AioRpcError):
+        await served.stub.Generate(served.pb.GenerateRequest())
+    whole, streamed, refused = traces.spans
+    assert traces.parents == [metadata[0][1], "", ""]
+    assert whole.name.endswith(".Inference/Generate") and streamed.name.endswith(".Inference/GenerateStream")
+    assert [span.attributes["rpc.grpc.status_code"] for span in traces.spans] == [0, 0, 3]
+    for span in (whole, streamed):
+        assert span.children[0].attributes["gen_ai.usage.output_tokens"] == 4
+    assert refused.children == [] and refused.error is None
+
+
+async def test_the_trace_of_a_call_that_is_cancelled(traces: Traces, served: Served) -> None:
+    served.engine.step_s = 0.05
+    call = served.stub.GenerateStream(served.request(sampling={"max_tokens": 40}))
+    await call.read()
+    call.cancel()
+    await served.settle()
+    async with asyncio.timeout(5):
+        while not traces.spans:
+            await asyncio.sleep(0.01)
+    assert traces.spans[0].attributes["rpc.grpc.status_code"] == 1
+    assert traces.spans[0].children[0].attributes["gen_ai.response.finish_reasons"] == ["abort"]

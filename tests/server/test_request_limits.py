@@ -8,9 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.exceptions import HTTPException
 
+from quire.errors import InvalidRequestError, QuireError
 from quire.sampling_params import MAX_BAD_WORDS, MAX_LIST, MAX_STOP_STRINGS, MAX_STRING_CHARS
 from quire.server.app import build_app
+from quire.server.errors import MAX_MESSAGE_CHARS, error_response
 from quire.server.openai.inputs import MAX_PROMPTS
 from quire.server.openai.params import MAX_CACHE_SALT_CHARS
 from quire.server.openai.tools import MAX_TOOLS
@@ -121,6 +124,12 @@ async def test_errors_are_short(client: httpx.AsyncClient, api: Api, route: Rout
             if response.status_code >= 400:
                 assert len(response.content) <= MAX_ERROR_BYTES, response.text[:500]
                 assert_shape(api, response.status_code, response.json())
+
+
+def test_a_message_that_holds_what_a_client_sent_is_cut() -> None:
+    """Whoever wrote it: the last guard, where a place in the code forgot to shorten a value."""
+    for error in (InvalidRequestError("x" * 10**6), QuireError("x" * 10**6), HTTPException(404, "x" * 10**6)):
+        assert len(error_response(error).body) <= MAX_MESSAGE_CHARS + 200
 
 
 async def test_a_request_id_in_and_out(client: httpx.AsyncClient, engine: MockEngine) -> None:

@@ -1,6 +1,8 @@
 // Cases of simd.h, the norms, activations and the roofline's probe.
 #include "activation.h"
 #include "dispatch.h"
+#include "layer_norm.h"
+#include "pointwise.h"
 #include "probe.h"
 #include "rms_norm.h"
 #include "selftest.h"
@@ -78,6 +80,45 @@ void run_rms_norm(DType dtype, int64_t dim, Level level, Hash& hash) {
   hash.add(sum);
 }
 
+void run_layer_norm(DType dtype, int64_t dim, Level level, Hash& hash) {
+  constexpr int64_t rows = 5, heads = 2;
+  Random random(7);
+  const std::vector<uint8_t> x = random_matrix(random, dtype, rows * heads * dim);
+  const std::vector<uint8_t> weight = random_matrix(random, dtype, heads * dim), bias = random_matrix(random, dtype, heads * dim);
+  std::vector<uint8_t> out(x.size());
+  LayerNormArgs args{};
+  args.out = out.data();
+  args.x = x.data();
+  args.weight = weight.data();
+  args.bias = bias.data();
+  args.rows = rows;
+  args.heads = heads;
+  args.dim = args.weight_stride = dim;
+  args.x_stride = heads * dim;
+  args.eps = 1e-5f;
+  args.dtype = args.weight_dtype = dtype;
+  run(layer_norm_for(level), args);
+  hash.add(not_zero(out));
+}
+
+void run_pointwise(Pointwise kind, int64_t dim, Level level, Hash& hash) {
+  constexpr int64_t rows = 5;
+  Random random(8);
+  const std::vector<float> x = random.floats(rows * (dim + 3)), y = random.floats(rows * dim);
+  std::vector<float> out(static_cast<size_t>(rows * dim));
+  PointwiseArgs args{};
+  args.out = out.data();
+  args.x = x.data();
+  args.y = kind == Pointwise::add ? y.data() : nullptr;
+  args.rows = rows;
+  args.dim = args.out_stride = args.y_stride = dim;
+  args.x_stride = dim + 3;
+  args.factor = 2.5f;
+  args.kind = kind;
+  run(pointwise_for(level), args);
+  hash.add(not_zero(out));
+}
+
 void run_silu_and_mul(DType dtype, int64_t dim, Level level, Hash& hash) {
   constexpr int64_t rows = 5;
   Random random(4);
@@ -114,8 +155,13 @@ void add_basic_cases(std::vector<Case>& all) {
     for (int64_t dim : {1, 15, 77, 896}) {
       const std::string suffix = std::string(" ") + names[static_cast<int>(dtype)] + " " + std::to_string(dim);
       all.push_back({"rms_norm" + suffix, [=](Level level, Hash& hash) { run_rms_norm(dtype, dim, level, hash); }});
+      all.push_back({"layer_norm" + suffix, [=](Level level, Hash& hash) { run_layer_norm(dtype, dim, level, hash); }});
       all.push_back({"silu_and_mul" + suffix, [=](Level level, Hash& hash) { run_silu_and_mul(dtype, dim, level, hash); }});
     }
+  for (int64_t dim : {1, 77, 900})
+    for (Pointwise kind : {Pointwise::add, Pointwise::multiply, Pointwise::soft_cap})
+      all.push_back({"pointwise " + std::to_string(static_cast<int>(kind)) + " " + std::to_string(dim),
+                     [=](Level level, Hash& hash) { run_pointwise(kind, dim, level, hash); }});
 }
 
 }  // namespace quire

@@ -45,6 +45,7 @@ struct LinearShape {
   int64_t rows = 14;              // M; more than one tile of every height
   bool zeros = false;             // int4: with zero points
   bool argmax = false;            // each row's largest output in place of the outputs
+  Activation activation = Activation::none;
 };
 
 // A matrix packed at one level, and what that wrote.
@@ -162,6 +163,7 @@ void multiply(Kernel<Args> kernel, Args args, const LinearShape& shape, const We
               const float* bias, Outputs& out) {
   args.rows = rows;
   args.weight = weight;
+  args.activation = shape.activation;
   if (shape.argmax) {
     args.argmax = {out.ids.data(), out.values.data()};
   } else {
@@ -339,6 +341,7 @@ void add_linear_cases(std::vector<Case>& all) {
   constexpr int num_drawn = 24;
   Random random(5);
   for (int i = 0; i < num_drawn; ++i) shapes.push_back(draw_shape(random));
+  for (LinearShape& shape : shapes) shape.activation = shape.gate_up ? Activation::silu : Activation::gelu;
   for (const LinearShape& shape : shapes)
     all.push_back({name_of("linear", shape), [=](Level level, Hash& hash) { run_linear(shape, level, hash); }});
   LinearShape tiled{WeightKind::bfloat16, 0, 0, 0, 0, false};

@@ -102,7 +102,7 @@ def _register() -> None:
     if extension is None:
         warn_once(_logger, f"C++ kernels are not built; running on the reference ops (slower): {reason}")
         return
-    for family in ("activation", "attention", "linear", "norm", "rotary", "sampling", "recorded"):
+    for family in ("activation", "attention", "linear", "norm", "pointwise", "rotary", "sampling", "recorded"):
         importlib.import_module(f"quire.ops.cpu.{family}")
 
 

@@ -48,6 +48,7 @@ def _rotary_then_write(rotary: Node, write: Node) -> Node | None:
 
 _RULES: dict[tuple[str, str], Rule] = {
     ("rms_norm", "encode"): _norm_then_encode,
+    ("layer_norm", "encode"): _norm_then_encode,
     ("rotary", "write_kv"): _rotary_then_write,
 }
 """By the names of two neighbours, the second reading first what the first writes."""

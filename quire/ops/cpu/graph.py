@@ -3,7 +3,8 @@
 Ops whose activations lie on torch's `meta` device land in backend `graph`, which appends a Node instead of computing. The nodes
 are then fused (fusion.py), given memory, lowered to the extension's instructions and run by its threads with one wake-up per
 step, without Python in between. The kernels are those of the eager ops, so the bits are the same. What Python can do between
-two ops is views; anything that computes raises NotCapturable, and the caller goes on op by op.
+two ops is views, sums of two tensors and products with a number, whose bits are no kernel's choice; anything else that computes
+raises NotCapturable, and the caller goes on op by op.
 """
 
 from __future__ import annotations
@@ -274,7 +275,7 @@ def _step_without_memory(max_tokens: int) -> StepTensors:
 
 def capture(forward: Forward, max_tokens: int) -> CapturedForward:
     """See `ops.capture.capture`."""
-    with _record(max_tokens) as pass_, _ViewsOnly():
+    with _record(max_tokens) as pass_, _ViewsAndSums():
         result = forward(pass_.step)
     return CapturedForward(pass_, result)
 
@@ -284,7 +285,7 @@ def capture_rows(function: Callable[[Tensor], Tensor], width: int, max_rows: int
     with _record(max_rows) as pass_:
         source = pass_.new((width,), torch.float32)
         pass_.emit(INPUT, (), (source,), lambda at: None)
-        with _ViewsOnly():
+        with _ViewsAndSums():
             result = function(source)
     return CapturedRows(pass_, source, result)
 
@@ -306,8 +307,8 @@ def _record(max_tokens: int) -> Iterator[Recording]:
         _current = before
 
 
-class _ViewsOnly(TorchDispatchMode):
-    """Lets through what makes views of recorded tensors and refuses what would compute on them."""
+class _ViewsAndSums(TorchDispatchMode):
+    """Lets through what makes views of recorded tensors, records `x + y` and `x * number`, and refuses what else computes."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -315,12 +316,27 @@ class _ViewsOnly(TorchDispatchMode):
         return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
         touches = any(isinstance(a, Tensor) and a.device == _META for a in args)
+        if touches and not kwargs and func in (torch.ops.aten.add.Tensor, torch.ops.aten.mul.Tensor):
+            return _record_arithmetic(func, *args)
+        result = func(*args, **(kwargs or {}))
         is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
         if touches and not is_view and func is not torch.ops.aten.detach.default:
             raise NotCapturable(f"torch computes {func} between two ops")
         return result
+
+
+def _record_arithmetic(func: Any, x: Any, y: Any) -> Tensor:
+    """A sum of two recorded tensors, or the product of one with a number."""
+    from quire.ops.cpu import recorded  # which builds on this module
+
+    if func is torch.ops.aten.add.Tensor and isinstance(x, Tensor) and isinstance(y, Tensor):
+        return recorded.add(x, y)
+    if isinstance(y, Tensor) and y.dim() == 0 and y.device != _META:
+        y = y.item()
+    if func is torch.ops.aten.mul.Tensor and isinstance(x, Tensor) and isinstance(y, int | float):
+        return recorded.multiply(x, float(y))
+    raise NotCapturable(f"torch computes {func} of {type(x).__name__} and {type(y).__name__} between two ops")
 
 
 def plan_memory(nodes: list[Node], recording: Recording, result: Operand) -> tuple[list[int], int]:

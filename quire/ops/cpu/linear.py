@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from quire.ops import reference, registry
+from quire.ops.activations import ACTIVATIONS, check_activation
 from quire.ops.cpu.extension import DTYPE_CODES, LEVEL, address, allocate, extension, on_cpu
 from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized, check_rows
 
 PANEL_ROWS: int = extension.PANEL_ROWS
 _INPUTS_PER_WORD = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8}
 _BYTE_ALIGNMENT = 64
+_ACTIVATION_ORDER = tuple(ACTIVATIONS)
 
 
 @dataclass(frozen=True)
@@ -173,28 +175,34 @@ def unpack_weight(weight: CpuWeight) -> Tensor:
 
 
 @registry.register("linear", "cpu", supports=on_cpu)
-def linear(x: Tensor, weight: Tensor | CpuWeight, bias: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor | CpuWeight, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
     """See `ops.linear`. A plain weight is packed for this call alone: right, not fast."""
     if isinstance(weight, Tensor):
         if weight.dtype not in DTYPE_CODES:
-            return reference.linear(x, weight, bias)
+            return reference.linear(x, weight, bias, activation)
         weight = pack_weight(weight, WeightFormat("float32"))
     if weight.gate_up:
         raise ValueError("a weight packed with gate_up is for gate_up_linear")
-    return _multiply(x, weight, bias, weight.output_size, LEVEL)
+    return _multiply(x, weight, bias, weight.output_size, activation, LEVEL)
 
 
 @registry.register("gate_up_linear", "cpu", supports=on_cpu)
-def gate_up_linear(x: Tensor, weight: Tensor | CpuWeight, bias: Tensor | None = None) -> Tensor:
+def gate_up_linear(
+    x: Tensor, weight: Tensor | CpuWeight, bias: Tensor | None = None, activation: str = "silu"
+) -> Tensor:
     """See `ops.gate_up_linear`. A plain weight is packed for this call alone: right, not fast."""
     if isinstance(weight, Tensor):
         weight = pack_weight(weight, WeightFormat("float32"), gate_up=True)
     if not weight.gate_up:
         raise ValueError("gate_up_linear needs a weight packed with gate_up")
-    return _multiply(x, weight, bias, weight.output_size // 2, LEVEL)
+    return _multiply(x, weight, bias, weight.output_size // 2, activation, LEVEL)
 
 
-def _multiply(x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int, level: int) -> Tensor:
+def _multiply(
+    x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int, activation: str | None, level: int
+) -> Tensor:
     if x.shape[-1] != weight.input_size:
         raise ValueError(f"x must have {weight.input_size} columns, got {list(x.shape)}")
     if bias is not None and bias.shape != (weight.output_size,):
@@ -210,7 +218,8 @@ def _multiply(x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int, lev
         places = [buffer.data_ptr() for buffer in buffers]
         encode_instruction(weight, rows.data_ptr(), rows.stride(0), len(rows), places, level=level).run()
         x_at = places, 0
-    product_instruction(weight, x_at, out.data_ptr(), width, address(bias), len(rows), level).run()
+    end = out.data_ptr(), width, address(bias), len(rows)
+    product_instruction(weight, x_at, *end, activation, level).run()
     return out.view(*x.shape[:-1], width).to(x.dtype)
 
 
@@ -237,12 +246,15 @@ def _quantized_rows(weight: CpuWeight, places: Sequence[int]) -> Any:
 
 @dataclass(frozen=True)
 class NormAt:
-    """An RMS norm before the encoding: weight, eps, and addresses of the residual stream before and after (0: none)."""
+    """A norm before the encoding: weight, eps, and addresses of the residual stream before and after (0: none)."""
 
     weight: Tensor
     eps: float
     residual: int = 0
     residual_out: int = 0
+    is_layer_norm: bool = False
+    """Else it is an RMS norm, which has no bias."""
+    bias: Tensor | None = None
 
 
 def encode_instruction(
@@ -267,6 +279,8 @@ def encode_instruction(
         places[0] if narrow else 0,
         encoded_shapes(weight)[0][0] if narrow else 0,
         norm.weight.data_ptr() if norm else 0,
+        address(norm.bias) if norm else 0,
+        norm.is_layer_norm if norm else False,
         norm.residual if norm else 0,
         norm.residual_out if norm else 0,
         norm.eps if norm else 0.0,
@@ -281,12 +295,18 @@ def product_instruction(
     out_stride: int,
     bias: int,
     rows: int,
+    activation: str | None = None,
     level: int = LEVEL,
     argmax: tuple[int, int] = (0, 0),
 ) -> Any:
-    """The product itself. `argmax`, addresses of ids int64 [rows] and values [rows]: write only each row's largest output."""
+    """The product itself, and its `activation`.
+
+    `argmax`, addresses of ids int64 [rows] and values [rows]: write only each row's largest output.
+    """
     x, x_stride = x_at
-    end = bias, rows, weight.view, *argmax, level
+    check_activation(activation)
+    code = 0 if activation is None else 1 + _ACTIVATION_ORDER.index(activation)
+    end = bias, rows, weight.view, code, *argmax, level
     if isinstance(x, int):
         return extension.linear(out, out_stride, x, x_stride, *end)
     if weight.format.name == "bfloat16":
@@ -305,5 +325,5 @@ def embedding(token_ids: Tensor, weight: Tensor | CpuWeight) -> Tensor:
     out = torch.empty(*ids.shape, weight.input_size)
     layout = extension.BatchLayout()
     layout.set(ids.numel(), 0, 0, ids.data_ptr(), 0, 0, 0, 0, 0)
-    extension.gather(out.data_ptr(), weight.input_size, ids.numel(), layout, weight.view, LEVEL).run()
+    extension.gather(out.data_ptr(), weight.input_size, ids.numel(), layout, False, weight.view, LEVEL).run()
     return out

@@ -22,6 +22,8 @@ from quire.ops.cpu.linear import (
     encoded_shapes,
     product_instruction,
 )
+from quire.ops.cpu.norm import weight_stride
+from quire.ops.cpu.pointwise import pointwise_instruction
 from quire.ops.cpu.rotary import rotary_and_write
 
 _FLOAT32_CODE: int = extension.FLOAT32
@@ -38,15 +40,16 @@ def _recorded(op_name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 @_recorded("embedding")
 def embedding(token_ids: Tensor, weight: CpuWeight) -> Tensor:
-    """Rows of the step's own tokens."""
+    """Rows of the step's own tokens, or of their positions."""
     record = recording()
-    if token_ids is not record.step.token_ids or not isinstance(weight, CpuWeight):
-        raise NotCapturable("embedding of something else than the step's tokens by a packed weight")
+    by_position = token_ids is record.step.positions
+    if not (by_position or token_ids is record.step.token_ids) or not isinstance(weight, CpuWeight):
+        raise NotCapturable("embedding of something else than the step's tokens or positions by a packed weight")
     out = record.new((weight.input_size,), torch.float32)
     stride = record.operand(out).stride // 4
 
     def build(at: Address) -> Any:
-        return extension.gather(at(target), stride, 0, record.layout, weight.view, LEVEL)
+        return extension.gather(at(target), stride, 0, record.layout, by_position, weight.view, LEVEL)
 
     target = record.operand(out)
     record.emit("embedding", (), (out,), build)
@@ -94,19 +97,68 @@ def rms_norm(
     return out, total
 
 
+@_recorded("layer_norm")
+def layer_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, residual: Tensor | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Whole rows, or heads as rows of their own."""
+    record = recording()
+    if not x.dtype == weight.dtype == torch.float32 or not (bias is None or bias.dtype == torch.float32):
+        raise NotCapturable(f"layer_norm of {x.dtype} by {weight.dtype}")
+    shape, dim = tuple(x.shape[1:]), x.shape[-1]
+    out = record.new(shape, torch.float32)
+    total = None if residual is None else record.new(shape, torch.float32)
+    source, heads = record.operand(x), x[0].numel() // dim
+
+    def build(at: Address) -> Any:
+        def place(tensor: Tensor | None) -> int:
+            return 0 if tensor is None else at(record.operand(tensor))
+
+        return extension.layer_norm(
+            place(out),
+            place(total),
+            at(source),
+            address(weight),
+            address(bias),
+            place(residual),
+            0,
+            heads,
+            dim,
+            source.stride // 4,
+            weight_stride(weight),
+            eps,
+            _FLOAT32_CODE,
+            _FLOAT32_CODE,
+            LEVEL,
+        )
+
+    info = {"weight": weight, "bias": bias, "eps": eps, "heads": heads}
+    if residual is None or total is None:
+        record.emit("layer_norm", (x,), (out,), build, **info)
+        return out
+    record.emit("layer_norm", (x, residual), (out, total), build, **info)
+    return out, total
+
+
 @_recorded("linear")
-def linear(x: Tensor, weight: CpuWeight, bias: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor, weight: CpuWeight, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
     """See `ops.linear`."""
-    return _multiply(x, weight, bias, weight.output_size)
+    return _multiply(x, weight, bias, weight.output_size, activation)
 
 
 @_recorded("gate_up_linear")
-def gate_up_linear(x: Tensor, weight: CpuWeight, bias: Tensor | None = None) -> Tensor:
+def gate_up_linear(
+    x: Tensor, weight: CpuWeight, bias: Tensor | None = None, activation: str = "silu"
+) -> Tensor:
     """See `ops.gate_up_linear`."""
-    return _multiply(x, weight, bias, weight.output_size // 2)
+    return _multiply(x, weight, bias, weight.output_size // 2, activation)
 
 
-def _multiply(x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int) -> Tensor:
+def _multiply(
+    x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int, activation: str | None
+) -> Tensor:
     record = recording()
     if not isinstance(weight, CpuWeight) or x.dim() != 2 or x.dtype != torch.float32:
         raise NotCapturable("linear of something else than float32 rows by a packed weight")
@@ -119,9 +171,9 @@ def _multiply(x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int) -> 
         places = [at(source) for source in sources]
         x_at: XAt = (places, 0) if weight.encodes_activations else (places[0], sources[0].stride // 4)
         end = at(target), target.stride // 4, address(bias), 0
-        return product_instruction(weight, x_at, *end, argmax=argmax)
+        return product_instruction(weight, x_at, *end, activation, argmax=argmax)
 
-    can_argmax = bias is None and not weight.gate_up
+    can_argmax = bias is None and activation is None
     record.emit("linear", rows, (out,), build, build_argmax=build if can_argmax else None, width=width)
     return out
 
@@ -137,13 +189,14 @@ def _encode(x: Tensor, weight: CpuWeight) -> tuple[Tensor, ...]:
 def encode_builder(
     weight: CpuWeight, source: Operand, rows: Sequence[Operand], norm: Node | None = None
 ) -> Callable[[Address], Any]:
-    """Rows at `source` as `weight` wants them, after the RMS norm of the node `norm` if there is one."""
+    """Rows at `source` as `weight` wants them, after the norm of the node `norm` if there is one."""
 
     def build(at: Address) -> Any:
         before = None
         if norm is not None:
-            stream = [at(norm.reads[1]), at(norm.writes[1])] if len(norm.reads) == 2 else []
-            before = NormAt(norm.info["weight"], norm.info["eps"], *stream)
+            stream = (at(norm.reads[1]), at(norm.writes[1])) if len(norm.reads) == 2 else (0, 0)
+            is_layer_norm = norm.name == "layer_norm"
+            before = NormAt(norm.info["weight"], norm.info["eps"], *stream, is_layer_norm, norm.info.get("bias"))
         return encode_instruction(weight, at(source), source.stride // 4, 0, [at(row) for row in rows], before)
 
     return build
@@ -252,6 +305,41 @@ def paged_attention(
         )
 
     record.emit("attention", (q,), (out,), build, keep=(k_cache, v_cache))
+    return out
+
+
+# -- element by element --------------------------------------------------------------------------------------
+
+
+@_recorded("soft_cap")
+def soft_cap(x: Tensor, cap: float) -> Tensor:
+    """See `ops.soft_cap`."""
+    return _pointwise("soft_cap", x, None, cap)
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """torch's `x + y` of two tensors of one shape."""
+    return _pointwise("add", x, y, 0.0)
+
+
+def multiply(x: Tensor, factor: float) -> Tensor:
+    """torch's `x * factor`."""
+    return _pointwise("multiply", x, None, factor)
+
+
+def _pointwise(kind: str, x: Tensor, y: Tensor | None, factor: float) -> Tensor:
+    record = recording()
+    if x.dtype != torch.float32 or (y is not None and (y.dtype != x.dtype or y.shape != x.shape)):
+        raise NotCapturable(f"{kind} of something else than float32 rows of one shape")
+    out = record.new(tuple(x.shape[1:]), torch.float32)
+    reads = (x,) if y is None else (x, y)
+    sources, target, dim = [record.operand(t) for t in reads], record.operand(out), x[0].numel()
+
+    def build(at: Address) -> Any:
+        rows = [_rows(at, source) for source in sources]
+        return pointwise_instruction(kind, _rows(at, target), rows[0], rows[1] if y is not None else (0, 0), 0, dim, factor)
+
+    record.emit(kind, reads, (out,), build)
     return out
 
 

@@ -22,6 +22,7 @@ from quire.server.context import ServerContext
 from quire.server.deadline import timeout_error
 from quire.server.errors import ErrorReport, report_error
 from quire.server.grpc import messages
+from quire.server.grpc.observed import observed
 from quire.server.grpc.service import InferenceService
 from quire.server.tls import TlsFiles
 
@@ -89,12 +90,12 @@ class GrpcListener:
         }
         handlers = {
             name: grpc.unary_unary_rpc_method_handler(
-                method, request.FromString, response.SerializeToString
+                observed(self._context, name, method), request.FromString, response.SerializeToString
             )
             for name, (method, request, response) in unary.items()
         }
         handlers["GenerateStream"] = grpc.unary_stream_rpc_method_handler(
-            self._stream(service.generate_stream),
+            observed(self._context, "GenerateStream", self._stream(service.generate_stream)),
             messages.GenerateRequest.FromString,
             messages.GenerateResponse.SerializeToString,
         )

@@ -16,6 +16,11 @@ REQUEST_TIME = (
 )  # fmt: skip
 SHORT_TIME = (0.0001, 0.00025, 0.0005, *TOKEN_TIME)
 N = (1, 2, 5, 10, 20)
+PREEMPTIONS = (0, 1, 2, 3, 4, 5, 10, 20)
+HTTP_TIME = (0.1, 0.5, 1.0)
+HTTP_TIME_FINE = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 7.5, 10.0, 30.0, 60.0,
+)  # fmt: skip
 
 
 def one_two_five(limit: int) -> tuple[float, ...]:

@@ -13,8 +13,13 @@ class RequestRecord:
 
     params: SamplingParams
     num_prompt_tokens: int
+    num_cached_tokens: int
+    """Those of the prompt that were not computed for it."""
     num_output_tokens: int
     """Of all its sequences."""
+    longest: int
+    """Output tokens of its longest sequence."""
+    num_preemptions: int
     elapsed_s: float
     queued_s: float | None
     """From arrival to the first scheduled token."""

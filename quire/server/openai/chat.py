@@ -50,8 +50,10 @@ async def create_chat_completion(context: ServerContext, request: Request) -> Re
 
 def _check(body: ChatCompletionRequest) -> None:
     check_common(body)
-    refuse_calls(parse_tools(body.tools, body.tool_choice, body.parallel_tool_calls))
-    refuse_calls(parse_functions(body.functions, body.function_call), "functions")
+    if body.tools is not None or body.tool_choice is not None:
+        refuse_calls(parse_tools(body.tools, body.tool_choice, body.parallel_tool_calls))
+    if body.functions is not None or body.function_call is not None:
+        refuse_calls(parse_functions(body.functions, body.function_call), "functions")
     if body.chat_template is not None:
         raise InvalidRequestError(
             "chat_template cannot be set by a request, only by the server's --chat-template",

@@ -82,6 +82,7 @@ class Feed:
             if not self._listeners and self._task is not None:
                 self._task.cancel()
                 self._task = self._latest = None
+                self._steps.clear()
 
     # -- looking ---------------------------------------------------------------------------------------------
 

@@ -74,6 +74,10 @@ def _switch(text: str) -> bool:
     return text.lower() in ("true", "1")
 
 
+def _log_format(text: str) -> str:
+    return "json" if _switch(text) else "text"
+
+
 def _address(text: str) -> str | None:
     """Docker sets HOSTNAME to the container's name, at which nobody means to listen."""
     if text == "localhost":
@@ -137,6 +141,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("API_KEY", "api_key", "--api-key", _one),
     Variable("PAYLOAD_LIMIT", "max_body_bytes", "--max-body-bytes", _integer),
     Variable("GRACEFUL_TERMINATION_TIMEOUT", "shutdown_timeout", "--shutdown-timeout", _number),
+    Variable("JSON_OUTPUT", "log_format", "--log-format json", _log_format, is_switch=True),
     _moot("SHARDED", "NUM_SHARD decides", is_switch=True),
     _moot("VALIDATION_WORKERS", "prompts are checked without workers of their own"),
     _moot("SPECULATE", "there is no speculation yet; answers are the same without"),
@@ -150,9 +155,8 @@ VARIABLES: tuple[Variable, ...] = (
     _moot("DISABLE_CUSTOM_KERNELS", "kernels are chosen for the machine", is_switch=True),
     _moot("USE_FLASH_ATTENTION", "kernels are chosen for the machine", is_switch=True),
     _moot("PAGED_ATTENTION", "the KV cache is always paged", is_switch=True),
-    _moot("JSON_OUTPUT", "the log is text", is_switch=True),
-    _moot("OTLP_ENDPOINT", "there is no tracing yet"),
-    _moot("OTLP_SERVICE_NAME", "there is no tracing yet"),
+    _moot("OTLP_ENDPOINT", "it speaks gRPC; give --otlp-traces-endpoint, which speaks HTTP"),
+    _moot("OTLP_SERVICE_NAME", "OTEL_SERVICE_NAME is OpenTelemetry's own"),
     _moot("USAGE_STATS", "none are sent"),
     _moot("ENABLE_PREFILL_LOGPROBS", "always on", is_switch=True),
     _moot("DISABLE_GRAMMAR_SUPPORT", "requests decide", is_switch=True),

@@ -1,0 +1,141 @@
+"""Gemma 3, text (2503.19786): Gemma 2 with normalised queries and keys, and rotary positions of two bases, local and global."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from quire.config.types import HFConfig
+from quire.layers import (
+    Attention,
+    GateUpLinear,
+    LMHead,
+    QKVLinear,
+    RMSNorm,
+    RotaryEmbedding,
+    RowLinear,
+    TiedLMHead,
+    VocabEmbedding,
+    soft_cap,
+)
+
+
+class Gemma3Attention(nn.Module):
+    """Grouped-query attention; each query and key head is normalised before it is turned."""
+
+    def __init__(self, config: HFConfig, layer_index: int, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.qkv_proj = QKVLinear(config.hidden_size, head_dim, heads, kv_heads, config.attention_bias)
+        self.o_proj = RowLinear(heads * head_dim, config.hidden_size, config.attention_bias)
+        self.rotary = rotary
+        self.q_norm = RMSNorm(head_dim, config.rms_norm_eps, plus_one=True)
+        self.k_norm = RMSNorm(head_dim, config.rms_norm_eps, plus_one=True)
+        self.attn = Attention(
+            self.qkv_proj.num_heads,
+            self.qkv_proj.num_kv_heads,
+            head_dim,
+            layer_index,
+            config.window_of(layer_index),
+            scale=config.fields.number("query_pre_attn_scalar", default=256) ** -0.5,
+            soft_cap=config.fields.optional_number("attn_logit_softcapping"),
+        )
+        self.head_dim = head_dim
+
+    def forward(self, positions: Tensor, hidden: Tensor) -> Tensor:
+        q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in self.qkv_proj(hidden))
+        q, k = self.rotary(positions, self.q_norm(q), self.k_norm(k))
+        return self.o_proj(self.attn(q, k, v))
+
+
+class Gemma3MLP(nn.Module):
+    """GeGLU feed-forward block: down(gelu(gate(x)) * up(x))."""
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        self.gate_up_proj = GateUpLinear(
+            config.hidden_size, config.intermediate_size, activation=config.hidden_act
+        )
+        self.down_proj = RowLinear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.gate_up_proj(x))
+
+
+class Gemma3DecoderLayer(nn.Module):
+    """Attention and feed-forward, each between two norms and then added to the residual stream."""
+
+    def __init__(self, config: HFConfig, layer_index: int, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        size, eps = config.hidden_size, config.rms_norm_eps
+        self.input_layernorm = RMSNorm(size, eps, plus_one=True)
+        self.self_attn = Gemma3Attention(config, layer_index, rotary)
+        self.post_attention_layernorm = RMSNorm(size, eps, plus_one=True)
+        self.pre_feedforward_layernorm = RMSNorm(size, eps, plus_one=True)
+        self.mlp = Gemma3MLP(config)
+        self.post_feedforward_layernorm = RMSNorm(size, eps, plus_one=True)
+
+    def forward(self, positions: Tensor, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            hidden, residual = self.input_layernorm(hidden), hidden
+        else:
+            hidden, residual = self.input_layernorm(hidden, residual)
+        hidden = self.post_attention_layernorm(self.self_attn(positions, hidden))
+        hidden, residual = self.pre_feedforward_layernorm(hidden, residual)
+        return self.post_feedforward_layernorm(self.mlp(hidden)), residual
+
+
+class Gemma3Model(nn.Module):
+    """Embedding times sqrt(hidden_size), decoder layers, final norm."""
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        reach, head_dim = config.max_position_embeddings, config.head_dim
+        everywhere = RotaryEmbedding(head_dim, reach, config.rope_theta, config.rope_scaling)
+        windowed = RotaryEmbedding(head_dim, reach, config.local_rope_theta or config.rope_theta)
+        self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size)
+        self.embedding_scale = math.sqrt(config.hidden_size)
+        self.layers = nn.ModuleList(
+            Gemma3DecoderLayer(config, index, everywhere if config.window_of(index) is None else windowed)
+            for index in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, plus_one=True)
+
+    def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        hidden = self.embed_tokens(token_ids) * self.embedding_scale
+        residual = None
+        for layer in self.layers:
+            hidden, residual = layer(positions, hidden, residual)
+        hidden, _ = self.norm(hidden, residual)
+        return hidden
+
+
+class Gemma3ForCausalLM(nn.Module):
+    """token_ids [T], positions [T] -> hidden [T, hidden_size]; logits on request."""
+
+    packed_weights = {
+        "q_proj": ("qkv_proj", "q"),
+        "k_proj": ("qkv_proj", "k"),
+        "v_proj": ("qkv_proj", "v"),
+        "gate_proj": ("gate_up_proj", 0),
+        "up_proj": ("gate_up_proj", 1),
+    }
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        self.model = Gemma3Model(config)
+        self.lm_head = (
+            TiedLMHead(self.model.embed_tokens)
+            if config.tie_word_embeddings
+            else LMHead(config.vocab_size, config.hidden_size)
+        )
+        self.logit_cap = config.fields.optional_number("final_logit_softcapping")
+
+    def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        return self.model(token_ids, positions)
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """hidden [N, hidden_size] -> logits [N, vocab_size]."""
+        logits = self.lm_head(hidden)
+        return logits if self.logit_cap is None else soft_cap(logits, self.logit_cap)

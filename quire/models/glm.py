@@ -1,0 +1,126 @@
+"""GLM-4 (2406.12793) and GLM-4-0414: pairs of neighbours turn, in half of each head; in the 0414 blocks lie between two norms."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from quire.config.types import HFConfig
+from quire.layers import (
+    Attention,
+    GateUpLinear,
+    LMHead,
+    QKVLinear,
+    RMSNorm,
+    RotaryEmbedding,
+    RowLinear,
+    TiedLMHead,
+    VocabEmbedding,
+    split_rows,
+)
+
+
+class GlmAttention(nn.Module):
+    """Grouped-query attention; the first `rotary_dim` components of each head turn."""
+
+    def __init__(self, config: HFConfig, layer_index: int, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.qkv_proj = QKVLinear(
+            config.hidden_size, head_dim, heads, kv_heads, config.attention_bias, config.rotary_dim
+        )
+        self.o_proj = RowLinear(heads * head_dim, config.hidden_size)
+        self.rotary = rotary
+        self.attn = Attention(self.qkv_proj.num_heads, self.qkv_proj.num_kv_heads, head_dim, layer_index)
+        self.head_dim = head_dim
+
+    def forward(self, positions: Tensor, hidden: Tensor) -> Tensor:
+        q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in self.qkv_proj(hidden))
+        q, k = self.rotary(positions, q, k)
+        return self.o_proj(self.attn(q, k, v))
+
+
+class GlmMLP(nn.Module):
+    """Gated feed-forward block: down(act(gate(x)) * up(x)), where act is SiLU unless told otherwise."""
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        self.gate_up_proj = GateUpLinear(
+            config.hidden_size, config.intermediate_size, activation=config.hidden_act
+        )
+        self.down_proj = RowLinear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.gate_up_proj(x))
+
+
+class GlmDecoderLayer(nn.Module):
+    """Attention and feed-forward, each behind a norm, normalised again in GLM-4-0414, and added to the residual stream."""
+
+    def __init__(self, config: HFConfig, layer_index: int, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = GlmAttention(config, layer_index, rotary)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = GlmMLP(config)
+        self.post_self_attn_layernorm: nn.Module = nn.Identity()
+        self.post_mlp_layernorm: nn.Module = nn.Identity()
+        if config.model_type == "glm4":
+            self.post_self_attn_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.post_mlp_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, positions: Tensor, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            hidden, residual = self.input_layernorm(hidden), hidden
+        else:
+            hidden, residual = self.input_layernorm(hidden, residual)
+        hidden = self.post_self_attn_layernorm(self.self_attn(positions, hidden))
+        hidden, residual = self.post_attention_layernorm(hidden, residual)
+        return self.post_mlp_layernorm(self.mlp(hidden)), residual
+
+
+class GlmModel(nn.Module):
+    """Embedding, decoder layers, final norm."""
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        rotary = RotaryEmbedding(
+            config.rotary_dim, config.max_position_embeddings, config.rope_theta, config.rope_scaling
+        )
+        self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            GlmDecoderLayer(config, index, rotary) for index in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        hidden = self.embed_tokens(token_ids)
+        residual = None
+        for layer in self.layers:
+            hidden, residual = layer(positions, hidden, residual)
+        hidden, _ = self.norm(hidden, residual)
+        return hidden
+
+
+class GlmForCausalLM(nn.Module):
+    """token_ids [T], positions [T] -> hidden [T, hidden_size]; logits on request."""
+
+    packed_weights = {"q_proj": ("qkv_proj", "q"), "k_proj": ("qkv_proj", "k"), "v_proj": ("qkv_proj", "v")}
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        self.fused_weights = {
+            "gate_up_proj": split_rows({0: config.intermediate_size, 1: config.intermediate_size})
+        }
+        self.model = GlmModel(config)
+        self.lm_head = (
+            TiedLMHead(self.model.embed_tokens)
+            if config.tie_word_embeddings
+            else LMHead(config.vocab_size, config.hidden_size)
+        )
+
+    def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        return self.model(token_ids, positions)
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """hidden [N, hidden_size] -> logits [N, vocab_size]."""
+        return self.lm_head(hidden)

@@ -1,0 +1,130 @@
+"""Granite 3 (IBM 2024): Llama's shape with multipliers on embeddings, scores, what each block adds, and logits."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from quire.config.types import HFConfig
+from quire.layers import (
+    Attention,
+    GateUpLinear,
+    LMHead,
+    QKVLinear,
+    RMSNorm,
+    RotaryEmbedding,
+    RowLinear,
+    TiedLMHead,
+    VocabEmbedding,
+)
+
+
+class GraniteAttention(nn.Module):
+    """Grouped-query attention with rotary positions; `attention_multiplier` scales the scores."""
+
+    def __init__(self, config: HFConfig, layer_index: int, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.qkv_proj = QKVLinear(config.hidden_size, head_dim, heads, kv_heads, config.attention_bias)
+        self.o_proj = RowLinear(heads * head_dim, config.hidden_size, config.attention_bias)
+        self.rotary = rotary
+        self.attn = Attention(
+            self.qkv_proj.num_heads,
+            self.qkv_proj.num_kv_heads,
+            head_dim,
+            layer_index,
+            scale=config.fields.number("attention_multiplier", default=1.0),
+        )
+        self.head_dim = head_dim
+
+    def forward(self, positions: Tensor, hidden: Tensor) -> Tensor:
+        q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in self.qkv_proj(hidden))
+        q, k = self.rotary(positions, q, k)
+        return self.o_proj(self.attn(q, k, v))
+
+
+class GraniteMLP(nn.Module):
+    """Gated feed-forward block: down(act(gate(x)) * up(x)), where act is SiLU unless told otherwise."""
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        self.gate_up_proj = GateUpLinear(
+            config.hidden_size, config.intermediate_size, config.mlp_bias, config.hidden_act
+        )
+        self.down_proj = RowLinear(config.intermediate_size, config.hidden_size, config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.gate_up_proj(x))
+
+
+class GraniteDecoderLayer(nn.Module):
+    """Attention and feed-forward, each behind a norm, scaled, and added to the residual stream."""
+
+    def __init__(self, config: HFConfig, layer_index: int, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = GraniteAttention(config, layer_index, rotary)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = GraniteMLP(config)
+        self.multiplier = config.fields.number("residual_multiplier", default=1.0)
+
+    def forward(self, positions: Tensor, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            hidden, residual = self.input_layernorm(hidden), hidden
+        else:
+            hidden, residual = self.input_layernorm(hidden, residual)
+        hidden = self.self_attn(positions, hidden) * self.multiplier
+        hidden, residual = self.post_attention_layernorm(hidden, residual)
+        return self.mlp(hidden) * self.multiplier, residual
+
+
+class GraniteModel(nn.Module):
+    """Scaled embedding, decoder layers, final norm."""
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        rotary = RotaryEmbedding(
+            config.head_dim, config.max_position_embeddings, config.rope_theta, config.rope_scaling
+        )
+        self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size)
+        self.embedding_scale = config.fields.number("embedding_multiplier", default=1.0)
+        self.layers = nn.ModuleList(
+            GraniteDecoderLayer(config, index, rotary) for index in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        hidden = self.embed_tokens(token_ids) * self.embedding_scale
+        residual = None
+        for layer in self.layers:
+            hidden, residual = layer(positions, hidden, residual)
+        hidden, _ = self.norm(hidden, residual)
+        return hidden
+
+
+class GraniteForCausalLM(nn.Module):
+    """token_ids [T], positions [T] -> hidden [T, hidden_size]; logits on request."""
+
+    packed_weights = {
+        "q_proj": ("qkv_proj", "q"),
+        "k_proj": ("qkv_proj", "k"),
+        "v_proj": ("qkv_proj", "v"),
+        "gate_proj": ("gate_up_proj", 0),
+        "up_proj": ("gate_up_proj", 1),
+    }
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        self.model = GraniteModel(config)
+        self.lm_head = (
+            TiedLMHead(self.model.embed_tokens)
+            if config.tie_word_embeddings
+            else LMHead(config.vocab_size, config.hidden_size)
+        )
+        self.logits_scale = 1.0 / config.fields.number("logits_scaling", default=1.0)
+
+    def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        return self.model(token_ids, positions)
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """hidden [N, hidden_size] -> logits [N, vocab_size]."""
+        return self.lm_head(hidden * self.logits_scale)

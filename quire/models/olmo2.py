@@ -1,0 +1,117 @@
+"""OLMo 2 (2501.00656): no norm before a block but one after it, and norms of all queries and all keys of a token."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from quire.config.types import HFConfig
+from quire.layers import (
+    Attention,
+    GateUpLinear,
+    LMHead,
+    QKVLinear,
+    RMSNorm,
+    RotaryEmbedding,
+    RowLinear,
+    TiedLMHead,
+    VocabEmbedding,
+)
+
+
+class Olmo2Attention(nn.Module):
+    """Grouped-query attention; a token's queries are normalised together before they are turned, and its keys."""
+
+    def __init__(self, config: HFConfig, layer_index: int, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.qkv_proj = QKVLinear(config.hidden_size, head_dim, heads, kv_heads, config.attention_bias)
+        self.o_proj = RowLinear(heads * head_dim, config.hidden_size, config.attention_bias)
+        self.q_norm = RMSNorm(heads * head_dim, config.rms_norm_eps)
+        self.k_norm = RMSNorm(kv_heads * head_dim, config.rms_norm_eps)
+        self.rotary = rotary
+        self.attn = Attention(self.qkv_proj.num_heads, self.qkv_proj.num_kv_heads, head_dim, layer_index)
+        self.head_dim = head_dim
+
+    def forward(self, positions: Tensor, hidden: Tensor) -> Tensor:
+        q, k, v = self.qkv_proj(hidden)
+        q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in (self.q_norm(q), self.k_norm(k), v))
+        q, k = self.rotary(positions, q, k)
+        return self.o_proj(self.attn(q, k, v))
+
+
+class Olmo2MLP(nn.Module):
+    """Gated feed-forward block: down(act(gate(x)) * up(x)), where act is SiLU unless told otherwise."""
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        self.gate_up_proj = GateUpLinear(
+            config.hidden_size, config.intermediate_size, activation=config.hidden_act
+        )
+        self.down_proj = RowLinear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.gate_up_proj(x))
+
+
+class Olmo2DecoderLayer(nn.Module):
+    """Attention and feed-forward, each normalised and then added to the stream."""
+
+    def __init__(self, config: HFConfig, layer_index: int, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        self.self_attn = Olmo2Attention(config, layer_index, rotary)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = Olmo2MLP(config)
+        self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, positions: Tensor, hidden: Tensor) -> Tensor:
+        hidden = hidden + self.post_attention_layernorm(self.self_attn(positions, hidden))
+        return hidden + self.post_feedforward_layernorm(self.mlp(hidden))
+
+
+class Olmo2Model(nn.Module):
+    """Embedding, decoder layers, final norm."""
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        rotary = RotaryEmbedding(
+            config.head_dim, config.max_position_embeddings, config.rope_theta, config.rope_scaling
+        )
+        self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            Olmo2DecoderLayer(config, index, rotary) for index in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        hidden = self.embed_tokens(token_ids)
+        for layer in self.layers:
+            hidden = layer(positions, hidden)
+        return self.norm(hidden)
+
+
+class Olmo2ForCausalLM(nn.Module):
+    """token_ids [T], positions [T] -> hidden [T, hidden_size]; logits on request."""
+
+    packed_weights = {
+        "q_proj": ("qkv_proj", "q"),
+        "k_proj": ("qkv_proj", "k"),
+        "v_proj": ("qkv_proj", "v"),
+        "gate_proj": ("gate_up_proj", 0),
+        "up_proj": ("gate_up_proj", 1),
+    }
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        self.model = Olmo2Model(config)
+        self.lm_head = (
+            TiedLMHead(self.model.embed_tokens)
+            if config.tie_word_embeddings
+            else LMHead(config.vocab_size, config.hidden_size)
+        )
+
+    def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        return self.model(token_ids, positions)
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """hidden [N, hidden_size] -> logits [N, vocab_size]."""
+        return self.lm_head(hidden)

@@ -1,0 +1,127 @@
+"""Phi-3, Phi-3.5 and Phi-4 (2404.14219): Llama's shape in fused projections, with LongRoPE for long contexts."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from quire.config.types import HFConfig
+from quire.layers import (
+    Attention,
+    GateUpLinear,
+    LMHead,
+    QKVLinear,
+    RMSNorm,
+    RotaryEmbedding,
+    RowLinear,
+    TiedLMHead,
+    VocabEmbedding,
+    split_rows,
+)
+
+
+class Phi3Attention(nn.Module):
+    """Grouped-query attention with rotary positions; a token sees the last `sliding_window` positions, or all."""
+
+    def __init__(self, config: HFConfig, layer_index: int, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.qkv_proj = QKVLinear(config.hidden_size, head_dim, heads, kv_heads)
+        self.o_proj = RowLinear(heads * head_dim, config.hidden_size)
+        self.rotary = rotary
+        self.attn = Attention(
+            self.qkv_proj.num_heads,
+            self.qkv_proj.num_kv_heads,
+            head_dim,
+            layer_index,
+            config.window_of(layer_index),
+        )
+        self.head_dim = head_dim
+
+    def forward(self, positions: Tensor, hidden: Tensor) -> Tensor:
+        q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in self.qkv_proj(hidden))
+        q, k = self.rotary(positions, q, k)
+        return self.o_proj(self.attn(q, k, v))
+
+
+class Phi3MLP(nn.Module):
+    """Gated feed-forward block: down(act(gate(x)) * up(x)), where act is SiLU unless told otherwise."""
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        self.gate_up_proj = GateUpLinear(
+            config.hidden_size, config.intermediate_size, activation=config.hidden_act
+        )
+        self.down_proj = RowLinear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.gate_up_proj(x))
+
+
+class Phi3DecoderLayer(nn.Module):
+    """Attention and feed-forward, each behind a norm and added to the residual stream."""
+
+    def __init__(self, config: HFConfig, layer_index: int, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Phi3Attention(config, layer_index, rotary)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = Phi3MLP(config)
+
+    def forward(self, positions: Tensor, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            hidden, residual = self.input_layernorm(hidden), hidden
+        else:
+            hidden, residual = self.input_layernorm(hidden, residual)
+        hidden = self.self_attn(positions, hidden)
+        hidden, residual = self.post_attention_layernorm(hidden, residual)
+        return self.mlp(hidden), residual
+
+
+class Phi3Model(nn.Module):
+    """Embedding, decoder layers, final norm."""
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        rotary = RotaryEmbedding(
+            config.rotary_dim, config.max_position_embeddings, config.rope_theta, config.rope_scaling
+        )
+        self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            Phi3DecoderLayer(config, index, rotary) for index in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        hidden = self.embed_tokens(token_ids)
+        residual = None
+        for layer in self.layers:
+            hidden, residual = layer(positions, hidden, residual)
+        hidden, _ = self.norm(hidden, residual)
+        return hidden
+
+
+class Phi3ForCausalLM(nn.Module):
+    """token_ids [T], positions [T] -> hidden [T, hidden_size]; logits on request."""
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        query, key = (
+            heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads)
+        )
+        self.fused_weights = {
+            "qkv_proj": split_rows({"q": query, "k": key, "v": key}),
+            "gate_up_proj": split_rows({0: config.intermediate_size, 1: config.intermediate_size}),
+        }
+        self.model = Phi3Model(config)
+        self.lm_head = (
+            TiedLMHead(self.model.embed_tokens)
+            if config.tie_word_embeddings
+            else LMHead(config.vocab_size, config.hidden_size)
+        )
+
+    def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        return self.model(token_ids, positions)
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """hidden [N, hidden_size] -> logits [N, vocab_size]."""
+        return self.lm_head(hidden)

@@ -1,0 +1,132 @@
+"""StableLM (2402.17834): layer norms around gated feed-forward blocks, heads that turn in part, in sequence or in parallel."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from quire.config.types import HFConfig
+from quire.layers import (
+    Attention,
+    GateUpLinear,
+    HeadLayerNorms,
+    LayerNorm,
+    LMHead,
+    QKVLinear,
+    RotaryEmbedding,
+    RowLinear,
+    TiedLMHead,
+    VocabEmbedding,
+)
+
+
+class StableLmAttention(nn.Module):
+    """Grouped-query attention; the first `rotary_dim` components turn, and in the 12B each head has a norm of its own."""
+
+    def __init__(self, config: HFConfig, layer_index: int, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        heads, kv_heads, head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        bias = config.fields.flag("use_qkv_bias", False)
+        self.qkv_proj = QKVLinear(config.hidden_size, head_dim, heads, kv_heads, bias)
+        self.o_proj = RowLinear(heads * head_dim, config.hidden_size)
+        self.rotary = rotary
+        self.q_layernorm: nn.Module = nn.Identity()
+        self.k_layernorm: nn.Module = nn.Identity()
+        if config.fields.flag("qk_layernorm", False):
+            self.q_layernorm = HeadLayerNorms(self.qkv_proj.num_heads, head_dim, config.layer_norm_eps)
+            self.k_layernorm = HeadLayerNorms(self.qkv_proj.num_kv_heads, head_dim, config.layer_norm_eps)
+        self.attn = Attention(self.qkv_proj.num_heads, self.qkv_proj.num_kv_heads, head_dim, layer_index)
+        self.head_dim = head_dim
+
+    def forward(self, positions: Tensor, hidden: Tensor) -> Tensor:
+        q, k, v = (x.unflatten(-1, (-1, self.head_dim)) for x in self.qkv_proj(hidden))
+        q, k = self.rotary(positions, self.q_layernorm(q), self.k_layernorm(k))
+        return self.o_proj(self.attn(q, k, v))
+
+
+class StableLmMLP(nn.Module):
+    """Gated feed-forward block: down(act(gate(x)) * up(x)), where act is SiLU unless told otherwise."""
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        self.gate_up_proj = GateUpLinear(
+            config.hidden_size, config.intermediate_size, activation=config.hidden_act
+        )
+        self.down_proj = RowLinear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.gate_up_proj(x))
+
+
+class StableLmDecoderLayer(nn.Module):
+    """Attention and feed-forward, one after the other with a norm before each, or side by side behind one norm."""
+
+    def __init__(self, config: HFConfig, layer_index: int, rotary: RotaryEmbedding) -> None:
+        super().__init__()
+        self.input_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.self_attn = StableLmAttention(config, layer_index, rotary)
+        self.is_parallel = config.fields.flag("use_parallel_residual", False)
+        if not self.is_parallel:
+            self.post_attention_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+        self.mlp = StableLmMLP(config)
+
+    def forward(self, positions: Tensor, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            hidden, residual = self.input_layernorm(hidden), hidden
+        else:
+            hidden, residual = self.input_layernorm(hidden, residual)
+        attended = self.self_attn(positions, hidden)
+        if self.is_parallel:
+            return attended + self.mlp(hidden), residual
+        hidden, residual = self.post_attention_layernorm(attended, residual)
+        return self.mlp(hidden), residual
+
+
+class StableLmModel(nn.Module):
+    """Embedding, decoder layers, final norm."""
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        rotary = RotaryEmbedding(
+            config.rotary_dim, config.max_position_embeddings, config.rope_theta, config.rope_scaling
+        )
+        self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            StableLmDecoderLayer(config, index, rotary) for index in range(config.num_hidden_layers)
+        )
+        self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        hidden = self.embed_tokens(token_ids)
+        residual = None
+        for layer in self.layers:
+            hidden, residual = layer(positions, hidden, residual)
+        hidden, _ = self.norm(hidden, residual)
+        return hidden
+
+
+class StableLmForCausalLM(nn.Module):
+    """token_ids [T], positions [T] -> hidden [T, hidden_size]; logits on request."""
+
+    packed_weights = {
+        "q_proj": ("qkv_proj", "q"),
+        "k_proj": ("qkv_proj", "k"),
+        "v_proj": ("qkv_proj", "v"),
+        "gate_proj": ("gate_up_proj", 0),
+        "up_proj": ("gate_up_proj", 1),
+    }
+
+    def __init__(self, config: HFConfig) -> None:
+        super().__init__()
+        self.model = StableLmModel(config)
+        self.lm_head = (
+            TiedLMHead(self.model.embed_tokens)
+            if config.tie_word_embeddings
+            else LMHead(config.vocab_size, config.hidden_size)
+        )
+
+    def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
+        return self.model(token_ids, positions)
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """hidden [N, hidden_size] -> logits [N, vocab_size]."""
+        return self.lm_head(hidden)
