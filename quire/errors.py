@@ -75,12 +75,24 @@ class NotFoundError(InvalidRequestError):
     """The request names something stored that is not there."""
 
 
-class QueueFullError(QuireError):
-    """Admission control refused the request: try again later."""
+class BusyError(QuireError):
+    """There is no room for the request now, and may be later; `retry_after_s` says when to try again, seconds."""
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class QueueFullError(BusyError):
+    """Admission control refused the request: as many wait as may."""
+
+
+class TenantQueueFullError(QueueFullError):
+    """As many requests of this tenant wait as may; others are still admitted."""
+
+
+class RequestTimeoutError(QuireError):
+    """The request was not finished within its time limit; what it ran was aborted."""
 
 
 class RequestFailedError(QuireError):

@@ -106,13 +106,16 @@ class _Receiver(asyncio.Protocol):
             self.result.event_times.append(now)
 
 
-async def post_stream(target: Target, body: dict[str, Any], timeout_s: float) -> StreamResult:
-    """Send one request and read its stream to the end; network errors are in the result."""
+async def post_stream(
+    target: Target, body: dict[str, Any], timeout_s: float, api_key: str | None = None
+) -> StreamResult:
+    """Send one request and read its answer to the end; network errors are in the result."""
     content = msgspec.json.encode(body)
     head = (
         f"POST {target.path} HTTP/1.1\r\nHost: {target.host}:{target.port}\r\n"
         "Content-Type: application/json\r\n"
-        f"Connection: close\r\nContent-Length: {len(content)}\r\n\r\n"
+        + (f"Authorization: Bearer {api_key}\r\n" if api_key is not None else "")
+        + f"Connection: close\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     loop = asyncio.get_running_loop()
     transport: asyncio.BaseTransport | None = None

@@ -141,14 +141,26 @@ class EngineArgs:
     max_long_partial_prefills: int = option(
         1, "Most very long prompts in pieces at a time.", low=1, state=State.MOOT
     )
-    scheduling_policy: str = option("fcfs", "Order of requests.", choices=("fcfs", "priority"))
+    scheduling_policy: str | None = option(
+        None,
+        "Order of requests: first come first served, by priority, or equal shares for tenants (API keys) whatever they send; "
+        "default: fcfs, and fair for a server with several API keys.",
+        choices=("fcfs", "priority", "fair"),
+    )
     preemption_mode: str | None = option(
         None,
         "What becomes of the KV cache of a preempted request; default: recompute.",
         choices=("recompute", "swap"),
     )
     max_num_queued_reqs: int | None = option(
-        None, "Refuse requests while this many wait; default: no limit.", low=1
+        None, "Refuse requests while this many wait (HTTP 429); default: no limit.", low=1, aliases=("--max-queue",)
+    )
+    max_num_queued_reqs_per_tenant: int | None = option(
+        None,
+        "Refuse requests of an API key while this many of its own wait; with several front ends, in each of them; "
+        "default: no limit.",
+        low=1,
+        aliases=("--max-queue-per-tenant",),
     )
 
     # Where it runs

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from quire.config.fields import Fields
 
-SchedulingPolicy = Literal["fcfs", "priority"]
+SchedulingPolicy = Literal["fcfs", "priority", "fair"]
 PreemptionMode = Literal["recompute", "swap"]
 
 
@@ -134,7 +134,9 @@ class SchedulerConfig:
     preemption_mode: PreemptionMode = "recompute"
     """`swap` needs a host pool; a request whose blocks do not fit there is recomputed."""
     max_num_queued_requests: int | None = None
-    """Admission control: more waiting requests than this are refused."""
+    """Admission control, at the engine's door: further requests are refused while so many wait."""
+    max_num_queued_requests_per_tenant: int | None = None
+    """The same for the requests of one tenant."""
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,15 @@ from quire.batch import NewRequest, RequestResult, ScheduledBatch, ScheduledRequ
 from quire.config.types import CacheConfig, KVCacheSpec, SchedulerConfig
 from quire.core.admission import check_fork, check_prompt
 from quire.core.block_manager import BlockManager, Prefix
+from quire.core.fair_share import FairShare
 from quire.core.forks import WaitingForks, is_prompt_computed
 from quire.core.messages import make_new_request, make_update, take_unreported
-from quire.core.policy import RequestQueue, make_key
+from quire.core.policy import Policy
 from quire.core.request import Request, RequestStatus, RequestUpdate
 from quire.core.stats import SchedulerStats
 from quire.core.step_log import StepLog
 from quire.core.stopping import append_tokens, max_num_tokens
-from quire.errors import InvalidRequestError, QueueFullError
+from quire.errors import InvalidRequestError
 
 _RUNNING = RequestStatus.RUNNING
 _NOTHING: list[Any] = []
@@ -32,16 +33,28 @@ _NOTHING: list[Any] = []
 class _Step:
     """A batch in the making."""
 
-    __slots__ = ("budget", "did_preempt", "entries", "new_requests", "num_promised_blocks", "requests")
+    __slots__ = ("budget", "did_preempt", "entries", "kept_ids", "new_requests", "num_promised_blocks", "requests")
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.requests: list[Request] = []
         self.entries: list[ScheduledRequest] = []
         self.new_requests: list[NewRequest] = []
+        self.kept_ids: set[str] = set()
+        """Requests that must stay for the rest of the step: just admitted, or copied from by one that was."""
         self.num_promised_blocks = 0
         """Blocks that requests of this step still need for tokens they already have."""
         self.did_preempt = False
+
+    def drop(self, request: Request) -> ScheduledRequest | None:
+        """Take a running request out again; returns what it was to get, None if it is not in the step."""
+        if request not in self.requests:
+            return None
+        index = self.requests.index(request)
+        del self.requests[index]
+        entry = self.entries.pop(index)
+        self.budget += entry.num_tokens
+        return entry
 
 
 class Scheduler:
@@ -50,13 +63,13 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig, cache: CacheConfig, kv: KVCacheSpec) -> None:
         self.config = config
         self.blocks = BlockManager(cache, kv)
-        self.waiting = RequestQueue()
-        self.running = RequestQueue()
+        self._policy = FairShare() if config.policy == "fair" else Policy(config.policy)
+        self.waiting = self._policy.waiting
+        self.running = self._policy.running
         self.forks = WaitingForks()
         self.num_preemptions = 0
         self.log: StepLog | None = None
         """Set while somebody watches."""
-        self._make_key = make_key(config.policy)
         self._requests: dict[str, Request] = {}
         self._removed: list[str] = []
         self._in_flight: list[Request] = []
@@ -73,18 +86,16 @@ class Scheduler:
         """Every request that has not ended, in the order of adding."""
         return self._requests.values()
 
-    def add(self, request: Request, *, was_accepted: bool = False) -> None:
-        """Queue a request; one that `was_accepted` before is not refused for a full queue.
+    def add(self, request: Request) -> None:
+        """Queue a request.
 
-        Raises PromptTooLongError when it could never run, QueueFullError when too many wait, InvalidRequestError for an
-        empty prompt, an id in use or a fork with another prompt than its parent's.
+        Raises PromptTooLongError when it could never run, InvalidRequestError for an empty prompt, an id in use or a fork
+        with another prompt than its parent's.
         """
         parent = self._requests.get(request.fork_of) if request.fork_of is not None else None
         self._check(request, parent)
-        if not was_accepted and parent is None:
-            self._check_queue()
         request.max_num_tokens = max_num_tokens(request, self.config.max_model_len, self.blocks.num_slots)
-        request.queue_key = self._make_key(request)
+        self._policy.arrive(request)
         request.parent = parent
         self._requests[request.request_id] = request
         if self.log is not None:
@@ -147,7 +158,9 @@ class Scheduler:
         if self._in_flight:
             raise RuntimeError(f"schedule() before update() of step {self._step_id}")
         step = _Step(self.config.max_num_batched_tokens)
+        self._policy.begin_step(step.budget, has_seats=self._has_seat)
         self._schedule_running(step)
+        self._policy.charge(step.requests, step.entries)
         if not step.did_preempt:
             self._schedule_waiting(step)
         self._step_id += 1
@@ -218,7 +231,7 @@ class Scheduler:
                 )
                 budget -= 1
                 continue
-            num_new = min(num_tokens + len(request.draft_token_ids) - start, self._chunk_limit(budget))
+            num_new = min(num_tokens + len(request.draft_token_ids) - start, self._chunk_limit(request, budget))
             num_new = self._make_room(request, num_new, step)
             if num_new == 0:
                 break
@@ -228,20 +241,51 @@ class Scheduler:
         step.requests = self.running.requests[: len(entries)]
 
     def _schedule_waiting(self, step: _Step) -> None:
-        while self.waiting and step.budget > 0 and len(self.running) < self.config.max_num_seqs:
-            request = self.waiting.first
-            prefix = self._find_prefix(request)
-            num_new = self._num_admitted(request.num_tokens - prefix.num_tokens, step.budget)
-            # All known tokens must fit, with those of running requests that are not through their prompts: else they
-            # would soon preempt each other.
-            num_required = self.blocks.num_required(prefix, request.num_tokens) + step.num_promised_blocks
-            if num_new == 0 or num_required > self.blocks.device.num_free:
+        while step.budget > 0:
+            request = self._policy.next_waiting()
+            if request is None or not (self._has_seat or self._displace(request, step)):
                 return
+            prefix, num_new = self._find_prefix(request, step)
+            while not self._fits(request, prefix, step):
+                if num_new == 0 or not self._displace(request, step):
+                    return
+                prefix, num_new = self._find_prefix(request, step)
+            if num_new == 0:
+                return
+            step.kept_ids.add(request.request_id)
+            if prefix.is_fork and request.fork_of is not None:
+                step.kept_ids.add(request.fork_of)
             self._admit(request, prefix)
             step.new_requests.append(make_new_request(request))
             self._schedule_request(request, num_new, step)
             step.requests.append(request)
             step.budget -= num_new
+            self._policy.charge(step.requests[-1:], step.entries[-1:])
+
+    @property
+    def _has_seat(self) -> bool:
+        return len(self.running) < self.config.max_num_seqs
+
+    def _fits(self, request: Request, prefix: Prefix, step: _Step) -> bool:
+        """Whether all known tokens have room, with those of running requests that are not through their prompts: else they
+        would soon preempt each other.
+        """
+        num_required = self.blocks.num_required(prefix, request.num_tokens) + step.num_promised_blocks
+        return num_required <= self.blocks.device.num_free
+
+    def _displace(self, request: Request, step: _Step) -> bool:
+        """Preempt for a waiting request what the policy lets it take the place of; False: nothing."""
+        victim = self._policy.find_victim(request)
+        if victim is None or victim.request_id in step.kept_ids:
+            return False
+        entry = step.drop(victim)
+        if entry is not None:
+            self._policy.use(victim, entry, sign=-1)
+            self._policy.charge([victim], [entry], sign=-1)
+            step.num_promised_blocks -= self.blocks.num_missing(victim, victim.num_tokens)
+        self.running.remove(victim)
+        self._preempt(victim)
+        return True
 
     def _schedule_request(self, request: Request, num_new: int, step: _Step) -> None:
         start = request.num_computed_tokens
@@ -253,27 +297,32 @@ class Scheduler:
             entry.draft_token_ids = request.draft_token_ids[:num_drafts]
         step.num_promised_blocks += self.blocks.num_missing(request, request.num_tokens)
         step.entries.append(entry)
+        self._policy.use(request, entry)
 
-    def _num_admitted(self, num_wanted: int, budget: int) -> int:
+    def _num_admitted(self, request: Request, num_wanted: int, budget: int) -> int:
         """Tokens that a waiting request gets in its first step; 0: it must wait."""
         if self.config.enable_chunked_prefill:
-            return min(num_wanted, self._chunk_limit(budget))
+            return min(num_wanted, self._chunk_limit(request, budget))
         # Without chunks, only a preempted request can want more than a whole step, for its output counts now.
         can_wait = num_wanted <= self.config.max_num_batched_tokens
         return 0 if num_wanted > budget and can_wait else min(num_wanted, budget)
 
-    def _chunk_limit(self, budget: int) -> int:
-        threshold = self.config.long_prefill_token_threshold
-        is_alone = len(self.running) + len(self.waiting) == 1
-        if threshold <= 0 or is_alone or not self.config.enable_chunked_prefill:
+    def _chunk_limit(self, request: Request, budget: int) -> int:
+        if not self.config.enable_chunked_prefill:
             return budget
-        return min(budget, threshold)
+        threshold = self.config.long_prefill_token_threshold
+        if threshold > 0 and len(self.running) + len(self.waiting) > 1:
+            budget = min(budget, threshold)
+        return self._policy.limit(request, budget)
 
-    def _find_prefix(self, request: Request) -> Prefix:
+    def _find_prefix(self, request: Request, step: _Step) -> tuple[Prefix, int]:
+        """Where a waiting request's first tokens come from, and how many more this step computes; 0: it must wait."""
         parent = request.parent
         if parent is not None and parent.status is _RUNNING and is_prompt_computed(parent):
-            return self.blocks.find_fork(parent)
-        return self.blocks.find_prefix(request)
+            prefix = self.blocks.find_fork(parent)
+        else:
+            prefix = self.blocks.find_prefix(request)
+        return prefix, self._num_admitted(request, request.num_tokens - prefix.num_tokens, step.budget)
 
     def _admit(self, request: Request, prefix: Prefix) -> None:
         self.waiting.remove(request)
@@ -411,10 +460,3 @@ class Scheduler:
         check_prompt(request, self.config, self.blocks.num_slots)
         if parent is not None:
             check_fork(request, parent)
-
-    def _check_queue(self) -> None:
-        limit = self.config.max_num_queued_requests
-        if limit is not None and len(self.waiting) >= limit:
-            raise QueueFullError(
-                f"{len(self.waiting)} requests are waiting; max_num_queued_requests is {limit}"
-            )

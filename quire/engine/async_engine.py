@@ -18,6 +18,7 @@ from quire import errors
 from quire.config.engine_args import EngineArgs
 from quire.config.types import EngineConfig
 from quire.core.request import RequestUpdate
+from quire.engine.admission import Admission
 from quire.engine.clients import CoreClient, ThreadClient
 from quire.engine.inputs import InputProcessor, PreparedRequest, Prompt
 from quire.engine.messages import AbortRequests, EngineDown, EngineUp, Event, LifeEvent, Reply, StepOutputs
@@ -29,7 +30,7 @@ from quire.engine.process_client import ProcessClient
 from quire.engine.replay import Replay
 from quire.engine.stats import EngineStats, StatsHistory, StatsLogger
 from quire.engine.text import load_text_side
-from quire.errors import EngineDeadError, NotReadyError, NotSupportedError, QueueFullError, RequestFailedError
+from quire.errors import EngineDeadError, NotReadyError, NotSupportedError, RequestFailedError
 from quire.log import get_logger
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
@@ -58,6 +59,7 @@ class AsyncLLMEngine:
         self._client = client
         self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len, client.place)
         self._outputs = OutputProcessor(self.tokenizer)
+        self._admission = Admission(config.scheduler, client.place)
         self._streams: dict[str, RequestStream] = {}
         self._bulletin = Bulletin()
         self._calls = PendingCalls(client.place.index, client.send)
@@ -127,16 +129,22 @@ class AsyncLLMEngine:
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        tenant: str = "",
         add_special_tokens: bool = True,
     ) -> OutputStream:
         """Start a request whose reader is called as soon as a step brings something: `generate` without a task in between.
 
-        Raises as `generate` does.
+        `tenant` is for whom it is computed, under the policy `fair`. Raises as `generate` does.
         """
         self._attach()
         self._check_alive()
         request_id = uuid.uuid4().hex if request_id is None else request_id
-        options = {"priority": priority, "cache_salt": cache_salt, "add_special_tokens": add_special_tokens}
+        options = {
+            "priority": priority,
+            "cache_salt": cache_salt,
+            "tenant": tenant,
+            "add_special_tokens": add_special_tokens,
+        }
         return self._submit(await self._prepare(request_id, prompt, sampling_params, options), on_news)
 
     async def _prepare(
@@ -153,21 +161,12 @@ class AsyncLLMEngine:
                 "logits_processors are for LLM and LLMEngine only", parameter="logits_processors"
             )
         self._check_alive()
-        self._check_queue()
+        self._admission.check(request.tenant, self._outputs, self._stats.latest)
         state = self._outputs.add(request)
         stream = self._streams[request.request_id] = RequestStream(state, on_news, self._abort)
         for child in request.children:
             self._client.send(child)
         return stream
-
-    def _check_queue(self) -> None:
-        """With several clients of one core, each counts what waits of its own beside what the core said last."""
-        limit = self.config.scheduler.max_num_queued_requests
-        num_waiting = self._outputs.num_sequences - self._stats.latest.num_running
-        if self._client.place.num_clients > 1:
-            num_waiting = max(num_waiting, self._stats.latest.num_waiting)
-        if limit is not None and num_waiting >= limit:
-            raise QueueFullError(f"{num_waiting} requests are waiting, and at most {limit} may")
 
     async def abort(self, request_id: str) -> None:
         """End a request: its iterator gets a last output, finished by `abort`. Ignores unknown ids."""
@@ -215,6 +214,7 @@ class AsyncLLMEngine:
         if applied.aborts:
             self._client.send(AbortRequests(applied.aborts))
         streams = self._streams
+        self._admission.note_ends(applied.states)
         self._bulletin.tell(
             [streams.pop(each.request_id) if each.finished else streams[each.request_id] for each in applied.states]
         )

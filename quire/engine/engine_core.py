@@ -84,7 +84,7 @@ class EngineCore:
 
     def _queue(self, request: AddRequest) -> None:
         try:
-            self.scheduler.add(_core_request(request), was_accepted=request.is_replay)
+            self.scheduler.add(_core_request(request))
         except QuireError as error:
             self._refused.append(_failure(request.request_id, str(error)))
             return
@@ -222,6 +222,7 @@ def _core_request(request: AddRequest) -> Request:
         arrival_time=time.time(),
         cache_salt=request.cache_salt,
         fork_of=request.fork_of,
+        tenant=request.tenant,
         output_token_ids=request.output_token_ids,
         num_prompt_logprobs=request.num_prompt_logprobs,
     )

@@ -38,6 +38,7 @@ class PreparedRequest:
     children: list[AddRequest]
     arrival_time: float
     """Wall clock, seconds since the epoch."""
+    tenant: str = ""
 
 
 def draw_seed(engine_seed: int, counter: int) -> int:
@@ -78,6 +79,7 @@ class InputProcessor:
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        tenant: str = "",
         limit_logprobs: bool = True,
         add_special_tokens: bool = True,
     ) -> PreparedRequest:
@@ -97,8 +99,11 @@ class InputProcessor:
             prompt=text,
             prompt_token_ids=token_ids,
             params=params,
-            children=self._fan_out(request_id, token_ids, params, priority, cache_salt),
+            children=self._fan_out(
+                request_id, token_ids, params, {"priority": priority, "cache_salt": cache_salt, "tenant": tenant}
+            ),
             arrival_time=time.time(),
+            tenant=tenant,
         )
 
     def default_params(self) -> SamplingParams:
@@ -250,8 +255,7 @@ class InputProcessor:
         request_id: str,
         token_ids: list[int],
         params: SamplingParams,
-        priority: int,
-        cache_salt: str | None,
+        options: dict[str, Any],
     ) -> list[AddRequest]:
         """One core request per sequence. What only concerns text stays
         behind; the first one reports the prompt.
@@ -267,10 +271,9 @@ class InputProcessor:
                 prompt_token_ids=token_ids,
                 params=core_params if index == 0 else later_params,
                 seed=(seed + index) % 2**63,
-                priority=priority,
-                cache_salt=cache_salt,
                 fork_of=None if index == 0 else first_id,
                 client=self._client,
+                **options,
             )
             for index in range(params.n)
         ]

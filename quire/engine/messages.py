@@ -41,6 +41,8 @@ class AddRequest(msgspec.Struct, tag="add", array_like=True):
     """Sent again after the death of a process: admitted already, and not counted twice."""
     is_suspect: bool = False
     """May have killed that process: computed while no other suspect is (`quarantine.py`)."""
+    tenant: str = ""
+    """For whom it is computed: what the policy `fair` shares the engine between."""
 
 
 class AbortRequests(msgspec.Struct, tag="abort", array_like=True):

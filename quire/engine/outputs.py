@@ -125,8 +125,8 @@ class RequestState:
         self._num_preemptions = [0] * params.n
         self._metrics = RequestMetrics(arrival_time=request.arrival_time)
         self._start = time.monotonic()
-        self._has_started = False
-        """Whether the times of the first token are known."""
+        self.has_started = False
+        """Whether the first token has come."""
         self._is_delta = params.output_kind == RequestOutputKind.DELTA
         self._waits_for_end = params.output_kind == RequestOutputKind.FINAL_ONLY
 
@@ -145,7 +145,7 @@ class RequestState:
         must_abort = sequence.apply(update)
         has_ended = sequence.finish_reason is not None
         self.num_live -= has_ended
-        if has_ended or not self._has_started or update.num_preemptions != self._num_preemptions[index]:
+        if has_ended or not self.has_started or update.num_preemptions != self._num_preemptions[index]:
             self._measure(index, update)
         return must_abort
 
@@ -173,7 +173,7 @@ class RequestState:
             metrics.queued_s = max(0.0, update.first_scheduled_time - metrics.arrival_time)
         if update.new_token_ids and metrics.time_to_first_token_s is None:
             metrics.time_to_first_token_s = now
-            self._has_started = True
+            self.has_started = True
         if self.finished:
             metrics.time_in_engine_s = now
 
@@ -234,6 +234,10 @@ class OutputProcessor:
     def num_sequences(self) -> int:
         """Sequences that have not ended."""
         return len(self._owners)
+
+    def num_not_started(self, tenant: str) -> int:
+        """Requests of a tenant that have no token yet. O(requests)."""
+        return sum(state.request.tenant == tenant and not state.has_started for state in self._requests.values())
 
     def live(self) -> Iterator[tuple[RequestState, int]]:
         """(request, index) of every sequence that has not ended, in the order of adding."""

@@ -243,9 +243,10 @@ def _scheduler(args: EngineArgs, max_model_len: int, usage: str) -> SchedulerCon
         max_model_len=max_model_len,
         enable_chunked_prefill=args.enable_chunked_prefill,
         long_prefill_token_threshold=args.long_prefill_token_threshold,
-        policy=cast(SchedulingPolicy, args.scheduling_policy),
+        policy=cast(SchedulingPolicy, args.scheduling_policy or "fcfs"),
         preemption_mode=cast(PreemptionMode, args.preemption_mode or "recompute"),
         max_num_queued_requests=args.max_num_queued_reqs,
+        max_num_queued_requests_per_tenant=args.max_num_queued_reqs_per_tenant,
     )
 
 

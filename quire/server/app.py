@@ -69,7 +69,7 @@ class Endpoint:
         leases = scope[LEASES] = Leases()
         try:
             self._check_key(self._keys, request)
-            with self._context.lifecycle.admit() if self._is_counted else nullcontext():
+            with self._context.lifecycle.admit(request) if self._is_counted else nullcontext():
                 try:
                     response = await self._handler(self._context, request)
                     await _respond(response, request, send)

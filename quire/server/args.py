@@ -92,6 +92,17 @@ class ServerArgs:
     max_concurrent_requests: int | None = option(
         None, "Most requests that are served at a time, others are refused; default: no limit.", low=1
     )
+    request_timeout: float | None = option(
+        None,
+        "Seconds that a request may take, after which it ends with an error (HTTP 504); clients may ask for less by the header "
+        "X-Request-Timeout; default: no limit.",
+        low=0,
+        exclude_low=True,
+    )
+    share_prefix_cache_between_tenants: bool = option(
+        False,
+        "With several API keys: let requests reuse the cached prompts of other keys, whose presence their timing then shows.",
+    )
     response_role: str = option("assistant", "Role of the messages that the server generates.")
 
     allowed_origins: list[str] | None = option(

@@ -67,6 +67,8 @@ class ApiKeys:
         """`keys` beside those in `file`. Raises ConfigError for a file that is none of keys."""
         self._secret = secrets.token_bytes(32)
         self._given = self._hash_keys(keys)
+        self.has_tenants = file is not None or len({tenant for _, tenant in self._given}) > 1
+        """Whether requests may come from several; a file that has the keys of one may get others."""
         self._file = file
         self._watch = FileWatch(() if file is None else (file,))
         self._next_look = time.monotonic() + LOOK_EVERY_S

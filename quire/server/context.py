@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from quire.server.access_log import AccessLog
 from quire.server.args import ServerArgs
-from quire.server.auth import ApiKeys
+from quire.server.auth import ApiKeys, tenant_of
 from quire.server.lifecycle import Lifecycle
 from quire.server.metrics import ServerMetrics
 from quire.server.models import Models, ServedModel
@@ -63,7 +63,7 @@ class ServerContext:
     _owned: dict[type, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.lifecycle = Lifecycle(self.args.max_concurrent_requests)
+        self.lifecycle = Lifecycle(self.args.max_concurrent_requests, self.args.request_timeout)
         self.tracer = make_tracer(self.args)
         self._request_log = RequestLog(self.args.max_log_len) if self.args.enable_log_requests else None
 
@@ -78,8 +78,15 @@ class ServerContext:
             model = await entering
         else:
             model = await self.lifecycle.run(request, entering)
+        model = self.for_tenant(model, tenant_of(request))
         model.request_log = self._request_log
         return model
+
+    def for_tenant(self, model: ServedModel, tenant: str) -> ServedModel:
+        """A leased model as one tenant uses it; where there is only one, nothing is kept apart."""
+        if not self.keys.has_tenants:
+            return model
+        return model.for_tenant(tenant, shares_cache=self.args.share_prefix_cache_between_tenants)
 
     def own(self, kind: type[_State], make: Callable[[], _State]) -> _State:
         """What a protocol keeps between requests: the one object of this class, made when first asked for."""

@@ -6,6 +6,7 @@ log.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,6 +19,7 @@ from starlette.responses import Response
 from quire.errors import (
     AdminDisabledError,
     BodyTooLargeError,
+    BusyError,
     ConflictError,
     EngineDeadError,
     ForbiddenError,
@@ -33,8 +35,10 @@ from quire.errors import (
     QueueFullError,
     QuireError,
     RequestFailedError,
+    RequestTimeoutError,
     ShuttingDownError,
     SlowClientError,
+    TenantQueueFullError,
     TooManyConnectionsError,
     UnknownModelError,
     WrongApiKeyError,
@@ -79,7 +83,10 @@ _RULES: tuple[tuple[type[QuireError], int, str, str | None], ...] = (
     (HeadTooLargeError, 431, "invalid_request_error", "head_too_large"),
     (SlowClientError, 408, "invalid_request_error", "request_timeout"),
     (TooManyConnectionsError, 503, "server_overloaded", "too_many_connections"),
-    (QueueFullError, 503, "server_overloaded", "queue_full"),
+    (TenantQueueFullError, 429, "rate_limit_error", "tenant_queue_full"),
+    (QueueFullError, 429, "rate_limit_error", "queue_full"),
+    (BusyError, 503, "server_overloaded", "busy"),
+    (RequestTimeoutError, 504, "timeout_error", "deadline_exceeded"),
     (ShuttingDownError, 503, "service_unavailable", "shutting_down"),
     (NotReadyError, 503, "service_unavailable", "not_ready"),
     (EngineDeadError, 503, "service_unavailable", "engine_dead"),
@@ -121,7 +128,7 @@ def _report_http(error: HTTPException) -> ErrorReport:
 
 
 def _retry_after(error: QuireError) -> float | None:
-    if isinstance(error, QueueFullError):
+    if isinstance(error, BusyError):
         return error.retry_after_s
     return 1.0 if isinstance(error, ShuttingDownError) else None
 
@@ -163,7 +170,7 @@ def error_response(
     report = report_error(error, request_id)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if report.retry_after_s is not None:
-        headers["retry-after"] = str(max(1, round(report.retry_after_s)))
+        headers["retry-after"] = str(max(1, math.ceil(report.retry_after_s)))
     if report.status == 401:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, ShuttingDownError):

@@ -14,6 +14,7 @@ from starlette.types import Receive
 
 from quire.errors import QueueFullError, QuireError, ShuttingDownError
 from quire.server.connection import connection_of
+from quire.server.deadline import deadline_of, start_deadline
 
 _Result = TypeVar("_Result")
 
@@ -27,11 +28,12 @@ class ClientGoneError(QuireError):
 class Lifecycle:
     """Counts running requests, refuses new ones while draining, and cancels what is left at the end."""
 
-    def __init__(self, max_running: int | None = None) -> None:
-        """`max_running` requests are served at a time; None: no limit."""
+    def __init__(self, max_running: int | None = None, timeout_s: float | None = None) -> None:
+        """`max_running` requests are served at a time, each for at most `timeout_s` seconds; None: no limit."""
         self.is_draining = False
         self.num_running = 0
         self._max_running = max_running
+        self._timeout_s = timeout_s
         self._is_stopped = False
         self._tasks: set[asyncio.Future[Any]] = set()
         self._waits: set[asyncio.Future[Any]] = set()
@@ -39,17 +41,23 @@ class Lifecycle:
         """Those whose request has not come in full."""
 
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Hold this while a request is served; raises ShuttingDownError once draining has begun, or QueueFullError."""
+    def admit(self, request: Request | None = None) -> Iterator[None]:
+        """Hold this while a request is served; the time limit of one over HTTP begins here.
+
+        Raises ShuttingDownError once draining has begun, QueueFullError, or InvalidRequestError for a wrong limit.
+        """
         if self.is_draining:
             raise _draining()
         if self._max_running is not None and self.num_running >= self._max_running:
             raise QueueFullError(f"{self.num_running} requests are being served (--max-concurrent-requests)")
+        deadline = None if request is None else start_deadline(request, self._timeout_s)
         self.num_running += 1
         try:
             yield
         finally:
             self.num_running -= 1
+            if deadline is not None:
+                deadline.cancel()
 
     @contextmanager
     def arriving(self) -> Iterator[None]:
@@ -72,9 +80,9 @@ class Lifecycle:
             self._arriving.discard(task)
 
     async def wait(self, request: Request, future: asyncio.Future[_Result]) -> _Result:
-        """The result of `future`, unless the client goes away or the server stops before it is there.
+        """The result of `future`, unless the client goes away, the request's time is over or the server stops before.
 
-        Raises ClientGoneError or ShuttingDownError then.
+        Raises ClientGoneError, RequestTimeoutError or ShuttingDownError then.
         """
         connection = connection_of(request.scope)
         gone = partial(fail_future, future, ClientGoneError("the client closed the connection"))
@@ -84,6 +92,9 @@ class Lifecycle:
             gone()
         else:
             connection.on_gone = gone
+        deadline = deadline_of(request.scope)
+        if deadline is not None:
+            deadline.guard(future)
         try:
             return await self.wait_while_serving(future)
         finally:

@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from quire.errors import (
+    BusyError,
     ConflictError,
     EngineDeadError,
     ModelLoadError,
     NotSupportedError,
-    QueueFullError,
     QuireError,
     ShuttingDownError,
     UnknownModelError,
@@ -77,7 +77,7 @@ class ModelPool:
 
     @asynccontextmanager
     async def lease(self, name: str | None) -> AsyncIterator[ServedModel]:
-        """See `Models.lease`. Also raises QueueFullError when no room came free in time."""
+        """See `Models.lease`. Also raises BusyError when no room came free in time."""
         checkpoint = self._find(name)
         slot = await self._acquire(checkpoint)
         try:
@@ -255,7 +255,7 @@ class ModelPool:
             await slot.engine.health()
         except BaseException as error:
             self._drop(slot)
-            if isinstance(error, QuireError) and not isinstance(error, QueueFullError):
+            if isinstance(error, QuireError) and not isinstance(error, BusyError):
                 raise self._load_error(slot, error) from error
             raise
         slot.metrics = self.metrics.of_model(slot.name, slot.engine.stats, slot.engine.config)
@@ -280,7 +280,7 @@ class ModelPool:
         return ModelLoadError(f"model {slot.name!r} could not be loaded: {reason}")
 
     async def _make_room(self, slot: Slot) -> None:
-        """Wait until the model fits, and take its place. Raises QueueFullError when that takes too long."""
+        """Wait until the model fits, and take its place. Raises BusyError when that takes too long."""
         try:
             async with asyncio.timeout(self._limits.wait_s):
                 async with self._room:
@@ -319,8 +319,8 @@ class ModelPool:
                 victim.state = State.READY
                 self._changes.notify()
 
-    def _no_room(self, checkpoint: Checkpoint) -> QueueFullError:
-        return QueueFullError(
+    def _no_room(self, checkpoint: Checkpoint) -> BusyError:
+        return BusyError(
             f"model {checkpoint.name!r} found no room in memory within {self._limits.wait_s:g} s: {self._in_use()}, "
             "and all of it is busy"
         )

@@ -56,6 +56,7 @@ class Engine(Protocol):
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        tenant: str = "",
         add_special_tokens: bool = True,
     ) -> OutputStream:
         """Start one request; see `AsyncLLMEngine.open`."""
@@ -95,6 +96,16 @@ class ServedModel:
         """As the request named it, or the first served name."""
         self.metrics = metrics
         self.request_log: RequestLog | None = None
+        self._tenant = ""
+        self._salt = ""
+        """What separates a tenant's prefixes in the cache from those of others; empty: nothing."""
+
+    def for_tenant(self, tenant: str, *, shares_cache: bool) -> ServedModel:
+        """The same model for the requests of one tenant; unless `shares_cache`, it finds no prefix of another's."""
+        model = ServedModel(self.engine, self.name, self.metrics)
+        model._tenant = tenant
+        model._salt = "" if shares_cache else f"{tenant}/"
+        return model
 
     @property
     def config(self) -> EngineConfig:
@@ -152,6 +163,8 @@ class ServedModel:
         if params.n > limit:
             raise wrong_value("n", f"an integer in [1, {limit}] (--max-num-seqs)", params.n)
         unique_id = f"{request_id}-{next(_request_numbers)}"  # clients may repeat an X-Request-Id
+        if self._salt:
+            cache_salt = self._salt + (cache_salt or "")
         watch = self._watch(request_id, prompt, params)
         try:
             stream = await self.engine.open(
@@ -161,6 +174,7 @@ class ServedModel:
                 on_news,
                 priority=priority,
                 cache_salt=cache_salt,
+                tenant=self._tenant,
                 add_special_tokens=add_special_tokens,
             )
         except QuireError as error:

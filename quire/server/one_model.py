@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from quire.errors import (
+    BusyError,
     ConflictError,
     ModelLoadError,
     NotReadyError,
     NotSupportedError,
-    QueueFullError,
     QuireError,
     ShuttingDownError,
     describe,
@@ -95,7 +95,7 @@ class OneModel:
 
     @asynccontextmanager
     async def lease(self, name: str | None) -> AsyncIterator[ServedModel]:
-        """See `Models.lease`. Also raises QueueFullError when a reload took too long."""
+        """See `Models.lease`. Also raises BusyError when a reload took too long."""
         resolve_name(name, self.names())
         if self._is_held:
             await self._wait_for_reload()
@@ -244,7 +244,7 @@ class OneModel:
                 while self._is_held:
                     await self._changes.wait()
         except TimeoutError:
-            raise QueueFullError(
+            raise BusyError(
                 f"the model is being reloaded, which takes longer than a request waits ({self._wait_s:g} s, --models-wait)"
             ) from None
 

@@ -26,12 +26,14 @@ _EXAMPLE_ERRORS = {
     404: ErrorReport(404, "invalid_request_error", "The model ... does not exist", code="model_not_found"),
     409: ErrorReport(409, "invalid_request_error", "The model is being reloaded", code="conflict"),
     413: ErrorReport(413, "invalid_request_error", "The request body ...", code="body_too_large"),
+    429: ErrorReport(429, "rate_limit_error", "4 requests are waiting, ...", code="queue_full"),
     500: ErrorReport(500, "server_error", "...", code="request_failed"),
-    503: ErrorReport(503, "server_overloaded", "the queue is full", code="queue_full"),
+    503: ErrorReport(503, "service_unavailable", "The server is shutting down", code="shutting_down"),
+    504: ErrorReport(504, "timeout_error", "The request was not finished within ...", code="deadline_exceeded"),
 }
 """What a route may answer instead of a result; its API decides about status and shape."""
 _FOR_ALL = (401, 500, 503)
-_WITH_BODY = (400, 404, 413)
+_WITH_BODY = (400, 404, 413, 429, 504)
 _FOR_ADMINS = (403, 409)
 
 

@@ -5,6 +5,7 @@ with 0.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 
 from starlette.applications import Starlette
@@ -38,8 +39,9 @@ def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
             f"api_server_count must be 1 with models_dir, got {server_args.api_server_count}: "
             "one process loads and unloads the models"
         )
+    engine_args = with_policy(engine_args, server_args)
+    admin_keys(server_args)  # raises what is wrong with them
     check_tls(server_args)
-    api_keys(server_args), admin_keys(server_args)  # raise what is wrong with them
     check_grpc(server_args)
     check_tracing(server_args)
     listeners = listen(server_args)
@@ -55,6 +57,17 @@ def run_server(engine_args: EngineArgs, server_args: ServerArgs) -> None:
             engine = AsyncLLMEngine.from_engine_args(engine_args, own_process=True)
             reloader = EngineReloader(engine_args, engine.config)
             run_loop(serve(engine, server_args, listeners[0], reloader))
+
+
+def with_policy(engine_args: EngineArgs, server_args: ServerArgs) -> EngineArgs:
+    """The options with fair share as the order of requests where API keys may make several tenants and no order is given.
+
+    Raises ConfigError for what is wrong with the keys.
+    """
+    keys = api_keys(server_args)
+    if engine_args.scheduling_policy is None and keys.has_tenants:
+        return dataclasses.replace(engine_args, scheduling_policy="fair")
+    return engine_args
 
 
 async def serve(

@@ -41,6 +41,13 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
+@pytest.mark.parametrize("command", ["serve", "launcher"])
+def test_a_flag_of_many_values_may_come_again(start: Any, command: str) -> None:
+    """`leave_open` puts something that is no list in the place of the default."""
+    _, server = start(command, "--api-key", "one", "two", "--api-key", "three")
+    assert server.api_key == ["one", "two", "three"]
+
+
 # What users set, and the options that come of it.
 MAPPED: list[tuple[str, str, dict[str, Any]]] = [
     ("REVISION", "refs/pr/1", {"revision": "refs/pr/1"}),

@@ -25,6 +25,7 @@ def make_request(
     cache_salt: str | None = None,
     extra_keys: tuple[tuple[str, str], ...] = (),
     fork_of: str | None = None,
+    tenant: str = "",
     **params: Any,
 ) -> Request:
     """A request; an int prompt is that many tokens that no other int prompt of another id shares."""
@@ -40,6 +41,7 @@ def make_request(
         cache_salt=cache_salt,
         extra_keys=extra_keys,
         fork_of=fork_of,
+        tenant=tenant,
     )
 
 

@@ -27,9 +27,8 @@ CONFIGS = st.fixed_dictionaries(
         "max_model_len": st.sampled_from([12, 30, 64, 200]),
         "enable_chunked_prefill": st.booleans(),
         "long_prefill_token_threshold": st.sampled_from([0, 0, 1, 3, 7]),
-        "policy": st.sampled_from(["fcfs", "priority"]),
+        "policy": st.sampled_from(["fcfs", "priority", "fair"]),
         "preemption_mode": st.sampled_from(["recompute", "swap"]),
-        "max_num_queued_requests": st.sampled_from([None, None, 3]),
     }
 )
 # Few different tokens and long shared starts, so that prefixes and whole prompts repeat.
@@ -62,6 +61,7 @@ class TrafficMachine(RuleBasedStateMachine):
         seed=st.integers(0, 1),
         priority=st.integers(0, 2),
         salt=st.sampled_from([None, None, "a"]),
+        tenant=st.sampled_from(["", "a", "b"]),
         adapter=st.sampled_from([(), (), (("lora", "a"),)]),
         num_forks=st.sampled_from([0, 0, 0, 1, 3]),
     )
@@ -72,10 +72,11 @@ class TrafficMachine(RuleBasedStateMachine):
         seed: int,
         priority: int,
         salt: str | None,
+        tenant: str,
         adapter: tuple[tuple[str, str], ...],
         num_forks: int,
     ) -> None:
-        keys = {"cache_salt": salt, "extra_keys": adapter, "priority": priority}
+        keys = {"cache_salt": salt, "extra_keys": adapter, "priority": priority, "tenant": tenant}
         self.traffic.arrive(prompt, **params, seed=seed, num_forks=num_forks, **keys)
 
     @rule(num_steps=st.integers(1, 6))
@@ -132,7 +133,7 @@ def draw_config(rng: random.Random) -> dict[str, Any]:
         "max_num_seqs": rng.choice([2, 4, 16]),
         "enable_chunked_prefill": rng.random() < 0.75,
         "long_prefill_token_threshold": rng.choice([0, 0, 3]),
-        "policy": rng.choice(["fcfs", "priority"]),
+        "policy": rng.choice(["fcfs", "priority", "fair", "fair"]),
         "preemption_mode": rng.choice(["recompute", "swap"]),
     }
 
@@ -143,7 +144,11 @@ def draw_event(traffic: Traffic, rng: random.Random) -> None:
     if traffic.requests and rng.random() < 0.2:
         earlier = rng.choice(list(traffic.requests.values()))
         prompt = earlier.token_ids + [rng.randint(0, 2)]  # the next turn of a conversation
-    fields: dict[str, Any] = {"priority": rng.randint(0, 2), "num_forks": rng.choice([0, 0, 0, 1, 4])}
+    fields: dict[str, Any] = {
+        "priority": rng.randint(0, 2),
+        "num_forks": rng.choice([0, 0, 0, 1, 4]),
+        "tenant": rng.choice("aaab"),
+    }
     if rng.random() < 0.2:
         fields["prompt_logprobs"] = 1
     traffic.arrive(prompt, rng.choice([1, 5, 20, None]), seed=rng.randint(0, 1), **fields)

@@ -8,7 +8,7 @@ import pytest
 
 from quire.batch import RequestResult, ScheduledBatch, StepResult
 from quire.core.request import RequestStatus
-from quire.errors import InvalidRequestError, PromptTooLongError, QueueFullError
+from quire.errors import InvalidRequestError, PromptTooLongError
 from tests.core.fake_worker import sample
 from tests.core.harness import Engine, expected_output, make_request
 
@@ -199,19 +199,6 @@ def test_the_longest_prompt_that_fits_runs(config: dict[str, int]) -> None:
     engine.add(make_request("a", 23, max_tokens=None))
     engine.run()
     assert engine.finished["a"].finish_reason == "length" and engine.outputs["a"]
-
-
-def test_a_full_queue_refuses() -> None:
-    engine = Engine(max_num_queued_requests=2)
-    engine.add(make_request("a", 3), make_request("b", 3))
-    engine.add(
-        make_request("a2", engine.scheduler._requests["a"].prompt_token_ids, fork_of="a")
-    )  # goes with its parent
-    with pytest.raises(QueueFullError, match="2 requests are waiting; max_num_queued_requests is 2"):
-        engine.scheduler.add(make_request("c", 3))
-    engine.step()
-    engine.add(make_request("c", 3))
-    engine.run()
 
 
 def test_empty_prompts_and_ids_in_use_are_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from quire.core.request import Request
-from quire.errors import PromptTooLongError, QueueFullError
+from quire.errors import PromptTooLongError
 from tests.core.fake_worker import FakeWorker, sample
 from tests.core.harness import Engine, expected_output, make_request
 
@@ -58,7 +58,7 @@ class Traffic:
             )
             try:
                 self.engine.add(request)
-            except (PromptTooLongError, QueueFullError) as error:
+            except PromptTooLongError as error:
                 self.check_refusal(request, error)
                 return
             self.requests[request.request_id] = request
@@ -66,9 +66,6 @@ class Traffic:
     def check_refusal(self, request: Request, error: Exception) -> None:
         """Only what cannot run is refused."""
         config, slots = self.engine.config, self.engine.scheduler.blocks.num_slots
-        if isinstance(error, QueueFullError):
-            assert len(self.engine.scheduler.waiting) >= config.max_num_queued_requests
-            return
         fits_step = config.enable_chunked_prefill or request.num_tokens <= config.max_num_batched_tokens
         assert request.num_tokens >= min(config.max_model_len, slots) or not fits_step
         assert str(request.num_tokens) in str(error)

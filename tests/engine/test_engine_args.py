@@ -53,7 +53,7 @@ def test_bad_integers(text):
 def test_defaults_are_the_documented_ones():
     args = EngineArgs()
     assert (args.block_size, args.swap_space, args.gpu_memory_utilization) == (16, 4.0, 0.9)
-    assert (args.scheduling_policy, args.enable_prefix_caching, args.seed) == ("fcfs", True, 0)
+    assert (args.scheduling_policy, args.enable_prefix_caching, args.seed) == (None, True, 0)
     assert args.as_command_line() == ""
 
 

@@ -37,8 +37,10 @@ def letters(request: NewRequest, index: int) -> int:
     return ord("a") + random.Random(f"{request.seed}:{request.num_prompt_tokens + index}").randrange(26)
 
 
-TURNS = 3
-"""Of the event loop, within which every reader hears of a step (`Bulletin`)."""
+async def turns() -> None:
+    """Turns of the event loop, within which every reader hears of a step (`Bulletin`)."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 class Reader:
@@ -97,8 +99,7 @@ class World:
         while not all(reader.is_done for reader in self.readers.values()):
             if not on_step(number):
                 self.client.step()
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
+            await turns()
             number += 1
             assert number < 1000
         self.client.core.scheduler.check_integrity()
@@ -153,6 +154,7 @@ async def test_what_ended_is_not_sent_again(make_world):
     cut = await world.open("cut", SamplingParams(n=2, seed=1, max_tokens=50))
     for _ in range(3):
         world.client.step()
+        await turns()
     cut_ids = [reader for reader in ("cut#0", "cut#1")]
     world.client.die()
     aborted.stream.close()
@@ -203,7 +205,7 @@ async def test_requests_and_calls_during_a_restart_wait(make_world):
     await asyncio.sleep(0)
     world.client.rise()
     await world.engine.ready()
-    assert {name: len(result[0][0]) for name, result in await world.run().items()} == {"before": 4, "during": 4}
+    assert {name: len(result[0][0]) for name, result in (await world.run()).items()} == {"before": 4, "during": 4}
     assert await call is True
 
 
@@ -213,7 +215,7 @@ async def test_no_replayed_request_is_refused_for_a_full_queue(make_world):
         await world.open(str(number), greedy(max_tokens=4))
         world.client.step()
     world.fall()
-    assert all(len(result[0][0]) == 4 for result in await world.run().values())
+    assert all(len(result[0][0]) == 4 for result in (await world.run()).values())
     assert world.engine.stats().total_requests == 3
     assert not any(reader.error for reader in world.readers.values())
 

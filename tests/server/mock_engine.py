@@ -176,6 +176,8 @@ class MockEngine:
         self.running: set[str] = set()
         self.aborted: list[str] = []
         self.seen: list[tuple[Any, SamplingParams, int, str | None]] = []
+        self.tenants: list[str] = []
+        """One for each of `seen`."""
 
     async def open(
         self,
@@ -186,12 +188,14 @@ class MockEngine:
         *,
         priority: int = 0,
         cache_salt: str | None = None,
+        tenant: str = "",
         add_special_tokens: bool = True,
     ) -> OutputStream:
         """Echo the prompt's bytes, again and again, until max_tokens."""
         if self.is_dead:
             raise EngineDeadError("the engine process is gone")
         self.seen.append((prompt, sampling_params, priority, cache_salt))
+        self.tenants.append(tenant)
         ids = self.tokenizer.encode(prompt, add_special_tokens) if isinstance(prompt, str) else prompt
         self._check(ids, sampling_params)
         steps = self._steps(request_id, prompt, ids, sampling_params)

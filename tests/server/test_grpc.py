@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from quire.errors import ConfigError
+from quire.errors import BusyError, ConfigError, QueueFullError
 from quire.server import tls
 from quire.server.app import build_app
 from quire.server.args import ServerArgs
@@ -308,6 +308,48 @@ async def test_more_calls_than_the_server_takes(served: Served) -> None:
     await fails(served.stub.Generate(served.request()), grpc.StatusCode.RESOURCE_EXHAUSTED)
     first.cancel()
     await served.settle()
+
+
+async def refuse(served: Served, error: Exception, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The failure of a call that the engine does not admit."""
+
+    def check(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(served.engine, "_check", check)
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await served.stub.Generate(served.request())
+    return failed.value
+
+
+async def test_a_full_queue_says_when_to_come_back(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    failure = await refuse(served, QueueFullError("4 requests are waiting", retry_after_s=2.5), monkeypatch)
+    assert failure.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert ("retry-after", "3") in list(failure.trailing_metadata())
+    failure = await refuse(served, BusyError("no room"), monkeypatch)
+    assert failure.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(("engine", "server_args"), [(MockEngine(step_s=0.02), {"request_timeout": 0.2})])
+async def test_the_servers_time_limit(served: Served) -> None:
+    long = served.request(sampling={"max_tokens": 60})
+    await fails(served.stub.Generate(long), grpc.StatusCode.DEADLINE_EXCEEDED, "within 0.2 s")
+    stream = served.stub.GenerateStream(long)
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        async for _ in stream:
+            pass
+    assert failed.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    await served.settle()
+    assert len(served.engine.aborted) == 2
+
+
+@pytest.mark.parametrize("server_args", [{"api_key": ["one", "two"]}])
+async def test_each_key_is_a_tenant(served: Served) -> None:
+    for key in ("one", "two", "one"):
+        await served.stub.Generate(served.request(), metadata=(("authorization", f"Bearer {key}"),))
+    first, second, third = served.engine.tenants
+    assert first == third != second
+    assert [salt for *_, salt in served.engine.seen] == [f"{tenant}/" for tenant in served.engine.tenants]
 
 
 # -- start-up ------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quire.errors import ModelLoadError, NotReadyError, QueueFullError, UnknownModelError
+from quire.errors import BusyError, ModelLoadError, NotReadyError, UnknownModelError
 from quire.server.metrics import ServerMetrics
 from quire.server.model_pool import ModelPool
 from quire.server.model_slot import PoolLimits
@@ -162,7 +162,7 @@ async def test_steady_traffic_does_not_lock_out_the_rest(make_pool: MakePool, lo
 async def test_no_room_in_time(make_pool: MakePool) -> None:
     pool = make_pool(memory_bytes=15, wait_s=0.05)
     async with pool.lease("a"):
-        with pytest.raises(QueueFullError, match="'b' found no room"):
+        with pytest.raises(BusyError, match="'b' found no room"):
             await use(pool, "b")
         assert await use(pool, "a") == "a"  # takes requests again
     assert await use(pool, "b") == "b"

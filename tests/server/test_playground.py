@@ -17,7 +17,7 @@ import pytest
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.engine.clients import ThreadClient
 from quire.engine.engine_core import EngineCore
-from quire.errors import EngineDeadError, QueueFullError
+from quire.errors import BusyError, EngineDeadError
 from quire.server.app import build_app
 from quire.server.args import ServerArgs
 from quire.server.auth import ApiKey, ApiKeys
@@ -220,7 +220,7 @@ async def test_listeners_are_counted(watched: Feed, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(feed, "MAX_LISTENERS", 1)
     async with aclosing(watched.listen(None)) as frames:
         await anext(frames)
-        with pytest.raises(QueueFullError, match="1 listeners"):
+        with pytest.raises(BusyError, match="1 listeners"):
             await anext(watched.listen(None))
 
 

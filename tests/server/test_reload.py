@@ -12,12 +12,12 @@ import pytest
 
 from quire.engine.stats import EngineStats
 from quire.errors import (
+    BusyError,
     ConflictError,
     EngineDeadError,
     InvalidRequestError,
     ModelLoadError,
     NotSupportedError,
-    QueueFullError,
     ShuttingDownError,
 )
 from quire.server.metrics import ServerMetrics
@@ -182,7 +182,7 @@ async def test_a_request_waits_no_longer_than_it_may() -> None:
     setup.reloader.gate.clear()
     reload = setup.order("b", mode="drain")
     await settle()
-    with pytest.raises(QueueFullError, match="0.01 s"):
+    with pytest.raises(BusyError, match="0.01 s"):
         await within(setup.serve())
     setup.reloader.gate.set()
     await within(reload)

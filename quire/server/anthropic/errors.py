@@ -13,9 +13,10 @@ _TYPES = {
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
+    504: "timeout_error",
     OVERLOADED: "overloaded_error",
 }
-_OVERLOADED_CODES = ("queue_full", "shutting_down")
+_OVERLOADED_CODES = ("queue_full", "busy", "shutting_down")
 """What a client may try again elsewhere or later; a dead engine is not that."""
 
 

@@ -1,4 +1,4 @@
-"""`GrpcListener`: the calls of `service.py` on a port: API keys, admission, errors as status codes, health.
+"""`GrpcListener`: the calls of `service.py` on a port: API keys, admission, time limits, errors as status codes, health.
 
 The one file that imports grpcio. Importing it fails with ImportError where the extra `grpc` is not installed.
 """
@@ -6,9 +6,10 @@ The one file that imports grpcio. Importing it fails with ImportError where the 
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from quire.errors import ConfigError, QuireError
 from quire.server.args import ServerArgs
 from quire.server.context import ServerContext
+from quire.server.deadline import timeout_error
 from quire.server.errors import ErrorReport, report_error
 from quire.server.grpc import messages
 from quire.server.grpc.observed import observed
@@ -26,12 +28,13 @@ from quire.server.tls import TlsFiles
 
 _CODES = {
     "unsupported_parameter": grpc.StatusCode.UNIMPLEMENTED,
-    "queue_full": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "model_not_found": grpc.StatusCode.NOT_FOUND,
 }
 _CODES_BY_STATUS = {
     401: grpc.StatusCode.UNAUTHENTICATED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
     500: grpc.StatusCode.INTERNAL,
 }
 _HEALTH_POLL_S = 1.0
@@ -99,26 +102,27 @@ class GrpcListener:
         return grpc.method_handlers_generic_handler(f"{messages.PACKAGE}.Inference", handlers)
 
     def _unary(
-        self, method: Callable[[Any], Awaitable[Any]], *, is_counted: bool = True, is_open: bool = False
+        self, method: Callable[..., Awaitable[Any]], *, is_counted: bool = True, is_open: bool = False
     ) -> _Method:
         async def call(request: Any, rpc: Any) -> Any:
             try:
-                if not is_open:
-                    self._check_key(rpc)
-                with self._context.lifecycle.admit() if is_counted else nullcontext():
+                tenant = "" if is_open else self._check_key(rpc)
+                if not is_counted:
                     return await method(request)
+                async with self._admit():
+                    return await method(request, tenant)
             except Exception as error:
                 report = report_error(error)
             await _abort(rpc, report)
 
         return call
 
-    def _stream(self, method: Callable[[Any], Any]) -> _Method:
+    def _stream(self, method: Callable[[Any, str], Any]) -> _Method:
         async def call(request: Any, rpc: Any) -> None:
             try:
-                self._check_key(rpc)
-                with self._context.lifecycle.admit():
-                    responses = method(request)
+                tenant = self._check_key(rpc)
+                async with self._admit():
+                    responses = method(request, tenant)
                     try:
                         async for response in responses:
                             await rpc.write(response)
@@ -131,16 +135,33 @@ class GrpcListener:
 
         return call
 
-    def _check_key(self, rpc: Any) -> None:
-        if self._context.keys:
-            given = {key: value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
-            self._context.keys.tenant(given.get("authorization", ""), given.get("x-api-key", ""))
+    @asynccontextmanager
+    async def _admit(self) -> AsyncIterator[None]:
+        """Hold this while a call is served. A client's own deadline is the gRPC library's matter."""
+        limit_s = self._context.args.request_timeout
+        with self._context.lifecycle.admit():
+            try:
+                async with asyncio.timeout(limit_s):
+                    yield
+            except TimeoutError:
+                if limit_s is None:
+                    raise
+                raise timeout_error(limit_s) from None
+
+    def _check_key(self, rpc: Any) -> str:
+        """The tenant of the key that a call brings. Raises WrongApiKeyError."""
+        if not self._context.keys:
+            return ""
+        given = {key: value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
+        return self._context.keys.tenant(given.get("authorization", ""), given.get("x-api-key", ""))
 
 
 async def _abort(rpc: Any, report: ErrorReport) -> None:
     """End a call with the status that tells the client what to do."""
     code = _CODES.get(report.code or "") or _CODES_BY_STATUS.get(report.status, grpc.StatusCode.INVALID_ARGUMENT)
-    await rpc.abort(code, report.message)
+    after_s = report.retry_after_s
+    metadata = () if after_s is None else (("retry-after", str(max(1, math.ceil(after_s)))),)
+    await rpc.abort(code, report.message, metadata)
 
 
 def _tls(args: ServerArgs) -> Any:

@@ -26,18 +26,20 @@ class InferenceService:
     def __init__(self, context: ServerContext) -> None:
         self._context = context
 
-    async def generate(self, request: Any) -> Any:
+    async def generate(self, request: Any, tenant: str = "") -> Any:
         """GenerateRequest -> GenerateResponse."""
-        async with self._context.models.lease(request.model) as model:
+        async with self._context.models.lease(request.model) as leased:
+            model = self._context.for_tenant(leased, tenant)
             generation = await self._prepare(request, model, RequestOutputKind.FINAL_ONLY)
             writer = _writer(request, model)
             async with aclosing(_outputs(generation, self._context.lifecycle)) as outputs:
                 (response,) = [writer.write(output) async for output in outputs]
             return response
 
-    async def generate_stream(self, request: Any) -> AsyncGenerator[Any]:
+    async def generate_stream(self, request: Any, tenant: str = "") -> AsyncGenerator[Any]:
         """GenerateRequest -> GenerateResponse, again and again."""
-        async with self._context.models.lease(request.model) as model:
+        async with self._context.models.lease(request.model) as leased:
+            model = self._context.for_tenant(leased, tenant)
             generation = await self._prepare(request, model, RequestOutputKind.DELTA)
             writer = _writer(request, model)
             async with aclosing(_outputs(generation, self._context.lifecycle)) as outputs:

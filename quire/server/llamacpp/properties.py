@@ -8,7 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quire.errors import NotSupportedError, QueueFullError
+from quire.errors import BusyError, NotSupportedError
 from quire.sampling_params import SamplingParams
 from quire.server.body import read_body
 from quire.server.context import ServerContext
@@ -67,7 +67,7 @@ async def show_slots(context: ServerContext, request: Request) -> Response:
     num_slots = model.config.scheduler.max_num_seqs
     num_busy = min(num_slots, model.engine.stats().num_running)
     if num_busy == num_slots and request.query_params.get("fail_on_no_slot"):
-        raise QueueFullError(f"All {num_slots} slots are busy")
+        raise BusyError(f"All {num_slots} slots are busy")
     return json_response([_slot(index, index < num_busy, model.max_model_len) for index in range(num_slots)])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
-from quire.errors import InvalidRequestError, QueueFullError
+from quire.errors import BusyError, InvalidRequestError
 from quire.server.metrics import buckets
 from quire.server.metrics.gathered import GatheredHistogram, GatheredSet
 from quire.server.metrics.record import RequestRecord
@@ -55,7 +55,7 @@ class TgiRequests:
         kind = "generation"
         if isinstance(error, InvalidRequestError):
             kind = "validation"
-        elif isinstance(error, QueueFullError):
+        elif isinstance(error, BusyError):
             kind = "overloaded"
         self._failures[kind].add()
 

@@ -17,7 +17,7 @@ import msgspec
 
 from quire.core.step_log import MAX_RECORDS, Arrival, StepRecord
 from quire.engine.observation import Observation, RequestRow
-from quire.errors import QueueFullError
+from quire.errors import BusyError
 from quire.server.auth import ApiKeys
 from quire.server.errors import encode_json
 from quire.server.models import ServedModel
@@ -58,10 +58,10 @@ class Feed:
     async def listen(self, chosen: str | None) -> AsyncGenerator[bytes]:
         """Frames for one listener, without end; `chosen` is the request whose block table they shall have.
 
-        Raises QueueFullError when too many listen, EngineDeadError when the engine is gone.
+        Raises BusyError when too many listen, EngineDeadError when the engine is gone.
         """
         if len(self._listeners) >= MAX_LISTENERS:
-            raise QueueFullError(f"{MAX_LISTENERS} listeners to /stats are the most there may be", retry_after_s=10)
+            raise BusyError(f"{MAX_LISTENERS} listeners to /stats are the most there may be", retry_after_s=10)
         listener = _Listener(chosen)
         self._listeners.add(listener)
         if self._task is None or self._task.done():

@@ -13,10 +13,13 @@ _BY_STATUS = {
     413: (413, "validation"),
     500: (500, "incomplete_generation"),
     503: (503, "healthcheck"),
+    504: (504, "timeout"),
 }
 _BY_CODE = {
     "malformed_body": (400, "validation"),
     "queue_full": (429, "overloaded"),
+    "tenant_queue_full": (429, "overloaded"),
+    "busy": (429, "overloaded"),
     "request_failed": (424, "generation"),
     "model_not_found": (404, "not_found"),
 }
