@@ -112,11 +112,13 @@ class EngineCore:
         suspect = self._quarantine.take_next()
         if suspect is not None:
             self._queue(suspect)
+            self.board.show_suspect(suspect.request_id)
         updates, self._refused = self._refused, []
         batch = self.scheduler.schedule()
         if batch.requests:
             updates += self._run(batch)
         self._quarantine.observe(updates)
+        self.board.show_suspect(self._quarantine.current)
         self._count(updates)
         return updates
 

@@ -114,6 +114,8 @@ class EngineDown(msgspec.Struct, tag="down", array_like=True):
     """Whether it broke by itself; if not, somebody may have killed it."""
     held: list[int]
     """Keys (`step_board.sequence_key`) of the sequences that it was computing."""
+    suspect: int = 0
+    """Key of the one suspect among them; 0: there was none, or it had got its token."""
 
 
 class EngineUp(msgspec.Struct, tag="up", array_like=True):

@@ -18,7 +18,8 @@ class Quarantine:
 
     def __init__(self) -> None:
         self._waiting: deque[AddRequest] = deque()
-        self._current: str | None = None
+        self.current: str | None = None
+        """The one that is being computed and has not got its token."""
 
     def __len__(self) -> int:
         """Suspects that wait."""
@@ -30,24 +31,24 @@ class Quarantine:
 
     def take_next(self) -> AddRequest | None:
         """The suspect that is to be computed now; None while another one is, or when none is left."""
-        if self._current is not None or not self._waiting:
+        if self.current is not None or not self._waiting:
             return None
         request = self._waiting.popleft()
-        self._current = request.request_id
+        self.current = request.request_id
         return request
 
     def observe(self, updates: Iterable[RequestUpdate]) -> None:
         """A suspect that got a token, or ended, is cleared."""
-        if self._current is None:
+        if self.current is None:
             return
         for update in updates:
-            if update.request_id == self._current and (update.new_token_ids or update.finish_reason is not None):
-                self._current = None
+            if update.request_id == self.current and (update.new_token_ids or update.finish_reason is not None):
+                self.current = None
                 return
 
     def discard(self, request_ids: Container[str]) -> None:
         """These are given up."""
-        if self._current is not None and self._current in request_ids:
-            self._current = None
+        if self.current is not None and self.current in request_ids:
+            self.current = None
         if self._waiting:
             self._waiting = deque(each for each in self._waiting if each.request_id not in request_ids)

@@ -7,7 +7,7 @@ received goes on as if nothing had been. A token that was computed and never arr
 Suspicion. Who was computed when a process died, and has got no token since the death before, gathers evidence: three points where
 the process broke by itself, one where somebody else may have killed it. With two points a sequence is a suspect, and the core
 computes suspects one at a time. With six it is the cause: the second fault, or the sixth kill, four of them with no other suspect
-beside it. A token clears it.
+beside it. A token clears it, also one that did not arrive any more: the core says which suspect it was computing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ class Replay:
         for state, index in live:
             sequence_id = state.child_ids[index]
             known = self._known(state, index)
-            if sequence_key(sequence_id) in held:
+            key = sequence_key(sequence_id)
+            if known.points >= SUSPICION and key in held and key != down.suspect:
+                known = _Evidence(known.num_tokens, 0, 0)  # it had got the token that clears it, and the news was lost
+            if key in held:
                 known.points += points
                 known.num_deaths += 1
             if known.points >= PROOF:

@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
-_HEAD = struct.Struct("@dQQ")
-"""Time of the latest turn (the system's monotonic clock, seconds; 0: none yet), turns, finished steps. The keys follow.
+_HEAD = struct.Struct("@dQQQ")
+"""Time of the latest turn (the system's monotonic clock, seconds; 0: none yet), turns, finished steps, key of the suspect that is
+computed (0: none). The keys of all that are computed follow.
 
 Eight aligned bytes each, so that none is ever seen half written.
 """
-_NUM_STEPS_AT = 16
+_NUM_STEPS_AT, _SUSPECT_AT = 16, 24
 _WORD = struct.Struct("@Q")
 _NO_KEY = 0
 
@@ -39,6 +40,7 @@ class StepBoard:
             with path.open("r+b") as file:
                 self._memory = mmap.mmap(file.fileno(), 0)
         self._num_turns = self._num_steps = 0
+        self._suspect: str | None = None
         self._places: dict[str, int] = {}
         """Where the key of each sequence stands."""
         self._free = list(range(_HEAD.size, len(self._memory), _WORD.size))
@@ -77,6 +79,12 @@ class StepBoard:
                 place = self._places[request_id] = self._free.pop()
                 _WORD.pack_into(self._memory, place, sequence_key(request_id))
 
+    def show_suspect(self, request_id: str | None) -> None:
+        """The sequence that a death would now be laid to, or none."""
+        if request_id != self._suspect:
+            self._suspect = request_id
+            _WORD.pack_into(self._memory, _SUSPECT_AT, _NO_KEY if request_id is None else sequence_key(request_id))
+
     # -- anybody reads -------------------------------------------------------------------------------------------
 
     @property
@@ -94,6 +102,11 @@ class StepBoard:
         """Seconds since the loop last began anew; 0 before its first turn."""
         turned_at = float(_HEAD.unpack_from(self._memory)[0])
         return max(0.0, time.monotonic() - turned_at) if turned_at else 0.0
+
+    @property
+    def suspect(self) -> int:
+        """Key of the suspect that is computed; 0: none."""
+        return int(_HEAD.unpack_from(self._memory)[3])
 
     def held(self) -> list[int]:
         """Keys of the sequences that the workers hold."""

@@ -133,7 +133,8 @@ class EngineSupervisor:
             died_at = time.monotonic()
             _log.error("%s; starting it again", end.reason)
             self._judge_life(died_at)
-            self._tell(EngineDown(end.reason, end.is_own_fault, self._process.board.held()))
+            board = self._process.board
+            self._tell(EngineDown(end.reason, end.is_own_fault, board.held(), board.suspect))
             ready = self._start_again(end.reason)
             if ready is None:
                 break

@@ -22,6 +22,16 @@ class NoInbox:
         return []
 
 
+class _Board(StepBoard):
+    """Remembers the suspect of the last step, in whose midst a core dies here though it was computed to the end."""
+
+    suspect_of_step = 0
+
+    def show_suspect(self, request_id: str | None) -> None:
+        super().show_suspect(request_id)
+        self.suspect_of_step = self.suspect or self.suspect_of_step
+
+
 class MortalClient:
     """Implements `CoreClient`; everything happens inside the calls of the test."""
 
@@ -41,7 +51,8 @@ class MortalClient:
 
     def _start(self) -> None:
         self.epoch += 1
-        self.core: EngineCore = EngineCore(self._config, self._make_executor(), StepBoard(capacity=64))
+        self._board = _Board(capacity=64)
+        self.core: EngineCore = EngineCore(self._config, self._make_executor(), self._board)
         self._loop = EngineLoop(self.core, NoInbox(), lambda event, client: self._events.append(event))
         self.is_alive = True
         self._commands, self.sent = [], []
@@ -70,6 +81,7 @@ class MortalClient:
 
     def compute(self) -> None:
         """A step whose outcome does not leave the core."""
+        self._board.suspect_of_step = self._board.suspect
         commands, self._commands = self._commands, []
         for command in commands:
             self._loop._obey(command)
@@ -85,7 +97,8 @@ class MortalClient:
         """End; what was not delivered is lost."""
         self.is_alive = False
         self._events = []
-        self._tell([EngineDown("the engine process was killed by SIGKILL", is_own_fault, self.core.board.held())])
+        held, suspect = self.core.board.held(), self._board.suspect_of_step
+        self._tell([EngineDown("the engine process was killed by SIGKILL", is_own_fault, held, suspect)])
 
     def rise(self) -> None:
         """Another core takes over."""

@@ -272,6 +272,19 @@ async def test_who_kills_the_core_fails_alone(make_world, is_own_fault, num_deat
     assert len(deaths[0]) == 6
 
 
+async def test_a_cleared_suspect_is_innocent_though_its_token_was_lost(make_world):
+    world = make_world(max_num_batched_tokens=200)
+    for number in range(4):
+        await world.open(str(number), greedy(max_tokens=8))
+    world.client.compute()
+    world.fall(is_own_fault=True)
+    for _ in range(4):  # "3" is computed last, beside those that have their tokens, and nothing of that is told
+        world.client.compute()
+    world.fall(is_own_fault=True)
+    assert {name for name, reader in world.readers.items() if reader.error is not None} == {"3"}
+    assert all(len(result[0][0]) == 8 for result in (await world.run()).values())
+
+
 async def test_a_killer_of_several_sequences_fails_as_a_whole(make_world):
     world = make_world(max_num_batched_tokens=64)
     await world.open("good", greedy(max_tokens=20))

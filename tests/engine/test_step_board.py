@@ -22,7 +22,7 @@ class Note(msgspec.Struct):
 def test_a_board_is_read_while_it_is_written(tmp_path: Path) -> None:
     written = StepBoard.create(tmp_path / "board", capacity=3)
     read = StepBoard(tmp_path / "board")
-    assert (read.num_turns, read.num_steps, read.stalled_s, read.held()) == (0, 0, 0.0, [])
+    assert (read.num_turns, read.num_steps, read.stalled_s, read.held(), read.suspect) == (0, 0, 0.0, [], 0)
     for _ in range(3):
         written.turn()
     written.end_step()
@@ -30,6 +30,10 @@ def test_a_board_is_read_while_it_is_written(tmp_path: Path) -> None:
     written.hold(["a"], ["c"])
     assert (read.num_turns, read.num_steps) == (3, 1)
     assert sorted(read.held()) == sorted([sequence_key("b"), sequence_key("c")])
+    written.show_suspect("b")
+    assert read.suspect == sequence_key("b")
+    written.show_suspect(None)
+    assert read.suspect == 0
     time.sleep(0.02)
     assert read.stalled_s >= 0.02
     written.turn()
