@@ -144,7 +144,15 @@ def test_a_stream_never_read_holds_nothing(make_llm):
     assert not llm.llm_engine.has_unfinished_requests()
 
 
-def test_ctrl_c_aborts_between_steps(make_llm):
+@pytest.fixture
+def hears_ctrl_c():
+    """Also where the tests run in the background, where shells have Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_aborts_between_steps(make_llm, hears_ctrl_c):
     executor = FakeExecutor()
     llm = make_llm(executor=executor)
     execute = executor.execute

@@ -25,6 +25,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     monkeypatch.setenv(envs.LOG_LEVEL.name, "INFO")
     handler, logger = log._handler(), logging.getLogger("quire")
     before, level, text = handler.stream, logger.level, io.StringIO()
+    logger.setLevel(logging.INFO)
     monkeypatch.setattr(handler, "stream", text)
     yield text
     handler.stream = before

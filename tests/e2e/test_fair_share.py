@@ -57,7 +57,7 @@ def test_a_flooded_server_answers_everybody(server: ServerProcess) -> None:
 
 def test_a_newcomer_need_not_wait_for_another_tenants_seats(server: ServerProcess) -> None:
     with ThreadPoolExecutor(4) as pool:
-        taken = [pool.submit(post, server, LONG, ONE) for _ in range(4)]
+        taken = [pool.submit(post, server, LONG | {"max_tokens": 900}, ONE) for _ in range(4)]
         wait_for_unfinished(server, 4)
         assert post(server, BODY | {"max_tokens": 1}, TWO).status_code == 200
         assert not any(answer.done() for answer in taken)
