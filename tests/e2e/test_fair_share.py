@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,8 @@ ONE, TWO = {"Authorization": "Bearer one"}, {"Authorization": "Bearer two"}
 NUM_CLIENTS = 40
 BODY = {"prompt": "What is the capital of France?", "max_tokens": 20, "ignore_eos": True, "temperature": 0}
 LONG = BODY | {"max_tokens": 300}
+TLS = ssl.create_default_context()
+"""Not used, but each client would make its own otherwise, which takes longer than some requests here."""
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +28,11 @@ def server() -> Iterator[ServerProcess]:
 
 
 def post(server: ServerProcess, body: dict, headers: dict[str, str]) -> httpx.Response:
-    return httpx.post(f"{server.url}/v1/completions", json=body, headers=headers, timeout=60)
+    return httpx.post(f"{server.url}/v1/completions", json=body, headers=headers, timeout=60, verify=TLS)
 
 
 def num_unfinished(server: ServerProcess) -> float:
-    text = httpx.get(f"{server.url}/metrics", headers=ONE).text
+    text = httpx.get(f"{server.url}/metrics", headers=ONE, verify=TLS).text
     values = re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} (\S+)$", text, re.M)
     assert values, text
     return sum(map(float, values))
