@@ -205,10 +205,6 @@ class EngineCore:
         """Forget cached prompts; returns whether it was possible (no request may hold blocks)."""
         return bool(self.scheduler.reset_prefix_cache())
 
-    def ping(self) -> float:
-        """The engine's wall clock, to show that the loop turns."""
-        return time.time()
-
     def shutdown(self) -> None:
         """Stop the workers."""
         self.executor.shutdown()

@@ -73,7 +73,7 @@ class Stop(msgspec.Struct, tag="stop", array_like=True):
 
 Command = AddRequest | AbortRequests | Call | ForgetClient | Stop
 
-CALLABLE = frozenset({"reset_prefix_cache", "ping", "observe"})
+CALLABLE = frozenset({"reset_prefix_cache", "observe"})
 """Methods of `EngineCore` that a `Call` may name."""
 
 # -- events: from the engine ---------------------------------------------------------------------------------

@@ -20,11 +20,6 @@ class Owners:
         self._told_at = dict.fromkeys(range(num_clients), 0.0)
         self._is_single = num_clients == 1
 
-    @property
-    def clients(self) -> list[int]:
-        """Those that are there."""
-        return list(self._told_at)
-
     def add(self, request_id: str, client: int) -> None:
         """Expect updates of a request."""
         if not self._is_single:
