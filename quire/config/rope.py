@@ -23,7 +23,7 @@ _PARTIAL_BY_DEFAULT = {
     "chatglm": 0.5,
 }
 """The families of which only a part of each head may turn, and that part where the file says nothing."""
-_THETA_BY_DEFAULT = {"gemma3_text": 1e6}
+_THETA_BY_DEFAULT = {"gemma3_text": 1e6, "mixtral": 1e6}
 _LOCAL_THETA_BY_DEFAULT = {"gemma3_text": 1e4}
 _SCALED_CONTEXT = frozenset({"gemma3_text"})
 """Families whose max_position_embeddings counts the scaling already."""

@@ -76,7 +76,9 @@ def route_at_level(
     shape = len(logits), routing.top_k
     ids, weights = torch.empty(shape, dtype=torch.int32), torch.empty(shape)
     at = logits.data_ptr(), routing.num_experts
-    route_instruction(ids.data_ptr(), weights.data_ptr(), at, address(bias), len(logits), routing, level).run()
+    route_instruction(
+        ids.data_ptr(), weights.data_ptr(), at, address(bias), len(logits), routing, level
+    ).run()
     return ids, weights
 
 
@@ -101,7 +103,11 @@ class Stack:
 
     def row_shapes(self) -> list[tuple[int, torch.dtype]]:
         """Width and type of the buffers that hold a row as these weights want it."""
-        return encoded_shapes(self.whole) if self.whole.encodes_activations else [(self.whole.input_size, torch.float32)]
+        return (
+            encoded_shapes(self.whole)
+            if self.whole.encodes_activations
+            else [(self.whole.input_size, torch.float32)]
+        )
 
     def rows_at(self, places: Sequence[int]) -> XAt:
         """Rows in such buffers, dense, at these addresses."""
@@ -125,12 +131,19 @@ def make_stacks(gate_up: CpuWeight, down: CpuWeight, hidden_size: int) -> tuple[
 
 
 def grouped_instruction(
-    stack: Stack, places: Sequence[int], out: int, starts: int, activation: str | None = None, level: int = LEVEL
+    stack: Stack,
+    places: Sequence[int],
+    out: int,
+    starts: int,
+    activation: str | None = None,
+    level: int = LEVEL,
 ) -> Any:
     """Rows at `places`, sorted by expert, times each one's expert; out is dense. Expert e has rows starts[e] to starts[e + 1]."""
     width = stack.each[0].output_size // (2 if stack.whole.gate_up else 1)
     x_at = stack.rows_at(places)
-    products = [product_instruction(weight, x_at, out, width, 0, 0, activation, level) for weight in stack.each]
+    products = [
+        product_instruction(weight, x_at, out, width, 0, 0, activation, level) for weight in stack.each
+    ]
     return extension.grouped_product(products, starts)
 
 
@@ -139,7 +152,9 @@ def encode_pairs_instruction(
 ) -> Any:
     """Dense rows at `x`, top_k for each token, as the stack wants them."""
     size = stack.whole.input_size
-    return extension.repeated_rows(encode_instruction(stack.whole, x, size, rows * top_k, places, level=level), top_k)
+    return extension.repeated_rows(
+        encode_instruction(stack.whole, x, size, rows * top_k, places, level=level), top_k
+    )
 
 
 def dispatch_instruction(
@@ -219,6 +234,8 @@ def _copy(source: Tensor, target: Tensor) -> Copy:
 
 def _check_choice(ids: Tensor, weights: Tensor, num_tokens: int, num_experts: int) -> None:
     if ids.dim() != 2 or len(ids) != num_tokens or weights.shape != ids.shape:
-        raise ValueError(f"ids and weights must be [{num_tokens}, k], got {list(ids.shape)} and {list(weights.shape)}")
+        raise ValueError(
+            f"ids and weights must be [{num_tokens}, k], got {list(ids.shape)} and {list(weights.shape)}"
+        )
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_experts:
         raise IndexError(f"ids must be in [0, {num_experts}), got {int(ids.min())} to {int(ids.max())}")
