@@ -31,7 +31,9 @@ def test_one_tensor_of_all_experts_and_one_of_each_are_the_same(shape, tmp_path)
     by_expert = load(save(model, tmp_path / "by-expert"))
     in_one = save(model, tmp_path / "in-one", save_original_format=False)
     names = set(load_file(in_one / "model.safetensors"))
-    assert "model.layers.2.mlp.experts.gate_up_proj" in names and not any(".experts.0." in name for name in names)
+    assert "model.layers.2.mlp.experts.gate_up_proj" in names and not any(
+        ".experts.0." in name for name in names
+    )
     assert_same(load(in_one), by_expert)
     block = model.model.layers[2].mlp.experts
     found = experts_of(by_expert)
@@ -97,4 +99,6 @@ def test_routers_are_not_rounded(tmp_path):
     config = replace(make_config(folder).model, quantization="int8")
     block = load_model(config, LoadConfig(), torch.device("cpu")).model.layers[0].mlp
     assert block.gate.weight.format.name == block.shared_expert_gate.weight.format.name == "float32"
-    assert block.experts.gate_up_proj.weight.format.name == block.experts.down_proj.weight.format.name == "int8"
+    assert (
+        block.experts.gate_up_proj.weight.format.name == block.experts.down_proj.weight.format.name == "int8"
+    )

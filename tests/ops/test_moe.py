@@ -193,7 +193,13 @@ def spelled_out(
     return out
 
 
-SHAPES = ((0, 4, 2, 128, 128), (1, 8, 2, 128, 256), (9, 5, 3, 256, 128), (130, 3, 1, 128, 128), (40, 20, 4, 128, 384))
+SHAPES = (
+    (0, 4, 2, 128, 128),
+    (1, 8, 2, 128, 256),
+    (9, 5, 3, 256, 128),
+    (130, 3, 1, 128, 128),
+    (40, 20, 4, 128, 384),
+)
 UNEVEN = ((1, 7, 2, 70, 37), (21, 6, 6, 33, 100), (50, 9, 2, 100, 17))
 """(tokens, experts, chosen, hidden, inner); int4 cannot have the uneven ones."""
 TABLE = [
@@ -324,7 +330,10 @@ def test_a_row_is_the_same_alone_in_any_slice_on_any_threads_and_at_every_level(
 def test_captured_equals_op_by_op(name):
     """The number of rows that each expert has is known only when the program runs."""
     vocab, hidden, inner, num_experts = 64, 128, 128, 9
-    routing, tokens = Routing(num_experts, 3, "sigmoid", True), ops.pack_weight(draw(vocab, hidden, seed=1), FORMATS["float32"])
+    routing, tokens = (
+        Routing(num_experts, 3, "sigmoid", True),
+        ops.pack_weight(draw(vocab, hidden, seed=1), FORMATS["float32"]),
+    )
     router = ops.pack_weight(draw(num_experts, hidden, seed=2), FORMATS["float32"])
     gate = ops.pack_weight(draw(1, hidden, seed=4), FORMATS["float32"])
     stacks, bias = Block(num_experts, hidden, inner).stacks(FORMATS[name]), draw(num_experts, seed=3)
@@ -369,5 +378,7 @@ def test_sigmoid_gate_at_every_level_and_alone():
         code = EXTENSION.LEVEL_NAMES.index(level)
         assert torch.equal(module.sigmoid_gate_at_level(x, gate, code), expected)
         assert torch.equal(module.sigmoid_gate_at_level(x[4:5], gate[4:5], code), expected[4:5])
-    with pytest.raises(ValueError, match=r"gate must be \[T, 1\] for x \[T, N\], got \[9, 2\] for \[9, 700\]"):
+    with pytest.raises(
+        ValueError, match=r"gate must be \[T, 1\] for x \[T, N\], got \[9, 2\] for \[9, 700\]"
+    ):
         ops.sigmoid_gate(x, torch.zeros(9, 2))
