@@ -1,4 +1,4 @@
-"""What a checkpoint says of its quantization: `quantization_config` in config.json, or the file that older tools write beside it."""
+"""What a checkpoint says of its quantization: `quantization_config` in config.json, or the file that older tools write for it."""
 
 from __future__ import annotations
 

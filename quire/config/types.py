@@ -80,7 +80,7 @@ class ModelConfig:
     skip_tokenizer_init: bool = False
     trust_remote_code: bool = False
     quantization: str | None = None
-    """`int8` or `int4`: linear layers are rounded to it at load. None: stored in `dtype`, or as a quantized checkpoint has them."""
+    """`int8` or `int4`: linear layers are rounded to it at load. None: stored in `dtype`, or as the checkpoint quantized them."""
     quantization_group_size: int = 32
     """int4: inputs that share a weight scale, 32, 64 or 128."""
     quantization_activation_group: int = 64

@@ -35,7 +35,7 @@ class CheckpointFormat:
         return (f"{layer}.weight", word) if word in self.suffixes else None
 
     def decode(self, name: str, tensors: dict[str, Tensor]) -> EncodedWeight | Tensor:
-        """The weight `name` from all its tensors by role; a tensor if it is not quantized. ValueError: they do not fit together."""
+        """The weight `name` from its tensors by role; a tensor if it is not quantized. ValueError: they do not fit together."""
         raise NotImplementedError
 
     def is_needless(self, name: str, tensor: Tensor) -> bool:

@@ -34,8 +34,8 @@ class GroupedWeight(EncodedWeight):
         sources: list[Tensor],
         activation_group: int,
     ) -> None:
-        """`values`: uint8 [n, inputs]. `scales` [outputs, G]; `zeros` uint8 likewise, None: 2^(bits - 1) everywhere. `groups` [inputs]:
-        the group of each input, None: they are runs. ValueError where these do not fit together.
+        """`values`: uint8 [n, inputs]. `scales` [outputs, G]; `zeros` uint8 likewise, None: 2^(bits - 1) everywhere. `groups`
+        [inputs]: the group of each input, None: they are runs. ValueError where these do not fit together.
         """
         self.shape, self._bits = shape, bits
         self._values, self._scales, self._zeros, self._sources = values, scales, zeros, sources

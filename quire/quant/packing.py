@@ -25,7 +25,7 @@ class _Part(NamedTuple):
 
 
 class PackingSlot(Slot):
-    """Packs float rows as they arrive, in its own format; quantized ones when all are there, in theirs if it is the same for all."""
+    """Packs float rows as they arrive, in its own format; quantized ones when all are there, in theirs if all have the same."""
 
     weight: PackedWeight
 

@@ -34,7 +34,7 @@ def _module(package: str, name: str) -> Any:
     spec = importlib.util.find_spec(package)
     if spec is None:
         pytest.skip(f"{package} is not installed (tests/requirements-no-deps.txt)")
-    path = list(spec.submodule_search_locations or ())[0]
+    path = next(iter(spec.submodule_search_locations or ()))
     parts = name.split(".")[:-1]
     for i in range(1, len(parts) + 1):
         parent = ".".join(parts[:i])
