@@ -153,8 +153,14 @@ def _with_tensors(weight: CpuWeight, tensors: dict[str, Tensor]) -> CpuWeight:
 
 
 def slice_panels(weight: CpuWeight, first: int, count: int, output_size: int) -> CpuWeight:
-    """Some panels of a weight as a matrix of `output_size` rows of its own, in the same memory."""
-    tensors = {name: tensor[first : first + count] for name, tensor in weight.tensors.items()}
+    """Some panels of a weight as a matrix of `output_size` rows of its own, in the same memory.
+
+    The first dimension of a tensor is the panel; one of a single dimension is for all panels.
+    """
+    tensors = {
+        name: tensor if tensor.dim() == 1 else tensor[first : first + count]
+        for name, tensor in weight.tensors.items()
+    }
     return _with_tensors(CpuWeight(weight.format, output_size, weight.input_size, weight.gate_up), tensors)
 
 
