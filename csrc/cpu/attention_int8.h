@@ -2,8 +2,8 @@
 //
 // A query, and the weights of a row and chunk, become integers of 16 bits times a step. With VNNI each is 256 * high + low, two
 // signed bytes: all high products come first, then their sum times 256 goes on with the low ones; without it numbers of 16 bits
-// are multiplied anyway. Either way it is the exact sum modulo 2^32, in range up to D = 512. A token's value scale goes into its
-// weight, so that one step serves a chunk. Bytes of the cache are number + 128, which takes 128 * (sum of the integers) off.
+// are multiplied anyway. Either way it is the exact sum modulo 2^32, in range up to D = 512, and beyond it since a longer query's
+// integers are smaller. A token's value scale goes into its weight, so that one step serves a chunk. Bytes of the cache are number + 128, which takes 128 * (sum of the integers) off.
 // With 8 bits a weight below 1 / 510 of the largest would be lost, and thousands of those may be half the attention; 16 bits lose
 // at most 256 / 65,024 = 0.4 % of a chunk's largest weight altogether.
 #pragma once
@@ -46,8 +46,11 @@ inline I32x16 store_integers(Operand* p, [[maybe_unused]] int64_t stride, F32x16
   return rounded;
 }
 
-// From numbers to integers, of numbers up to `largest`; 0 for numbers that are nothing.
-inline float integers_per(float largest) { return largest > 1e-30f ? kLargestInteger / largest : 0.0f; }
+// From numbers to integers up to `top`, of numbers up to `largest`; 0 for numbers that are nothing.
+inline float integers_per(float largest, float top = kLargestInteger) { return largest > 1e-30f ? top / largest : 0.0f; }
+
+// A query's: D products with numbers up to 127 must add up to less than 2^31.
+inline float largest_of_query(int64_t dim) { return dim > 512 ? kLargestInteger * 512.0f / static_cast<float>(dim) : kLargestInteger; }
 
 // acc[r][v] += dot products of words[v] and operands[r * stride].
 template <int R, int V>
@@ -74,7 +77,7 @@ struct Int8Cache {
       top = max(top, abs(x));
       sum = sum + x;
     }
-    const float largest = reduce_max(top), factor = integers_per(largest);
+    const float most = largest_of_query(dim), largest = reduce_max(top), factor = integers_per(largest, most);
     I32x16 integers = splat_int(0);
     for (int64_t d = 0; d < dim; d += kLanes) {
       const F32x16 x = dim - d >= kLanes ? load(q + d) : load_first(q + d, dim - d);
@@ -85,7 +88,7 @@ struct Int8Cache {
                               [&](int64_t i) { return passes[pass][i]; });
     }
     tile.query_offset[r] = -kByteZero * reduce_add_int(integers);
-    const float step = factor > 0.0f ? largest / kLargestInteger : 1.0f;
+    const float step = factor > 0.0f ? largest / most : 1.0f;
     tile.score_factor[r] = step + 0.0f * reduce_add(sum);  // NaN if any number is
   }
 

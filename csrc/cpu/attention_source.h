@@ -59,15 +59,16 @@ template <typename T>
 Source<T> make_source(const PagedAttentionArgs& args, int64_t request, int64_t head) {
   const KVPools& pools = args.pools;
   const int64_t key_size = key_bytes(pools), value_size = value_bytes(pools), heads = pools.num_kv_heads;
-  return {{static_cast<const char*>(pools.keys) + head * key_size, heads * key_size, key_number_bytes(pools)},
-          {static_cast<const char*>(pools.values) + head * value_size, heads * value_size, value_number_bytes(pools)},
+  const Pool keys = {static_cast<const char*>(pools.keys) + head * key_size, heads * key_size, key_number_bytes(pools)};
+  const Pool values = {static_cast<const char*>(pools.values) + head * value_size, heads * value_size, value_number_bytes(pools)};
+  return {keys, is_latent(pools) ? keys : values,
           args.layout->block_tables + request * args.layout->max_blocks, pools.block_size, pools.head_dim};
 }
 
 // Room for what cannot be read where it lies.
 struct Buffers {
   float* keys;          // words [kGroups][words of D][16]
-  float* values;        // words [words of kChunk][padded(D)]
+  float* values;        // words [words of kChunk][padded(value_dim)]
   float* key_scales;    // [kChunk]
   float* value_scales;  // [kChunk]
 };
@@ -77,11 +78,14 @@ bool is_regular(const KVPools& pools) { return pools.block_size % kLanes == 0 &&
 
 constexpr int64_t kFewTiles = 4;  // that do not keep the processor busy while memory answers
 
-// Many tiles had better widen a chunk's numbers once.
+// Whether a chunk's words are copied as they are, not widened.
+template <typename T>
+constexpr bool kCopiesWords = sizeof(typename Stored<T>::Word) == sizeof(typename Stored<T>::Copy);
+
+// Many tiles had better widen a chunk's numbers once, and so had what makes values of them.
 template <typename T>
 bool reads_in_place(const KVPools& pools, int64_t num_tiles) {
-  using Word = typename Stored<T>::Word;
-  return is_regular(pools) && (sizeof(Word) == sizeof(float) || num_tiles <= kFewTiles);
+  return is_regular(pools) && (kCopiesWords<T> || (num_tiles <= kFewTiles && !is_latent(pools)));
 }
 
 // Tokens [begin, end) of the chunk, in place.
@@ -154,7 +158,7 @@ void copy_chunk(const Source<T>& source, int64_t begin, int64_t end, const Buffe
     const int64_t lane = t % kLanes, n = smaller(smaller(kLanes - lane, source.block_size - key.offset), end - t);
     Copy* keys = reinterpret_cast<Copy*>(buffers.keys) + t / kLanes * key_words * kLanes + lane;
     for (int64_t w = 0; w < key_words; ++w) copy_words(keys + w * kLanes, source.key(key) + w * source.block_size, n);
-    copy_values(source, value, t, n, buffers);
+    if (source.values.data != source.keys.data) copy_values(source, value, t, n, buffers);
     if constexpr (kHasScales<T>) {
       copy_words(buffers.key_scales + t, source.scale(source.keys, key), n);
       copy_words(buffers.value_scales + t, source.scale(source.values, value), n);

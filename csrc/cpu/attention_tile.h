@@ -80,7 +80,7 @@ constexpr int64_t kBytesStride = 2 * kChunk + 64;
 // ---------------------------------------------------------------- merging
 
 // Attention of a tile's rows over some chunks: the largest score, the sum of e^(score - largest), and the values' sum
-// with these weights. In memory: float largest[16], sum[16], values[kTileRows][padded(D)].
+// with these weights. In memory: float largest[16], sum[16], values[kTileRows][padded(value_dim)].
 struct Partial {
   float* data;
   float* largest() const { return data; }
@@ -174,7 +174,7 @@ float hide_unseen(float* scores, Seen own, Range groups) {
 
 template <int R, typename Cache, typename Word>
 void attend_rows(const PagedAttentionArgs& args, const Tile& tile, const Chunk<Word>& chunk, Rows& rows, Partial out) {
-  const int64_t dim = args.pools.head_dim, width = padded(dim);
+  const int64_t dim = args.pools.head_dim, width = padded(args.pools.value_dim);
   const Seen all = {within_chunk(seen_by(args, tile.position[0]), chunk.first_token).begin,
                     within_chunk(seen_by(args, tile.position[R - 1]), chunk.first_token).end};
   const Range groups = {all.begin / kLanes, (all.end + kLanes - 1) / kLanes};

@@ -14,10 +14,13 @@ enum class KVDType : int { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3 };
 // element = number * scale.
 struct KVPools {
   void* keys;
-  void* values;
+  void* values;         // null: a latent cache, whose values are the first value_dim components of its keys
   int64_t block_size, num_kv_heads, head_dim;
   KVDType dtype;
+  int64_t value_dim;    // head_dim unless the cache is latent
 };
+
+static inline bool is_latent(const KVPools& pools) { return pools.keys && !pools.values; }
 
 constexpr int kByteZero = 128;  // the byte that stands for 0 in int8
 
