@@ -25,8 +25,11 @@ class _Linear(Quantizable):
         bias: bool,
         part_ids: tuple[Hashable, ...] = (None,),
         is_gate_up: bool = False,
+        is_exact: bool = False,
     ) -> None:
-        super().__init__(WeightShard(input_size, output_size, self.place, part_ids, is_gate_up))
+        super().__init__(
+            WeightShard(input_size, output_size, self.place, part_ids, is_gate_up, is_exact=is_exact)
+        )
         if bias:
             self.slots["bias"] = Slot((output_size,), self.place_bias, part_ids)
         else:
@@ -143,6 +146,20 @@ class RowLinear(_Linear):
     def forward(self, x: Tensor) -> Tensor:
         bias = self.bias if parallel.tensor_rank() == 0 else None
         return parallel.all_reduce(self.quant.apply(self, x, bias))
+
+
+class ExactLinear(_Linear):
+    """y = x W^T + b, the whole of it on every rank, its weight never rounded to integers: for the few outputs that decide."""
+
+    def __init__(self, input_size: int, output_size: int, bias: bool = False) -> None:
+        super().__init__(input_size, output_size, bias, is_exact=True)
+
+    def place(self, shape: tuple[int, ...], tensor: Tensor, part_id: Hashable) -> tuple[int, Tensor]:
+        """All of `tensor`."""
+        return 0, share_of(tensor, shape, 0, 0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.quant.apply(self, x, self.bias)
 
 
 def _halves_of_pairs(rows: Tensor, head_dim: int, width: int) -> Tensor:

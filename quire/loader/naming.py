@@ -4,7 +4,8 @@ A model class says what differs between its own names and a checkpoint's:
   packed_weights    word of a checkpoint's name -> (word of the parameter's name, part): q_proj is part "q" of qkv_proj.
   fused_weights     word of a checkpoint's name -> a cut (`quire.layers.fused`) of its tensor into parts of the parameter.
   rename            a function of a checkpoint's name: the name to go on with, or None for a tensor that is not needed.
-The last two are optional; `fused_weights` may be set by the instance, since cuts depend on the configuration.
+The last two are optional; `fused_weights` may be set by the instance, since cuts depend on the configuration. Experts
+of a mixture have a number in their names, or one tensor for all of them: see `quire.loader.experts`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from quire.layers import TiedLMHead
 from quire.layers.fused import Cut
+from quire.loader.experts import expert_part, name_of_expert, stacked_parts
 
 Part = tuple[str, Hashable]
 """A parameter's name, and which part of it."""
@@ -38,6 +40,12 @@ class Names:
     def cut(self, name: str, tensor: Tensor) -> list[tuple[Part, Tensor]]:
         """What a checkpoint's tensor gives, each with the part that it is. ValueError: it cannot be cut."""
         words = (self._rename(name) or name).split(".")
+        part = expert_part(words, self._packed)
+        if part is not None:
+            return [(part, tensor)]
+        parts = stacked_parts(words, tensor)
+        if parts is not None:
+            return parts
         for i, word in enumerate(words):
             if word in self._fused:
                 target = ".".join(words)
@@ -52,8 +60,9 @@ class Names:
         spelled = {target: word for word, target in self._packed.items()}
         found = set()
         for name, part_id in parts:
-            words = [str(spelled.get((word, part_id), word)) for word in name.split(".")]
-            found.add(".".join(words))
+            words = name.split(".")
+            renamed = [str(spelled.get((word, part_id), word)) for word in words]
+            found.add(name_of_expert(words, part_id, spelled) or ".".join(renamed))
         return sorted(found)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from quire.ops.activations import ActivationName
 from quire.ops.registry import select
+from quire.ops.routing import Routing
 from quire.ops.sampling.edits import RowEdits
 from quire.ops.weights import PackedWeight, WeightFormat
 
@@ -142,6 +143,37 @@ def gate_up_linear(
     A packed weight must have been packed with `gate_up`; the rows of a plain one are gate [N / 2] then up [N / 2].
     """
     return select("gate_up_linear", x.device)(x, weight, bias, activation)
+
+
+def route(logits: Tensor, routing: Routing, correction_bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Each token's experts and their weights, as `Routing` defines them: logits [T, E], correction_bias [E].
+
+    Returns ids int32 [T, top_k], the best first, and weights float32 [T, top_k]. Ids of a row with NaN are valid.
+    """
+    return select("route", logits.device)(logits, routing, correction_bias)
+
+
+def experts(
+    x: Tensor,
+    ids: Tensor,
+    weights: Tensor,
+    gate_up: Tensor | PackedWeight,
+    down: Tensor | PackedWeight,
+    activation: ActivationName = "silu",
+) -> Tensor:
+    """A mixture of E gated feed-forward blocks (1701.06538): sum over j of weights[t, j] * block ids[t, j] of x[t], j ascending.
+
+    x [T, H]; ids [T, k] and weights [T, k] as `route` gives them; the block of an expert is `gate_up_linear`, then `linear`. The
+    weights are stacks (`stacked_rows`): gate_up [2 * E * stacked_rows(I), H], the gates of all experts and then their ups, packed
+    with `gate_up` if it is packed; down [E * stacked_rows(H), I]. Returns [T, H] in x's type. Only the weights of experts that
+    some token goes to are read.
+    """
+    return select("experts", x.device)(x, ids, weights, gate_up, down, activation)
+
+
+def sigmoid_gate(x: Tensor, gate: Tensor) -> Tensor:
+    """x [T, N] with each row times the sigmoid of its gate [T, 1], in x's type."""
+    return select("sigmoid_gate", x.device)(x, gate)
 
 
 def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:

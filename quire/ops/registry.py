@@ -105,7 +105,7 @@ def _load_backends() -> None:
     if _loaded:
         return
     _loaded = True
-    for name in ("cpu", "triton", "reference"):
+    for name in ("cpu", "triton", "reference", "reference_moe"):
         module = f"quire.ops.{name}"
         if importlib.util.find_spec(module) is not None and _can_import(name):
             importlib.import_module(module)

@@ -13,6 +13,8 @@ FormatName = Literal["float32", "bfloat16", "int8", "int4"]
 FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4")
 GROUP_SIZES = (32, 64, 128)
 
+_STACK_ALIGNMENT = 32
+
 
 @dataclass(frozen=True)
 class WeightFormat:
@@ -71,6 +73,37 @@ class PackedWeight:
     def device_type(self) -> str:
         """Where it lies."""
         return next(iter(self.tensors.values())).device.type
+
+
+def stacked_rows(rows: int) -> int:
+    """Rows from the start of one expert's matrix of `rows` to that of the next in a stack of them, which is one matrix.
+
+    So many that each expert begins with a panel of its own, whatever the backend's panels.
+    """
+    return -(-rows // _STACK_ALIGNMENT) * _STACK_ALIGNMENT
+
+
+def num_stacked(
+    gate_up: Tensor | PackedWeight, down: Tensor | PackedWeight, hidden_size: int
+) -> tuple[int, int]:
+    """(experts, intermediate size) of the stacks of `ops.experts`. Raises ValueError where they do not fit each other."""
+    (gate_up_rows, inputs), (down_rows, intermediate_size) = (_shape(stack) for stack in (gate_up, down))
+    num_experts, rest = divmod(gate_up_rows, 2 * stacked_rows(intermediate_size))
+    expected = num_experts * stacked_rows(hidden_size)
+    if inputs != hidden_size or rest or down_rows != expected:
+        raise ValueError(
+            f"gate_up and down must be stacks of blocks {hidden_size} to {intermediate_size} and back, "
+            f"got [{gate_up_rows}, {inputs}] and [{down_rows}, {intermediate_size}]"
+        )
+    if isinstance(gate_up, PackedWeight) and not gate_up.gate_up:
+        raise ValueError("gate_up must be packed with gate_up=True for experts")
+    return num_experts, intermediate_size
+
+
+def _shape(weight: Tensor | PackedWeight) -> tuple[int, int]:
+    if isinstance(weight, PackedWeight):
+        return weight.output_size, weight.input_size
+    return int(weight.shape[0]), int(weight.shape[1])
 
 
 def check_matrix(output_size: int, input_size: int, format: WeightFormat, gate_up: bool) -> None:

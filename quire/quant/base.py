@@ -30,6 +30,8 @@ class WeightShard:
     """Rows are gate then up, multiplied by `apply_gate_up` alone."""
     is_embedding: bool = False
     """Rows are tokens: gathered by `embed`, and multiplied if the output head is tied to them."""
+    num_experts: int = 0
+    """Rows are a stack of so many experts' matrices, multiplied by `ops.experts` alone; 0: one matrix."""
     is_exact: bool = False
     """Never rounded to integers, whatever the model's quantization."""
 
