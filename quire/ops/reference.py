@@ -272,9 +272,13 @@ def kv_cache_shape(
 @register("write_kv", "reference")
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """See `quire.ops.write_kv`."""
-    slots = slot_mapping.long()
-    k_cache.flatten(0, 1).index_copy_(0, slots, _to_cache(k, k_cache.dtype))
-    v_cache.flatten(0, 1).index_copy_(0, slots, _to_cache(v, v_cache.dtype))
+    write_pool(k, k_cache, slot_mapping)
+    write_pool(v, v_cache, slot_mapping)
+
+
+def write_pool(x: Tensor, pool: Tensor, slot_mapping: Tensor) -> None:
+    """One of `write_kv`'s two halves."""
+    pool.flatten(0, 1).index_copy_(0, slot_mapping.long(), _to_cache(x, pool.dtype))
 
 
 def _to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -19,6 +19,19 @@ from quire.log import get_logger, warn_once
 
 _logger = get_logger(__name__)
 _BUILD_INFO = "build_info.json"
+_FAMILIES = (
+    "activation",
+    "attention",
+    "latent",
+    "linear",
+    "norm",
+    "pointwise",
+    "rotary",
+    "sampling",
+    "recorded",
+    "recorded_latent",
+)
+"""Modules of this folder that register ops."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +115,7 @@ def _register() -> None:
     if extension is None:
         warn_once(_logger, f"C++ kernels are not built; running on the reference ops (slower): {reason}")
         return
-    for family in ("activation", "attention", "linear", "norm", "pointwise", "rotary", "sampling", "recorded"):
+    for family in _FAMILIES:
         importlib.import_module(f"quire.ops.cpu.{family}")
 
 

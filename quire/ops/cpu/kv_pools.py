@@ -51,6 +51,24 @@ def kv_cache_shape(
     )
 
 
+@registry.register("latent_cache_shape", "cpu", supports=on_cpu)
+def latent_cache_shape(
+    num_blocks: int, block_size: int, latent_dim: int, rope_dim: int, dtype: torch.dtype
+) -> tuple[int, ...]:
+    """See `ops.latent_cache_shape`. The values of a chunk are made of its keys as they are read."""
+    return kv_cache_shape(num_blocks, block_size, 1, latent_dim + rope_dim, dtype)[0]
+
+
+def view_latent_pool(cache: Tensor, block_size: int, latent_dim: int, rope_dim: int) -> Any:
+    """One layer's pool of latents as the extension takes it. Raises ValueError for a pool of another layout."""
+    shape = latent_cache_shape(cache.shape[0], block_size, latent_dim, rope_dim, cache.dtype)
+    if tuple(cache.shape) != shape or not cache.is_contiguous():
+        raise ValueError(f"cache must be dense {list(shape)}, got {list(cache.shape)} {cache.dtype}")
+    return extension.latent_pools(
+        cache.data_ptr(), block_size, latent_dim, rope_dim, _DTYPE_CODES[cache.dtype]
+    )
+
+
 def view_pools(k_cache: Tensor, v_cache: Tensor, block_size: int, head_dim: int) -> Any:
     """One layer's pools as the extension takes them. Raises ValueError for pools of another layout."""
     num_kv_heads = k_cache.shape[1]
