@@ -148,8 +148,8 @@ def gate_up_linear(
 def head_linear(x: Tensor, weight: Tensor | PackedWeight, output_size: int) -> Tensor:
     """Each head times a matrix of its own: x [T, H, K] -> [T, H, output_size], in x's type.
 
-    `weight` [H * stacked_rows(output_size), K] is a stack (`quire.ops.weights.stacked_rows`) in a float format. Rows are rounded and
-    summed as `linear` does. Raises ValueError for a weight of another shape or format.
+    `weight` [H * stacked_rows(output_size), K] is a stack (`quire.ops.weights.stacked_rows`) in a float format. Rows are rounded
+    and summed as `linear` does. Raises ValueError for a weight of another shape or format.
     """
     return select("head_linear", x.device)(x, weight, output_size)
 
@@ -266,8 +266,8 @@ def latent_cache_shape(
 ) -> tuple[int, ...]:
     """Shape of one layer's pool in multi-head latent attention (2405.04434): a latent and a rotary key per token, for all heads.
 
-    Dimension 0 is the block; the rest is the backend's own layout. See `kv_cache_shape`: the pool is one of keys, of a single head
-    with latent_dim + rope_dim numbers, of which int8 has one scale.
+    Dimension 0 is the block; the rest is the backend's own layout. See `kv_cache_shape`: the pool is one of keys, of a single
+    head with latent_dim + rope_dim numbers, which share a scale in int8.
     """
     return select("latent_cache_shape", device)(num_blocks, block_size, latent_dim, rope_dim, dtype)
 

@@ -76,7 +76,7 @@ class PackedWeight:
 
 
 def stacked_rows(rows: int) -> int:
-    """Rows from the start of one expert's, or head's, matrix of `rows` to that of the next in a stack of them, which is one matrix.
+    """Rows from the start of one expert's (or head's) matrix of `rows` to that of the next in a stack, which is one matrix.
 
     So many that each of them begins with a panel of its own, whatever the backend's panels.
     """
