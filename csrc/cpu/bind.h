@@ -31,6 +31,7 @@ InstructionPtr make_instruction(Kernel<Args> kernel, const Args& args, std::shar
 // One per file bind_<name>.cpp: adds that file's functions, each of which returns an Instruction.
 void bind_attention(nb::module_& m);
 void bind_linear(nb::module_& m);
+void bind_moe(nb::module_& m);
 void bind_norm(nb::module_& m);
 void bind_sampling(nb::module_& m);
 void bind_probe(nb::module_& m);

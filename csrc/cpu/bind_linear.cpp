@@ -2,6 +2,7 @@
 #include <nanobind/ndarray.h>
 
 #include "bind.h"
+#include "grouped.h"
 #include "head_linear.h"
 #include "pack.h"
 #include "quantize.h"
@@ -15,6 +16,13 @@ WeightView view(uintptr_t data, uintptr_t scales, uintptr_t zeros, int64_t num_r
                 bool gate_up, int kind) {
   return {pointer<const void>(data), pointer<const void>(scales), pointer<const uint8_t>(zeros), num_rows, num_inputs,
           group, gate_up, static_cast<WeightKind>(kind)};
+}
+
+using ProductPtr = std::shared_ptr<Product>;
+
+template <typename Args>
+ProductPtr make_product(Kernel<Args> kernel, const Args& args) {
+  return std::make_shared<ProductCall<Args>>(kernel, args);
 }
 
 // What the three products have in common.
@@ -32,30 +40,30 @@ Args product_args(uintptr_t out, int64_t out_stride, uintptr_t bias, int64_t row
   return args;
 }
 
-InstructionPtr make_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias, int64_t rows,
+ProductPtr make_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias, int64_t rows,
                            const WeightView& weight, int activation, uintptr_t argmax_ids, uintptr_t argmax_values,
                            int level) {
   auto args = product_args<LinearArgs>(out, out_stride, bias, rows, weight, activation, argmax_ids, argmax_values);
   args.x = pointer<const float>(x);
   args.x_stride = x_stride;
-  return make_instruction(linear_for(checked_level(level)), args);
+  return make_product(linear_for(checked_level(level)), args);
 }
 
-InstructionPtr make_bf16_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias,
+ProductPtr make_bf16_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias,
                                 int64_t rows, const WeightView& weight, int activation, uintptr_t argmax_ids,
                                 uintptr_t argmax_values, int level) {
   auto args = product_args<Bf16LinearArgs>(out, out_stride, bias, rows, weight, activation, argmax_ids, argmax_values);
   args.x = pointer<const bf16>(x);
   args.x_stride = x_stride;
-  return make_instruction(bf16_linear_for(checked_level(level)), args);
+  return make_product(bf16_linear_for(checked_level(level)), args);
 }
 
-InstructionPtr make_quant_linear(uintptr_t out, int64_t out_stride, const QuantizedRows& x, uintptr_t bias, int64_t rows,
+ProductPtr make_quant_linear(uintptr_t out, int64_t out_stride, const QuantizedRows& x, uintptr_t bias, int64_t rows,
                                  const WeightView& weight, int activation, uintptr_t argmax_ids, uintptr_t argmax_values,
                                  int level) {
   auto args = product_args<QuantLinearArgs>(out, out_stride, bias, rows, weight, activation, argmax_ids, argmax_values);
   args.x = x;
-  return make_instruction(quant_linear_for(checked_level(level)), args);
+  return make_product(quant_linear_for(checked_level(level)), args);
 }
 
 InstructionPtr make_head_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, int64_t rows,
@@ -160,6 +168,7 @@ void bind_linear(nb::module_& m) {
   m.attr("PANEL_ROWS") = kPanelRows;
   nb::class_<WeightView>(m, "WeightView");
   nb::class_<QuantizedRows>(m, "QuantizedRows");
+  nb::class_<Product, Instruction>(m, "Product");
   m.def("weight_view", &view, "data"_a, "scales"_a, "zeros"_a, "num_rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a,
         "kind"_a);
   m.def("quantized_rows", &quantized_rows, "values"_a, "scales"_a, "offsets"_a, "stride"_a, "num_steps"_a, "step"_a);

@@ -69,7 +69,7 @@ void bind_norm(nb::module_& m) {
         "x_stride"_a, "eps"_a, "dtype"_a, "weight_dtype"_a, "level"_a);
   m.def("layer_norm", &layer_norm, "out"_a, "residual_out"_a, "x"_a, "weight"_a, "bias"_a, "residual"_a, "rows"_a, "heads"_a,
         "dim"_a, "x_stride"_a, "weight_stride"_a, "eps"_a, "dtype"_a, "weight_dtype"_a, "level"_a);
-  m.attr("POINTWISE") = nb::make_tuple("add", "multiply", "soft_cap");
+  m.attr("POINTWISE") = nb::make_tuple("add", "multiply", "soft_cap", "sigmoid_gate");
   m.def("pointwise", &pointwise, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "y"_a, "y_stride"_a, "rows"_a, "dim"_a,
         "factor"_a, "kind"_a, "level"_a);
 }

@@ -121,6 +121,7 @@ NB_MODULE(_cpu, m) {
 
   bind_attention(m);
   bind_linear(m);
+  bind_moe(m);
   bind_norm(m);
   bind_sampling(m);
   bind_probe(m);

@@ -6,6 +6,7 @@
 #include "cpu_features.h"
 #include "head_linear.h"
 #include "layer_norm.h"
+#include "moe.h"
 #include "pack.h"
 #include "pointwise.h"
 #include "probe.h"
@@ -68,6 +69,7 @@ bool runs_here(Level level) {
 bool level_available(Level level) { return compiled(level) && runs_here(level); }
 
 QUIRE_DISPATCH(argmax, ArgmaxArgs)
+QUIRE_DISPATCH(combine, CombineArgs)
 QUIRE_DISPATCH(gather, GatherArgs)
 QUIRE_DISPATCH(layer_norm, LayerNormArgs)
 QUIRE_DISPATCH(linear, LinearArgs)
@@ -78,6 +80,7 @@ QUIRE_DISPATCH(quantize, QuantizeArgs)
 QUIRE_DISPATCH(rank_tokens, RankArgs)
 QUIRE_DISPATCH(rms_norm, RmsNormArgs)
 QUIRE_DISPATCH(rotary, RotaryArgs)
+QUIRE_DISPATCH(route, RouteArgs)
 QUIRE_DISPATCH(sample, SampleArgs)
 QUIRE_DISPATCH(silu_and_mul, SiluAndMulArgs)
 QUIRE_DISPATCH_BF16(bf16_linear, Bf16LinearArgs)

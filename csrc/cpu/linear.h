@@ -17,6 +17,9 @@ struct Argmax {
   float* values;            // [rows]; not finite if any output of the row is not: then `ids` means nothing
 };
 
+// Rows whose activations one panel meets before the next panel is read; a multiple of every tile height.
+constexpr int64_t kRowBlock = 96;
+
 // float32 weights.
 struct LinearArgs {
   float* out;               // [rows, out_stride]
@@ -60,5 +63,23 @@ struct QuantLinearArgs {
   Argmax argmax;
 };
 QUIRE_KERNEL(quant_linear, QuantLinearArgs)
+
+// Makes row `count` the first one.
+static inline void skip_rows(LinearArgs& args, int64_t count) {
+  args.out += count * args.out_stride;
+  args.x += count * args.x_stride;
+}
+
+static inline void skip_rows(Bf16LinearArgs& args, int64_t count) {
+  args.out += count * args.out_stride;
+  args.x += count * args.x_stride;
+}
+
+static inline void skip_rows(QuantLinearArgs& args, int64_t count) {
+  args.out += count * args.out_stride;
+  args.x.values += count * args.x.stride;
+  args.x.scales += count * args.x.num_steps;
+  args.x.offsets += count * args.x.num_steps;
+}
 
 }  // namespace quire

@@ -15,6 +15,7 @@ struct Team {
   int thread;
   int size;
   ThreadPool* pool;
+  const Range* slice = nullptr;   // this thread's share of what the kernel shares out, where the caller has cut it already
 
   // Returns when every thread of the team has come here.
   void barrier() const;
@@ -27,6 +28,7 @@ struct Team {
 
   // This thread's contiguous share of `count` units of work. Depends on the team's size, never on timing.
   Range share(int64_t count) const {
+    if (slice) return *slice;
     return {count * thread / size, count * (thread + 1) / size};
   }
 };

@@ -8,9 +8,6 @@
 namespace quire {
 namespace QUIRE_LEVEL {
 
-// Rows whose activations one panel meets before the next panel is read; a multiple of every tile height.
-constexpr int64_t kRowBlock = 96;
-
 // Brings the next panel from memory while the tiles of this one are computed: of a few tiles only the first would read
 // memory, and memory would rest while the others find the panel in the cache. Each tile fetches its part, a little per chunk.
 // One tile alone has the hardware stream ahead of it, and many tiles are bound by arithmetic.

@@ -47,7 +47,9 @@ _ACTIVATION_BY_DEFAULT = {
 _TIED_BY_DEFAULT = frozenset(
     {"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "opt", "bloom", "falcon", "starcoder2"}
 )
-_QKV_BIAS_BY_DEFAULT = frozenset({"qwen2", "gpt_neox", "glm", "glm4"})
+_QKV_BIAS_BY_DEFAULT = frozenset({"qwen2", "qwen2_moe", "gpt_neox", "glm", "glm4"})
+_WINDOWED_IF_ASKED = frozenset({"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
+"""Families whose files name a window also where it does not apply."""
 _DEFAULT_WINDOWS = {"mistral": 4096, "gemma2": 4096, "gemma3_text": 4096}
 _GEMMA3_PATTERN = 6
 """Of so many layers the last sees all positions."""
@@ -107,7 +109,7 @@ def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) ->
         local_rope_theta=rope.local_rope_theta,
         tie_word_embeddings=fields.flag("tie_word_embeddings", model_type in _TIED_BY_DEFAULT),
         attention_bias=attention_bias,
-        attention_out_bias=attention_bias and model_type in ("llama", "qwen3"),
+        attention_out_bias=attention_bias and model_type in ("llama", "qwen3", "qwen3_moe"),
         mlp_bias=fields.flag("mlp_bias", False),
         sliding_window=window,
         sliding_window_layers=window_layers,
@@ -219,7 +221,7 @@ def _sliding_window(
     window = fields.get("sliding_window")
     if window is None and "sliding_window" not in fields.values:
         window = _DEFAULT_WINDOWS.get(model_type)
-    if model_type in ("qwen2", "qwen3") and not fields.flag("use_sliding_window", False):
+    if model_type in _WINDOWED_IF_ASKED and not fields.flag("use_sliding_window", False):
         window = None
     if window is None or model_type == "llama":
         return None, None
@@ -234,6 +236,9 @@ def _sliding_window(
     if model_type == "gemma3_text":
         pattern = fields.positive("sliding_window_pattern", default=_GEMMA3_PATTERN)
         return window, tuple((layer + 1) % pattern != 0 for layer in range(num_layers))
+    if model_type == "qwen2_moe":
+        last = fields.positive("max_window_layers", default=28)
+        return window, tuple(layer % 2 == 0 and layer < last for layer in range(num_layers))
     if model_type in ("qwen2", "qwen3"):
         first = fields.get("max_window_layers")
         first = 28 if first is None else first

@@ -25,7 +25,7 @@ _PARTIAL_BY_DEFAULT = {
 """The families of which only a part of each head may turn, and that part where the file says nothing."""
 LATENT_FAMILIES = frozenset({"deepseek_v2", "deepseek_v3"})
 """Families with multi-head latent attention, of whose heads the last qk_rope_head_dim components turn."""
-_THETA_BY_DEFAULT = {"gemma3_text": 1e6}
+_THETA_BY_DEFAULT = {"gemma3_text": 1e6, "mixtral": 1e6}
 _LOCAL_THETA_BY_DEFAULT = {"gemma3_text": 1e4}
 _SCALED_CONTEXT = frozenset({"gemma3_text"})
 """Families whose max_position_embeddings counts the scaling already."""

@@ -94,5 +94,7 @@ class _DownStack(Quantizable):
     def place(self, shape: tuple[int, ...], tensor: Tensor, part_id: Hashable) -> tuple[int, Tensor]:
         """This rank's columns of one expert's projection."""
         expert, _ = cast(tuple[int, None], part_id)
-        columns = share_of(tensor, (self.hidden_size, *shape[1:]), 1, parallel.tensor_rank(), parallel.tensor_size())
+        columns = share_of(
+            tensor, (self.hidden_size, *shape[1:]), 1, parallel.tensor_rank(), parallel.tensor_size()
+        )
         return expert * self.stride, columns

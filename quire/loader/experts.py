@@ -31,7 +31,9 @@ def stacked_parts(words: list[str], tensor: Tensor) -> list[tuple[tuple[str, Has
         return None
     target, halves = ".".join([*words, "weight"]), _STACKS[words[-1]]
     if tensor.shape[1] % len(halves):
-        raise ValueError(f"shape {list(tensor.shape)}, but the architecture needs an even number of rows per expert")
+        raise ValueError(
+            f"shape {list(tensor.shape)}, but the architecture needs an even number of rows per expert"
+        )
     return [
         ((target, (expert, half)), piece)
         for expert, matrix in enumerate(tensor)
@@ -39,7 +41,9 @@ def stacked_parts(words: list[str], tensor: Tensor) -> list[tuple[tuple[str, Has
     ]
 
 
-def name_of_expert(words: list[str], part_id: Hashable, spelled: Mapping[tuple[str, Hashable], str]) -> str | None:
+def name_of_expert(
+    words: list[str], part_id: Hashable, spelled: Mapping[tuple[str, Hashable], str]
+) -> str | None:
     """The name that a checkpoint has for one expert's tensor, from the parameter's; None where `part_id` is no expert's."""
     if not isinstance(part_id, tuple) or _WORD not in words:
         return None

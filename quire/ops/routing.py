@@ -39,15 +39,23 @@ class Routing:
         if self.scoring not in SCORINGS:
             raise ValueError(f"scoring must be one of {', '.join(SCORINGS)}, got {self.scoring!r}")
         if self.group_score not in GROUP_SCORES:
-            raise ValueError(f"group_score must be one of {', '.join(GROUP_SCORES)}, got {self.group_score!r}")
+            raise ValueError(
+                f"group_score must be one of {', '.join(GROUP_SCORES)}, got {self.group_score!r}"
+            )
         if self.num_experts < 1:
             raise ValueError(f"num_experts must be at least 1, got {self.num_experts}")
         if self.num_groups < 1 or self.num_experts % self.num_groups:
-            raise ValueError(f"num_groups must be a divisor of num_experts ({self.num_experts}), got {self.num_groups}")
+            raise ValueError(
+                f"num_groups must be a divisor of num_experts ({self.num_experts}), got {self.num_groups}"
+            )
         if not 1 <= self.top_groups <= self.num_groups:
-            raise ValueError(f"top_groups must be between 1 and num_groups ({self.num_groups}), got {self.top_groups}")
+            raise ValueError(
+                f"top_groups must be between 1 and num_groups ({self.num_groups}), got {self.top_groups}"
+            )
         if self.group_score == "sum_of_top_2" and self.group_size < 2:
-            raise ValueError(f"group_score sum_of_top_2 needs groups of at least 2 experts, got {self.group_size}")
+            raise ValueError(
+                f"group_score sum_of_top_2 needs groups of at least 2 experts, got {self.group_size}"
+            )
         if not 1 <= self.top_k <= self.num_candidates:
             raise ValueError(f"top_k must be between 1 and {self.num_candidates}, got {self.top_k}")
 

@@ -103,9 +103,50 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         | dict(num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=False)
         | dict(use_sliding_window=True, sliding_window=40, max_window_layers=1),
     ),
+    "mixtral-gqa": (
+        "MixtralForCausalLM",
+        _BODY
+        | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=80, tie_word_embeddings=False)
+        | dict(num_local_experts=5, num_experts_per_tok=2, intermediate_size=76),
+    ),
+    "mixtral-windowed-tied": (
+        "MixtralForCausalLM",
+        _BODY
+        | dict(num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=True, sliding_window=40)
+        | dict(hidden_size=120, num_local_experts=8, num_experts_per_tok=3, intermediate_size=100),
+    ),
+    "qwen2-moe-shared-expert": (
+        "Qwen2MoeForCausalLM",
+        _BODY
+        | dict(num_attention_heads=6, num_key_value_heads=2, tie_word_embeddings=True)
+        | dict(num_experts=6, num_experts_per_tok=3, moe_intermediate_size=44)
+        | dict(shared_expert_intermediate_size=68, mlp_only_layers=[1]),
+    ),
+    "qwen2-moe-sparse-step-windowed": (
+        "Qwen2MoeForCausalLM",
+        _BODY
+        | dict(num_attention_heads=3, num_key_value_heads=1, tie_word_embeddings=False, qkv_bias=False)
+        | dict(num_experts=9, num_experts_per_tok=4, moe_intermediate_size=64, norm_topk_prob=True)
+        | dict(shared_expert_intermediate_size=96, decoder_sparse_step=2)
+        | dict(use_sliding_window=True, sliding_window=40, max_window_layers=2),
+    ),
     "qwen3-gqa-tied": (
         "Qwen3ForCausalLM",
         _BODY | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=80, tie_word_embeddings=True),
+    ),
+    "qwen3-moe-gqa": (
+        "Qwen3MoeForCausalLM",
+        _BODY
+        | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=80, tie_word_embeddings=False)
+        | dict(num_experts=16, num_experts_per_tok=4, moe_intermediate_size=48, norm_topk_prob=True)
+        | dict(mlp_only_layers=[0]),
+    ),
+    "qwen3-moe-biases-windowed-tied": (
+        "Qwen3MoeForCausalLM",
+        _BODY
+        | dict(num_attention_heads=5, num_key_value_heads=5, head_dim=16, tie_word_embeddings=True)
+        | dict(num_experts=7, num_experts_per_tok=2, moe_intermediate_size=60, decoder_sparse_step=1)
+        | dict(attention_bias=True, use_sliding_window=True, sliding_window=17),
     ),
     "qwen3-biases-windowed": (
         "Qwen3ForCausalLM",

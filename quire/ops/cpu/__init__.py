@@ -20,18 +20,10 @@ from quire.log import get_logger, warn_once
 _logger = get_logger(__name__)
 _BUILD_INFO = "build_info.json"
 _FAMILIES = (
-    "activation",
-    "attention",
-    "latent",
-    "linear",
-    "norm",
-    "pointwise",
-    "rotary",
-    "sampling",
-    "recorded",
-    "recorded_latent",
+    *("activation", "attention", "latent", "linear", "moe", "norm", "pointwise", "rotary", "sampling"),
+    *("recorded", "recorded_latent", "recorded_moe"),
 )
-"""Modules of this folder that register ops."""
+"""Modules that register kernels."""
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,12 @@ def _with_tensors(weight: CpuWeight, tensors: dict[str, Tensor]) -> CpuWeight:
     return CpuWeight(weight.format, weight.output_size, weight.input_size, weight.gate_up, tensors, view)
 
 
+def slice_panels(weight: CpuWeight, first: int, count: int, output_size: int) -> CpuWeight:
+    """Some panels of a weight as a matrix of `output_size` rows of its own, in the same memory."""
+    tensors = {name: tensor[first : first + count] for name, tensor in weight.tensors.items()}
+    return _with_tensors(CpuWeight(weight.format, output_size, weight.input_size, weight.gate_up), tensors)
+
+
 def _panel_order(weight: PackedWeight) -> Tensor:
     """[panels * PANEL_ROWS]: the matrix row at each place of the panels; output_size where there is none."""
     size = weight.output_size

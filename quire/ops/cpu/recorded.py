@@ -34,11 +34,12 @@ def _on_meta(device: torch.device) -> bool:
     return device.type == "meta"
 
 
-def _recorded(op_name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def recorded(op_name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: this function records `op_name`."""
     return registry.register(op_name, "graph", supports=_on_meta)
 
 
-@_recorded("embedding")
+@recorded("embedding")
 def embedding(token_ids: Tensor, weight: CpuWeight) -> Tensor:
     """Rows of the step's own tokens, or of their positions."""
     record = recording()
@@ -56,7 +57,7 @@ def embedding(token_ids: Tensor, weight: CpuWeight) -> Tensor:
     return out
 
 
-@_recorded("rms_norm")
+@recorded("rms_norm")
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -97,7 +98,7 @@ def rms_norm(
     return out, total
 
 
-@_recorded("layer_norm")
+@recorded("layer_norm")
 def layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, residual: Tensor | None = None
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -140,7 +141,7 @@ def layer_norm(
     return out, total
 
 
-@_recorded("linear")
+@recorded("linear")
 def linear(
     x: Tensor, weight: CpuWeight, bias: Tensor | None = None, activation: str | None = None
 ) -> Tensor:
@@ -148,7 +149,7 @@ def linear(
     return _multiply(x, weight, bias, weight.output_size, activation)
 
 
-@_recorded("gate_up_linear")
+@recorded("gate_up_linear")
 def gate_up_linear(
     x: Tensor, weight: CpuWeight, bias: Tensor | None = None, activation: str = "silu"
 ) -> Tensor:
@@ -164,7 +165,7 @@ def _multiply(
         raise NotCapturable("linear of something else than float32 rows by a packed weight")
     bias = None if bias is None else bias.float().contiguous()
     out = record.new((width,), torch.float32)
-    rows = _encode(x, weight) if weight.encodes_activations else (x,)
+    rows = encode_rows(x, weight) if weight.encodes_activations else (x,)
     sources, target = [record.operand(t) for t in rows], record.operand(out)
 
     def build(at: Address, argmax: tuple[int, int] = (0, 0)) -> Any:
@@ -178,7 +179,8 @@ def _multiply(
     return out
 
 
-def _encode(x: Tensor, weight: CpuWeight) -> tuple[Tensor, ...]:
+def encode_rows(x: Tensor, weight: CpuWeight) -> tuple[Tensor, ...]:
+    """Records x [T, K] as `weight` wants it."""
     record = recording()
     rows = tuple(record.new((width,), dtype) for width, dtype in encoded_shapes(weight))
     build = encode_builder(weight, record.operand(x), [record.operand(t) for t in rows])
@@ -209,7 +211,7 @@ def _rows(at: Address, operand: Operand) -> Rows:
     return at(operand), operand.stride // 4
 
 
-@_recorded("rotary_embedding")
+@recorded("rotary_embedding")
 def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin_cache: Tensor) -> tuple[Tensor, Tensor]:
     """At the positions of the step's own tokens."""
     record = recording()
@@ -239,7 +241,7 @@ def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin_cache: Ten
     return out
 
 
-@_recorded("write_kv")
+@recorded("write_kv")
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """To the slots of the step's own tokens."""
     record = recording()
@@ -273,7 +275,7 @@ def rotary_write_builder(rotary: Node, write: Node) -> Callable[[Address], Any]:
     return build
 
 
-@_recorded("paged_attention")
+@recorded("paged_attention")
 def paged_attention(
     q: Tensor,
     k_cache: Tensor,
@@ -311,7 +313,7 @@ def paged_attention(
 # -- element by element --------------------------------------------------------------------------------------
 
 
-@_recorded("soft_cap")
+@recorded("soft_cap")
 def soft_cap(x: Tensor, cap: float) -> Tensor:
     """See `ops.soft_cap`."""
     return _pointwise("soft_cap", x, None, cap)
@@ -343,7 +345,24 @@ def _pointwise(kind: str, x: Tensor, y: Tensor | None, factor: float) -> Tensor:
     return out
 
 
-@_recorded("silu_and_mul")
+@recorded("sigmoid_gate")
+def sigmoid_gate(x: Tensor, gate: Tensor) -> Tensor:
+    """See `ops.sigmoid_gate`."""
+    record = recording()
+    if x.dtype != torch.float32 or gate.dtype != torch.float32 or x.dim() != 2 or gate.shape[1:] != (1,):
+        raise NotCapturable("sigmoid_gate of something else than float32 rows by one number each")
+    out = record.new((x.shape[1],), torch.float32)
+    source, factor, target = (record.operand(t) for t in (x, gate, out))
+
+    def build(at: Address) -> Any:
+        rows = _rows(at, target), _rows(at, source), _rows(at, factor)
+        return pointwise_instruction("sigmoid_gate", *rows, 0, x.shape[1])
+
+    record.emit("sigmoid_gate", (x, gate), (out,), build)
+    return out
+
+
+@recorded("silu_and_mul")
 def silu_and_mul(x: Tensor) -> Tensor:
     """Models whose gate and up are not one packed weight."""
     record = recording()
