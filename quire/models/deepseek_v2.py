@@ -53,7 +53,9 @@ class DeepseekAttention(nn.Module):
         self.kv_b_proj = LatentUpProjection(latent_dim, heads, nope_dim, value_dim)
         self.o_proj = RowLinear(heads * value_dim, hidden_size, bias)
         self.rotary = rotary
-        self.attn = LatentAttention(layer_index, config.head_dim**-0.5 * softmax_magnitude(config.rope_scaling))
+        self.attn = LatentAttention(
+            layer_index, config.head_dim**-0.5 * softmax_magnitude(config.rope_scaling)
+        )
 
     def forward(self, positions: Tensor, hidden: Tensor) -> Tensor:
         if self.has_query_latent:

@@ -83,12 +83,12 @@ def stacked_rows(rows: int) -> int:
     return -(-rows // _STACK_ALIGNMENT) * _STACK_ALIGNMENT
 
 
-def check_heads(
-    x_shape: tuple[int, ...], weight: Tensor | PackedWeight, output_size: int
-) -> None:
+def check_heads(x_shape: tuple[int, ...], weight: Tensor | PackedWeight, output_size: int) -> None:
     """Raises ValueError where `weight` is no stack of matrices [output_size, K] for x [T, H, K] of `ops.head_linear`."""
     if isinstance(weight, PackedWeight) and (weight.format.is_integer or weight.gate_up):
-        raise ValueError(f"weight of head_linear must be float32 or bfloat16, without gate_up, got {weight.format.name}")
+        raise ValueError(
+            f"weight of head_linear must be float32 or bfloat16, without gate_up, got {weight.format.name}"
+        )
     expected = [x_shape[1] * stacked_rows(output_size), x_shape[2]] if len(x_shape) == 3 else []
     if list(_shape(weight)) != expected:
         raise ValueError(

@@ -50,6 +50,7 @@ _DEEPSEEK_YARN = {
 }
 _LATENT = {
     "num_attention_heads": 4,
+    "num_key_value_heads": 4,
     "kv_lora_rank": 40,
     "qk_nope_head_dim": 24,
     "qk_rope_head_dim": 16,
@@ -215,7 +216,8 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "DeepseekV2ForCausalLM",
         _BODY
         | _LATENT
-        | dict(num_attention_heads=3, q_lora_rank=56, kv_lora_rank=64, qk_nope_head_dim=16, v_head_dim=32)
+        | dict(num_attention_heads=3, num_key_value_heads=3, q_lora_rank=56, kv_lora_rank=64)
+        | dict(qk_nope_head_dim=16, v_head_dim=32)
         | dict(n_routed_experts=12, num_experts_per_tok=3, topk_method="group_limited_greedy", n_group=4)
         | dict(topk_group=2, n_shared_experts=1, routed_scaling_factor=4.0, attention_bias=True)
         | {"tie_word_embeddings": True},
@@ -231,9 +233,9 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "DeepseekV3ForCausalLM",
         _BODY
         | _LATENT
-        | dict(num_attention_heads=16, q_lora_rank=None, kv_lora_rank=64, first_k_dense_replace=0)
+        | dict(num_attention_heads=16, num_key_value_heads=16, q_lora_rank=None, kv_lora_rank=64)
         | dict(n_routed_experts=5, num_experts_per_tok=2, n_group=1, topk_group=1, norm_topk_prob=False)
-        | dict(rope_interleave=False, attention_bias=True, routed_scaling_factor=1.5),
+        | dict(first_k_dense_replace=0, rope_interleave=False, attention_bias=True, routed_scaling_factor=1.5),
     ),
     "starcoder2-window": (
         "Starcoder2ForCausalLM",

@@ -30,9 +30,7 @@ def head_linear(x: Tensor, weight: Tensor | CpuWeight, output_size: int, level: 
     check_heads(tuple(x.shape), weight, output_size)
     rows = dense_heads(x)
     out = torch.empty(x.shape[0], x.shape[1], output_size)
-    head_linear_instruction(
-        rows_of(out), rows_of(rows), len(x), x.shape[1], output_size, weight, level
-    ).run()
+    head_linear_instruction(rows_of(out), rows_of(rows), len(x), x.shape[1], output_size, weight, level).run()
     return out.to(x.dtype)
 
 

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from quire.ops import registry
 from quire.ops.capture import NotCapturable
-from quire.ops.cpu.extension import LEVEL, Rows, extension
-from quire.ops.cpu.graph import Operand, recording
+from quire.ops.cpu.extension import LEVEL, extension
+from quire.ops.cpu.graph import recording
 from quire.ops.cpu.kv_pools import view_latent_pool
 from quire.ops.cpu.latent import head_linear_instruction
 from quire.ops.cpu.linear import CpuWeight
+from quire.ops.cpu.recorded import Address, recorded, rows_at
 from quire.ops.weights import check_heads
 
-Address = Callable[[Operand], int]
 
-
-def _recorded(op_name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return registry.register(op_name, "graph", supports=lambda device: device.type == "meta")
-
-
-def _rows(at: Address, operand: Operand) -> Rows:
-    return at(operand), operand.stride // 4
-
-
-@_recorded("head_linear")
+@recorded("head_linear")
 def head_linear(x: Tensor, weight: CpuWeight, output_size: int) -> Tensor:
     """See `ops.head_linear`."""
     if not isinstance(weight, CpuWeight) or x.dtype != torch.float32:
@@ -39,13 +28,15 @@ def head_linear(x: Tensor, weight: CpuWeight, output_size: int) -> Tensor:
     source, target = record.operand(x), record.operand(out)
 
     def build(at: Address) -> Any:
-        return head_linear_instruction(_rows(at, target), _rows(at, source), 0, num_heads, output_size, weight)
+        return head_linear_instruction(
+            rows_at(at, target), rows_at(at, source), 0, num_heads, output_size, weight
+        )
 
     record.emit("head_linear", (x,), (out,), build)
     return out
 
 
-@_recorded("write_latent")
+@recorded("write_latent")
 def write_latent(latent: Tensor, rope_key: Tensor, cache: Tensor, slot_mapping: Tensor) -> None:
     """To the slots of the step's own tokens."""
     record = recording()
@@ -55,13 +46,13 @@ def write_latent(latent: Tensor, rope_key: Tensor, cache: Tensor, slot_mapping: 
     reads = [record.operand(t) for t in (latent, rope_key)]
 
     def build(at: Address) -> Any:
-        parts = (part for operand in reads for part in _rows(at, operand))
+        parts = (part for operand in reads for part in rows_at(at, operand))
         return extension.write_latent(*parts, pool, record.layout, LEVEL)
 
     record.emit("write_latent", (latent, rope_key), (), build, keep=cache)
 
 
-@_recorded("latent_attention")
+@recorded("latent_attention")
 def latent_attention(
     q_latent: Tensor,
     q_rope: Tensor,
@@ -75,7 +66,9 @@ def latent_attention(
     """Over the step's own requests."""
     record = recording()
     step = record.step
-    if not (block_tables is step.block_tables and query_start is step.query_start and seq_lens is step.seq_lens):
+    if not (
+        block_tables is step.block_tables and query_start is step.query_start and seq_lens is step.seq_lens
+    ):
         raise NotCapturable("attention over other requests than the step's")
     num_heads, latent_dim = q_latent.shape[1:]
     pool = view_latent_pool(cache, block_size, latent_dim, q_rope.shape[2])
@@ -83,7 +76,7 @@ def latent_attention(
     places = [record.operand(t) for t in (out, q_latent, q_rope)]
 
     def build(at: Address) -> Any:
-        parts = (part for operand in places for part in _rows(at, operand))
+        parts = (part for operand in places for part in rows_at(at, operand))
         return extension.latent_attention(*parts, num_heads, pool, record.layout, scale, LEVEL)
 
     record.emit("latent_attention", (q_latent, q_rope), (out,), build, keep=cache)
