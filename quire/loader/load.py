@@ -145,10 +145,11 @@ class _Loading:
                 name = f"{layer_name}.{slot_name}"
                 self._layers[name] = (layer, slot_name)
                 self.waiting |= {(name, part_id) for part_id in slot.part_ids}
+        self._all = frozenset(self.waiting)
 
     def knows(self, part: Part) -> bool:
-        """Whether the model has that parameter."""
-        return part[0] in self._layers
+        """Whether the model has that part."""
+        return part in self._all
 
     def take(self, part: Part, piece: Tensor, source: Tensor, release: Callable[[Tensor], None]) -> None:
         """Move a piece of the checkpoint's tensor `source` in. ValueError: wrong shape.

@@ -7,15 +7,15 @@ import re
 from pathlib import Path
 
 import quire
-from quire.models import olmo2, register_model
+from quire.models import mixtral, olmo2, register_model
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding-a-model.md").read_text()
 
 
-def test_every_block_of_the_page_is_in_the_example():
+def test_every_block_of_the_page_is_in_an_example():
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 3
-    source = inspect.getsource(olmo2)
+    assert len(blocks) == 4
+    source = inspect.getsource(olmo2) + inspect.getsource(mixtral)
     for block in blocks:
         assert block in source, block
 

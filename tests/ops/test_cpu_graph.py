@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
@@ -156,6 +157,25 @@ def test_norm_and_quantization_become_one_kernel() -> None:
     assert captured(make_forward(WeightFormat("float32"), 2)).num_instructions == 1 + 2 * 3 + 1
     for name in ("int8", "bfloat16"):
         assert captured(make_forward(WeightFormat(name), 2)).num_instructions == 1 + 2 * 4 + 1
+
+
+def test_rows_are_rounded_once_for_all_weights_that_want_the_same() -> None:
+    formats = WeightFormat("int8"), WeightFormat("int8"), WeightFormat("int8", activation_group=32), WeightFormat("bfloat16")
+    weights = [ops.pack_weight(draw(VOCAB, HIDDEN, seed=i), format) for i, format in enumerate(formats)]
+    norm = draw(HIDDEN, seed=9)
+
+    def sums(rows: Tensor, count: int) -> Tensor:
+        normed = ops.rms_norm(rows, norm, 1e-6)
+        total = ops.linear(normed, weights[0])
+        for weight in weights[1:count]:
+            total = total + ops.linear(normed, weight)
+        return total
+
+    for count, num_instructions in ((2, 1 + 2 + 1), (3, 1 + 2 + 3 + 2), (4, 1 + 3 + 4 + 3)):
+        program = capture_rows(partial(sums, count=count), 8)
+        rows = draw(8, HIDDEN, seed=count)
+        assert torch.equal(program(rows), sums(rows, count))
+        assert len(program.compiled.instructions) == num_instructions
 
 
 def test_memory_is_shared_by_rows_that_do_not_live_together() -> None:

@@ -109,7 +109,7 @@ void run_pointwise(Pointwise kind, int64_t dim, Level level, Hash& hash) {
   PointwiseArgs args{};
   args.out = out.data();
   args.x = x.data();
-  args.y = kind == Pointwise::add ? y.data() : nullptr;
+  args.y = kind == Pointwise::add || kind == Pointwise::sigmoid_gate ? y.data() : nullptr;
   args.rows = rows;
   args.dim = args.out_stride = args.y_stride = dim;
   args.x_stride = dim + 3;
@@ -159,7 +159,7 @@ void add_basic_cases(std::vector<Case>& all) {
       all.push_back({"silu_and_mul" + suffix, [=](Level level, Hash& hash) { run_silu_and_mul(dtype, dim, level, hash); }});
     }
   for (int64_t dim : {1, 77, 900})
-    for (Pointwise kind : {Pointwise::add, Pointwise::multiply, Pointwise::soft_cap})
+    for (Pointwise kind : {Pointwise::add, Pointwise::multiply, Pointwise::soft_cap, Pointwise::sigmoid_gate})
       all.push_back({"pointwise " + std::to_string(static_cast<int>(kind)) + " " + std::to_string(dim),
                      [=](Level level, Hash& hash) { run_pointwise(kind, dim, level, hash); }});
 }

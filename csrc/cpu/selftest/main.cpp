@@ -15,6 +15,7 @@ std::vector<Case> cases() {
   std::vector<Case> all;
   add_basic_cases(all);
   add_linear_cases(all);
+  add_moe_cases(all);
   add_attention_cases(all);
   add_sampling_cases(all);
   return all;

@@ -85,6 +85,7 @@ struct Case {
 // One per file of cases.
 void add_basic_cases(std::vector<Case>& all);
 void add_linear_cases(std::vector<Case>& all);
+void add_moe_cases(std::vector<Case>& all);
 void add_attention_cases(std::vector<Case>& all);
 void add_sampling_cases(std::vector<Case>& all);
 

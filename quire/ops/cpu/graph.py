@@ -57,6 +57,8 @@ class Recording:
         self.row_bytes: list[int] = []
         self._buffer_of: dict[int, int] = {}
         self._alive: list[Tensor] = []
+        self.encoded: dict[Any, tuple[Tensor, ...]] = {}
+        """Rows as some weights want them, by where they lie and what the weights want: no op changes a row that is written."""
         self.step = _step_without_memory(max_tokens)
 
     def new(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -180,11 +180,16 @@ def _multiply(
 
 
 def encode_rows(x: Tensor, weight: CpuWeight) -> tuple[Tensor, ...]:
-    """Records x [T, K] as `weight` wants it."""
+    """Records x [T, K] as `weight` wants it: once for all weights that want the same of it."""
     record = recording()
+    key = record.operand(x), weight.input_size, weight.format.name, weight.format.activation_group, weight.step, weight.multiplier
+    known = record.encoded.get(key)
+    if known is not None:
+        return known
     rows = tuple(record.new((width,), dtype) for width, dtype in encoded_shapes(weight))
     build = encode_builder(weight, record.operand(x), [record.operand(t) for t in rows])
     record.emit("encode", (x,), rows, build, weight=weight)
+    record.encoded[key] = rows
     return rows
 
 
