@@ -11,7 +11,7 @@ namespace quire {
 struct PagedAttentionArgs {
   float* out;                  // [T, H, value_dim]
   const float* q;              // [T, H, D]; over a latent cache their first value_dim components
-  const float* q_tail;         // over a latent cache, and there alone: the other components, [T, H, D - value_dim]
+  const float* q_tail;         // over a latent cache, and there alone: their tails, [T, H, D - tail_start]
   const float* alibi_slopes;   // [H], or null
   const BatchLayout* layout;
   int64_t rows;                // T; the layout says which request has which

@@ -53,6 +53,8 @@ struct Source {
   static const float* scale(const Pool& pool, Place at) {
     return reinterpret_cast<const float*>(at.block + pool.number_bytes) + at.offset;
   }
+  const float* tail_scale(Place at) const { return scale(keys, at) + block_size; }
+  bool is_latent() const { return keys.data == values.data; }
 };
 
 template <typename T>
@@ -71,6 +73,7 @@ struct Buffers {
   float* values;        // words [words of kChunk][padded(value_dim)]
   float* key_scales;    // [kChunk]
   float* value_scales;  // [kChunk]
+  float* tail_scales;   // [kChunk]
 };
 
 // Whether vectors of sixteen tokens and of sixteen components lie in the pools as the tiles want them.
@@ -101,6 +104,7 @@ void find_chunk(const Source<T>& source, int64_t begin, int64_t end, const Buffe
     if constexpr (kHasScales<T>) {
       store(buffers.key_scales + g * kLanes, load(source.scale(source.keys, key)));
       store(buffers.value_scales + g * kLanes, load(source.scale(source.values, value)));
+      if (source.is_latent()) store(buffers.tail_scales + g * kLanes, load(source.tail_scale(key)));
     }
   }
 }
@@ -158,10 +162,11 @@ void copy_chunk(const Source<T>& source, int64_t begin, int64_t end, const Buffe
     const int64_t lane = t % kLanes, n = smaller(smaller(kLanes - lane, source.block_size - key.offset), end - t);
     Copy* keys = reinterpret_cast<Copy*>(buffers.keys) + t / kLanes * key_words * kLanes + lane;
     for (int64_t w = 0; w < key_words; ++w) copy_words(keys + w * kLanes, source.key(key) + w * source.block_size, n);
-    if (source.values.data != source.keys.data) copy_values(source, value, t, n, buffers);
+    if (!source.is_latent()) copy_values(source, value, t, n, buffers);
     if constexpr (kHasScales<T>) {
       copy_words(buffers.key_scales + t, source.scale(source.keys, key), n);
       copy_words(buffers.value_scales + t, source.scale(source.values, value), n);
+      if (source.is_latent()) copy_words(buffers.tail_scales + t, source.tail_scale(key), n);
     }
     t += n;
   }

@@ -41,6 +41,7 @@ struct Chunk {
   int64_t key_stride, value_stride;
   const float* key_scales;    // [kChunk], in int8; a value's scale is 0 where no row of the call sees the token
   const float* value_scales;
+  const float* tail_scales;   // of the components from Tile::tail_start on
   bool scales_are_finite;     // the values'
   // What to ask for early: this chunk's values while its keys are read, the next keys while values are. The numbers of a
   // group lie together.
@@ -52,11 +53,13 @@ struct Chunk {
 struct Tile {
   float* query;  // as the cache's type wants it, [words of D][kTileRows]
   int rows;
+  int64_t tail_start;                // D unless the cache is latent
   int64_t position[kTileRows];
   float* out[kTileRows];
   float slope[kTileRows];
   float score_factor[kTileRows];     // of a product as multiply_keys leaves it
-  int32_t query_offset[kTileRows];   // int8 alone
+  int32_t query_offset[kTileRows];   // int8 alone, as is the tail's
+  int32_t tail_offset[kTileRows];
 };
 
 // A row's scores of a chunk, then its weights; of the tokens that it sees.

@@ -25,8 +25,9 @@ KVPools make_pools(uintptr_t keys, uintptr_t values, int64_t block_size, int64_t
 }
 
 KVPools latent_pools(uintptr_t cache, int64_t block_size, int64_t latent_dim, int64_t rope_dim, int dtype) {
-  KVPools pools = make_pools(cache, 0, block_size, 1, latent_dim + rope_dim, dtype);
+  KVPools pools = make_pools(cache, 0, block_size, 1, 0, dtype);
   pools.value_dim = latent_dim;
+  pools.head_dim = tail_start(pools) + rope_dim;
   return pools;
 }
 

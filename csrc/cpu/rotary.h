@@ -12,7 +12,7 @@ struct RotaryArgs {
   const float* q;              // [rows, H, D], or null: no queries
   const float* k;              // [rows, KH, D]
   const float* v;              // [rows, KH, D]; read only with pools
-  const float* k_tail;         // with a latent cache, and there alone: a key is k's value_dim components, then these
+  const float* k_tail;         // with a latent cache, and there alone: the tails of keys, of which k has the first part
   float* q_out;                // [rows, H, D]; may be q itself
   float* k_out;                // [rows, KH, D], or null; may be k itself
   const float* cos_sin;        // [max_position, rotary_dim]: cos, then sin; or null: nothing turns

@@ -55,11 +55,11 @@ class HFConfig:
     fields: Fields = field(default_factory=Fields, repr=False, compare=False)
     """The file as read: for what only one family has, and its own model reads."""
 
-    def cached_vectors(self, num_ranks: int = 1) -> tuple[int, int]:
-        """What a token leaves in one layer's cache on each of `num_ranks` ranks: so many vectors, and the numbers in one."""
+    def cached_vectors(self, num_ranks: int = 1) -> tuple[int, ...]:
+        """What a token leaves in one layer's cache on each of `num_ranks` ranks: the sizes of its vectors."""
         if self.kv_lora_rank is not None:
-            return 1, self.kv_lora_rank + self.rotary_dim
-        return 2 * max(1, self.num_key_value_heads // num_ranks), self.head_dim
+            return self.kv_lora_rank, self.rotary_dim
+        return (self.head_dim,) * (2 * max(1, self.num_key_value_heads // num_ranks))
 
     def window_of(self, layer_index: int) -> int | None:
         """The sliding window of a layer, or None where it sees all positions."""

@@ -266,8 +266,8 @@ def latent_cache_shape(
 ) -> tuple[int, ...]:
     """Shape of one layer's pool in multi-head latent attention (2405.04434): a latent and a rotary key per token, for all heads.
 
-    Dimension 0 is the block; the rest is the backend's own layout. See `kv_cache_shape`: the pool is one of keys, of a single
-    head with latent_dim + rope_dim numbers, which share a scale in int8.
+    Dimension 0 is the block; the rest is the backend's own layout. A token takes latent_dim + rope_dim elements, and in int8 a
+    float32 scale for each of the two. See `kv_cache_shape` for the rest.
     """
     return select("latent_cache_shape", device)(num_blocks, block_size, latent_dim, rope_dim, dtype)
 

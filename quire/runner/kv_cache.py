@@ -50,9 +50,9 @@ class KVCache:
 
 def bytes_per_block(hf: HFConfig, dtype: torch.dtype, block_size: int) -> int:
     """Bytes of one block: what this rank keeps of its tokens in all layers."""
-    vectors, width = hf.cached_vectors(parallel.tensor_size())
     scale_bytes = 4 if dtype == torch.int8 else 0
-    return hf.num_hidden_layers * block_size * vectors * (width * dtype.itemsize + scale_bytes)
+    sizes = hf.cached_vectors(parallel.tensor_size())
+    return hf.num_hidden_layers * block_size * sum(size * dtype.itemsize + scale_bytes for size in sizes)
 
 
 def plan_kv_cache(config: EngineConfig, device: torch.device, free_bytes: int | None = None) -> KVCacheSpec:
@@ -144,8 +144,8 @@ def _make_pools(
     if hf.kv_lora_rank is not None:
         shapes = (ops.latent_cache_shape(num_blocks, block_size, hf.kv_lora_rank, hf.rotary_dim, layout, dtype),)
     else:
-        vectors, width = hf.cached_vectors(parallel.tensor_size())
-        shapes = ops.kv_cache_shape(num_blocks, block_size, vectors // 2, width, layout, dtype)
+        num_kv_heads = len(hf.cached_vectors(parallel.tensor_size())) // 2
+        shapes = ops.kv_cache_shape(num_blocks, block_size, num_kv_heads, hf.head_dim, layout, dtype)
     pinned = device.type == "cpu" and layout.type == "cuda"
 
     def zeros(shape: tuple[int, ...]) -> Tensor:

@@ -122,8 +122,8 @@ def test_a_family_reads_its_own_fields_with_types(tmp_path):
 def test_a_token_of_deepseek_leaves_one_latent_and_one_key(tmp_path):
     config = read(tmp_path, "deepseek_v2", **DEEPSEEK_V2_LITE, num_attention_heads=7, num_key_value_heads=7)
     assert (config.head_dim, config.kv_lora_rank) == (192, 512)
-    assert config.cached_vectors() == config.cached_vectors(num_ranks=4) == (1, 576)
+    assert config.cached_vectors() == config.cached_vectors(num_ranks=4) == (512, 64)
     plain = read(tmp_path, "llama", num_key_value_heads=2)
-    assert plain.cached_vectors() == (4, 80) and plain.cached_vectors(num_ranks=4) == (2, 80)
+    assert plain.cached_vectors() == (80, 80, 80, 80) and plain.cached_vectors(num_ranks=4) == (80, 80)
     with pytest.raises(ModelLoadError, match="field kv_lora_rank is missing"):
         read(tmp_path, "deepseek_v3", **DEEPSEEK_V2_LITE | {"kv_lora_rank": None})

@@ -54,7 +54,7 @@ def test_a_rounded_cache_changes_little(folder, kv_cache_dtype, limit):
     assert 1e-6 < float(error.mean()) < limit
 
 
-@pytest.mark.parametrize(("dtype", "vector"), [("float32", 4 * 56), ("bfloat16", 2 * 56), ("int8", 56 + 4)])
+@pytest.mark.parametrize(("dtype", "vector"), [("float32", 4 * 56), ("bfloat16", 2 * 56), ("int8", 40 + 4 + 16 + 4)])
 def test_a_token_takes_a_latent_and_a_key_in_each_layer(folder, dtype, vector):
     config = EngineArgs(model=str(folder), kv_cache_dtype=dtype, skip_tokenizer_init=True).create_engine_config()
     assert bytes_per_block(config.model.hf, cache_dtype(config), 16) == 16 * 3 * vector == kv_bytes(config, 16)

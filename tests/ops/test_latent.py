@@ -94,7 +94,7 @@ class Requests:
     def exact(self, part: tuple[int, int, int], kv_dtype: torch.dtype) -> Tensor:
         """float64 attention of one part over what the cache holds."""
         i, first, end = part
-        keys = cached(torch.cat((self.latent[i], self.rope_key[i]), -1)[:end], kv_dtype)
+        keys = torch.cat([cached(part[i][:end], kv_dtype) for part in (self.latent, self.rope_key)], -1)
         q = torch.cat((self.q_latent[i], self.q_rope[i]), -1)[first:end].double()
         hidden = torch.arange(first, end)[:, None] < torch.arange(end)
         weights = (torch.einsum("qhd,kd->hqk", q, keys) * self.scale).masked_fill(hidden, -torch.inf).softmax(-1)
