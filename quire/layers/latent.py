@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from quire import ops, parallel
 from quire.layers.context import current_context
 from quire.layers.linear import ColumnLinear, ReplicatedLinear, halves_of_pairs
-from quire.ops.weights import PackedWeight, WeightFormat, stacked_rows
+from quire.ops.weights import HEAD_FORMATS, PackedWeight, WeightFormat, stacked_rows
 from quire.quant import Quantizable, WeightShard, share_of
 
 
@@ -116,7 +116,7 @@ class LatentUpProjection(Quantizable):
         format: WeightFormat | None = None
         matrix = self.weight
         if isinstance(matrix, PackedWeight):
-            format = WeightFormat("bfloat16") if matrix.format.is_integer else matrix.format
+            format = matrix.format if matrix.format.name in HEAD_FORMATS else WeightFormat("bfloat16")
             matrix = ops.unpack_weight(matrix)
         del self.weight
         keys, values = matrix.unflatten(0, (self.num_heads, -1)).split((self.nope_dim, self.value_dim), 1)

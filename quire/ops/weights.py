@@ -12,6 +12,8 @@ FormatName = Literal["float32", "bfloat16", "int8", "int4"]
 
 FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4")
 GROUP_SIZES = (32, 64, 128)
+HEAD_FORMATS = ("float32", "bfloat16")
+"""Of a weight with a matrix per head."""
 
 _STACK_ALIGNMENT = 32
 
@@ -85,7 +87,7 @@ def stacked_rows(rows: int) -> int:
 
 def check_heads(x_shape: tuple[int, ...], weight: Tensor | PackedWeight, output_size: int) -> None:
     """Raises ValueError where `weight` is no stack of matrices [output_size, K] for x [T, H, K] of `ops.head_linear`."""
-    if isinstance(weight, PackedWeight) and (weight.format.is_integer or weight.gate_up):
+    if isinstance(weight, PackedWeight) and (weight.format.name not in HEAD_FORMATS or weight.gate_up):
         raise ValueError(
             f"weight of head_linear must be float32 or bfloat16, without gate_up, got {weight.format.name}"
         )
