@@ -1,4 +1,4 @@
-// pointwise: sums, scaled, gated and capped rows in float32: what a model writes between its layers.
+// pointwise: sums, scaled, gated, capped and reordered rows in float32: what comes between the layers of a model.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@ enum class Pointwise : int {
   add = 0,       // x + y
   multiply = 1,  // x * factor
   soft_cap = 2,  // factor * tanh(x / factor)
-  sigmoid_gate = 3,  // x * sigmoid(y), y one number for all of a row
+  select = 3,    // element i is x[columns[i]]
+  sigmoid_gate = 4,  // x * sigmoid(y), y one number for all of a row
 };
 
 struct PointwiseArgs {
@@ -19,6 +20,7 @@ struct PointwiseArgs {
   const float* x;          // [rows, x_stride]
   const float* y;          // [rows, y_stride] of add; [rows], y_stride apart, of sigmoid_gate; null of the others
   int64_t rows, dim, out_stride, x_stride, y_stride;
+  const int64_t* columns;  // [dim]; select alone reads it
   float factor;
   Pointwise kind;
 };

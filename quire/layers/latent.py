@@ -115,7 +115,8 @@ class LatentUpProjection(Quantizable):
         super().after_load()
         format: WeightFormat | None = None
         matrix = self.weight
-        if isinstance(matrix, PackedWeight):
+        if not isinstance(matrix, Tensor):
+            assert isinstance(matrix, PackedWeight), "a weight that is never rounded is one matrix"
             format = matrix.format if matrix.format.name in HEAD_FORMATS else WeightFormat("bfloat16")
             matrix = ops.unpack_weight(matrix)
         del self.weight
