@@ -9,12 +9,13 @@ namespace quire {
 
 // Heads are contiguous, tokens `stride` elements apart. Requests, lengths and block tables come from the layout.
 struct PagedAttentionArgs {
-  float* out;                  // [T, H, D]
-  const float* q;              // [T, H, D]
+  float* out;                  // [T, H, value_dim]
+  const float* q;              // [T, H, D]; over a latent cache their first value_dim components
+  const float* q_tail;         // over a latent cache, and there alone: their tails, [T, H, D - tail_start]
   const float* alibi_slopes;   // [H], or null
   const BatchLayout* layout;
   int64_t rows;                // T; the layout says which request has which
-  int64_t out_stride, q_stride;
+  int64_t out_stride, q_stride, q_tail_stride;
   int64_t num_heads;
   int64_t window;              // positions that a token sees, its own included; 0: all
   float scale;

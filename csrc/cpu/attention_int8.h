@@ -2,8 +2,8 @@
 //
 // A query, and the weights of a row and chunk, become integers of 16 bits times a step. With VNNI each is 256 * high + low, two
 // signed bytes: all high products come first, then their sum times 256 goes on with the low ones; without it numbers of 16 bits
-// are multiplied anyway. Either way it is the exact sum modulo 2^32, in range up to D = 512. A token's value scale goes into its
-// weight, so that one step serves a chunk. Bytes of the cache are number + 128, which takes 128 * (sum of the integers) off.
+// are multiplied anyway. Either way it is the exact sum modulo 2^32, in range up to D = 512, and beyond it since a longer query's
+// integers are smaller. A token's value scale goes into its weight, so that one step serves a chunk. Bytes of the cache are number + 128, which takes 128 * (sum of the integers) off.
 // With 8 bits a weight below 1 / 510 of the largest would be lost, and thousands of those may be half the attention; 16 bits lose
 // at most 256 / 65,024 = 0.4 % of a chunk's largest weight altogether.
 #pragma once
@@ -46,8 +46,11 @@ inline I32x16 store_integers(Operand* p, [[maybe_unused]] int64_t stride, F32x16
   return rounded;
 }
 
-// From numbers to integers, of numbers up to `largest`; 0 for numbers that are nothing.
-inline float integers_per(float largest) { return largest > 1e-30f ? kLargestInteger / largest : 0.0f; }
+// From numbers to integers up to `top`, of numbers up to `largest`; 0 for numbers that are nothing.
+inline float integers_per(float largest, float top = kLargestInteger) { return largest > 1e-30f ? top / largest : 0.0f; }
+
+// A query's: D products with numbers up to 127 must add up to less than 2^31.
+inline float largest_of_query(int64_t dim) { return dim > 512 ? kLargestInteger * 512.0f / static_cast<float>(dim) : kLargestInteger; }
 
 // acc[r][v] += dot products of words[v] and operands[r * stride].
 template <int R, int V>
@@ -74,42 +77,31 @@ struct Int8Cache {
       top = max(top, abs(x));
       sum = sum + x;
     }
-    const float largest = reduce_max(top), factor = integers_per(largest);
-    I32x16 integers = splat_int(0);
-    for (int64_t d = 0; d < dim; d += kLanes) {
-      const F32x16 x = dim - d >= kLanes ? load(q + d) : load_first(q + d, dim - d);
-      Operand passes[kPasses][kLanes / 4];
-      integers = integers + store_integers(passes[0], kLanes / 4, x * splat(scale) * splat(factor));
-      for (int pass = 0; pass < kPasses; ++pass)
-        put_words<kLanes / 4>(query + (pass * words + d / 4) * kTileRows + r, (dim - d + 3) / 4,
-                              [&](int64_t i) { return passes[pass][i]; });
-    }
-    tile.query_offset[r] = -kByteZero * reduce_add_int(integers);
-    const float step = factor > 0.0f ? largest / kLargestInteger : 1.0f;
+    const float most = largest_of_query(dim), largest = reduce_max(top), factor = integers_per(largest, most);
+    const auto pack_part = [&](int64_t begin, int64_t end) {
+      I32x16 integers = splat_int(0);
+      for (int64_t d = begin; d < end; d += kLanes) {
+        const F32x16 x = end - d >= kLanes ? load(q + d) : load_first(q + d, end - d);
+        Operand passes[kPasses][kLanes / 4];
+        integers = integers + store_integers(passes[0], kLanes / 4, x * splat(scale) * splat(factor));
+        for (int pass = 0; pass < kPasses; ++pass)
+          put_words<kLanes / 4>(query + (pass * words + d / 4) * kTileRows + r, (end - d + 3) / 4,
+                                [&](int64_t i) { return passes[pass][i]; });
+      }
+      return -kByteZero * reduce_add_int(integers);
+    };
+    tile.query_offset[r] = pack_part(0, tile.tail_start);
+    tile.tail_offset[r] = pack_part(tile.tail_start, dim);
+    const float step = factor > 0.0f ? largest / most : 1.0f;
     tile.score_factor[r] = step + 0.0f * reduce_add(sum);  // NaN if any number is
   }
 
   template <int R, int V>
   static void multiply_keys(const Tile& tile, const Chunk<uint32_t>& chunk, int64_t g, int64_t dim, float* scores) {
-    const int64_t words = (dim + 3) / 4;
-    const Operand* query = reinterpret_cast<const Operand*>(tile.query);
-    I32x16 acc[R][V];
-    start(acc);
-    multiply_pass<true>(acc, chunk, g, words, query);
-    if constexpr (kPasses == 2) {
-      shift(acc);
-      multiply_pass<false>(acc, chunk, g, words, query + words * kTileRows);
-    }
-    F32x16 scales[V];
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) scales[v] = load(chunk.key_scales + (g + v) * kLanes);
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-      const I32x16 offset = splat_int(tile.query_offset[r]);
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v)
-        store(scores + r * kScoreStride + (g + v) * kLanes, to_float(acc[r][v] + offset) * scales[v]);
-    }
+    const int64_t words = (dim + 3) / 4, first_words = (tile.tail_start + 3) / 4;
+    multiply_part<false, R, V>(tile, chunk, g, {0, first_words}, words, chunk.key_scales, tile.query_offset, scores);
+    if (first_words < words)
+      multiply_part<true, R, V>(tile, chunk, g, {first_words, words}, words, chunk.tail_scales, tile.tail_offset, scores);
   }
 
   // A row's loops are short, so each pass goes through all rows: they hide each other's latency.
@@ -165,6 +157,33 @@ struct Int8Cache {
   }
 
  private:
+  // Words [part.begin, part.end) of the keys of V groups from g on, as scores or added to them.
+  template <bool kAdds, int R, int V>
+  static inline void multiply_part(const Tile& tile, const Chunk<uint32_t>& chunk, int64_t g, Range part, int64_t words,
+                                   const float* key_scales, const int32_t* offsets, float* scores) {
+    const Operand* query = reinterpret_cast<const Operand*>(tile.query);
+    I32x16 acc[R][V];
+    start(acc);
+    multiply_pass<!kAdds>(acc, chunk, g, part, query);
+    if constexpr (kPasses == 2) {
+      shift(acc);
+      multiply_pass<false>(acc, chunk, g, part, query + words * kTileRows);
+    }
+    F32x16 scales[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) scales[v] = load(key_scales + (g + v) * kLanes);
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+      const I32x16 offset = splat_int(offsets[r]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        float* score = scores + r * kScoreStride + (g + v) * kLanes;
+        const F32x16 product = to_float(acc[r][v] + offset);
+        store(score, kAdds ? fma(product, scales[v], load(score)) : product * scales[v]);
+      }
+    }
+  }
+
   template <int R, int V>
   static inline void start(I32x16 (&acc)[R][V]) {
 #pragma GCC unroll 12
@@ -189,15 +208,15 @@ struct Int8Cache {
     return 0.0f * reduce_add(sum);
   }
 
-  // Keys of V groups from g on.
   template <bool kFetches, int R, int V>
-  static inline void multiply_pass(I32x16 (&acc)[R][V], const Chunk<uint32_t>& chunk, int64_t g, int64_t words,
+  static inline void multiply_pass(I32x16 (&acc)[R][V], const Chunk<uint32_t>& chunk, int64_t g, Range part,
                                    const Operand* query) {
     const uint32_t* keys[V];
     const char* later[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) keys[v] = chunk.keys[g + v], later[v] = chunk.later_values[g + v];
-    for (int64_t w = 0; w < words; ++w, query += kTileRows) {
+    for (int v = 0; v < V; ++v) keys[v] = chunk.keys[g + v] + part.begin * chunk.key_stride, later[v] = chunk.later_values[g + v];
+    query += part.begin * kTileRows;
+    for (int64_t w = part.begin; w < part.end; ++w, query += kTileRows) {
       multiply_words(acc, keys, query, 1);
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) {

@@ -53,23 +53,27 @@ struct Source {
   static const float* scale(const Pool& pool, Place at) {
     return reinterpret_cast<const float*>(at.block + pool.number_bytes) + at.offset;
   }
+  const float* tail_scale(Place at) const { return scale(keys, at) + block_size; }
+  bool is_latent() const { return keys.data == values.data; }
 };
 
 template <typename T>
 Source<T> make_source(const PagedAttentionArgs& args, int64_t request, int64_t head) {
   const KVPools& pools = args.pools;
   const int64_t key_size = key_bytes(pools), value_size = value_bytes(pools), heads = pools.num_kv_heads;
-  return {{static_cast<const char*>(pools.keys) + head * key_size, heads * key_size, key_number_bytes(pools)},
-          {static_cast<const char*>(pools.values) + head * value_size, heads * value_size, value_number_bytes(pools)},
+  const Pool keys = {static_cast<const char*>(pools.keys) + head * key_size, heads * key_size, key_number_bytes(pools)};
+  const Pool values = {static_cast<const char*>(pools.values) + head * value_size, heads * value_size, value_number_bytes(pools)};
+  return {keys, is_latent(pools) ? keys : values,
           args.layout->block_tables + request * args.layout->max_blocks, pools.block_size, pools.head_dim};
 }
 
 // Room for what cannot be read where it lies.
 struct Buffers {
   float* keys;          // words [kGroups][words of D][16]
-  float* values;        // words [words of kChunk][padded(D)]
+  float* values;        // words [words of kChunk][padded(value_dim)]
   float* key_scales;    // [kChunk]
   float* value_scales;  // [kChunk]
+  float* tail_scales;   // [kChunk]
 };
 
 // Whether vectors of sixteen tokens and of sixteen components lie in the pools as the tiles want them.
@@ -77,11 +81,14 @@ bool is_regular(const KVPools& pools) { return pools.block_size % kLanes == 0 &&
 
 constexpr int64_t kFewTiles = 4;  // that do not keep the processor busy while memory answers
 
-// Many tiles had better widen a chunk's numbers once.
+// Whether a chunk's words are copied as they are, not widened.
+template <typename T>
+constexpr bool kCopiesWords = sizeof(typename Stored<T>::Word) == sizeof(typename Stored<T>::Copy);
+
+// Many tiles had better widen a chunk's numbers once, and so had what makes values of them.
 template <typename T>
 bool reads_in_place(const KVPools& pools, int64_t num_tiles) {
-  using Word = typename Stored<T>::Word;
-  return is_regular(pools) && (sizeof(Word) == sizeof(float) || num_tiles <= kFewTiles);
+  return is_regular(pools) && (kCopiesWords<T> || (num_tiles <= kFewTiles && !is_latent(pools)));
 }
 
 // Tokens [begin, end) of the chunk, in place.
@@ -97,6 +104,7 @@ void find_chunk(const Source<T>& source, int64_t begin, int64_t end, const Buffe
     if constexpr (kHasScales<T>) {
       store(buffers.key_scales + g * kLanes, load(source.scale(source.keys, key)));
       store(buffers.value_scales + g * kLanes, load(source.scale(source.values, value)));
+      if (source.is_latent()) store(buffers.tail_scales + g * kLanes, load(source.tail_scale(key)));
     }
   }
 }
@@ -154,10 +162,11 @@ void copy_chunk(const Source<T>& source, int64_t begin, int64_t end, const Buffe
     const int64_t lane = t % kLanes, n = smaller(smaller(kLanes - lane, source.block_size - key.offset), end - t);
     Copy* keys = reinterpret_cast<Copy*>(buffers.keys) + t / kLanes * key_words * kLanes + lane;
     for (int64_t w = 0; w < key_words; ++w) copy_words(keys + w * kLanes, source.key(key) + w * source.block_size, n);
-    copy_values(source, value, t, n, buffers);
+    if (!source.is_latent()) copy_values(source, value, t, n, buffers);
     if constexpr (kHasScales<T>) {
       copy_words(buffers.key_scales + t, source.scale(source.keys, key), n);
       copy_words(buffers.value_scales + t, source.scale(source.values, value), n);
+      if (source.is_latent()) copy_words(buffers.tail_scales + t, source.tail_scale(key), n);
     }
     t += n;
   }

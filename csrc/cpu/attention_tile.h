@@ -41,6 +41,7 @@ struct Chunk {
   int64_t key_stride, value_stride;
   const float* key_scales;    // [kChunk], in int8; a value's scale is 0 where no row of the call sees the token
   const float* value_scales;
+  const float* tail_scales;   // of the components from Tile::tail_start on
   bool scales_are_finite;     // the values'
   // What to ask for early: this chunk's values while its keys are read, the next keys while values are. The numbers of a
   // group lie together.
@@ -52,11 +53,13 @@ struct Chunk {
 struct Tile {
   float* query;  // as the cache's type wants it, [words of D][kTileRows]
   int rows;
+  int64_t tail_start;                // D unless the cache is latent
   int64_t position[kTileRows];
   float* out[kTileRows];
   float slope[kTileRows];
   float score_factor[kTileRows];     // of a product as multiply_keys leaves it
-  int32_t query_offset[kTileRows];   // int8 alone
+  int32_t query_offset[kTileRows];   // int8 alone, as is the tail's
+  int32_t tail_offset[kTileRows];
 };
 
 // A row's scores of a chunk, then its weights; of the tokens that it sees.
@@ -80,7 +83,7 @@ constexpr int64_t kBytesStride = 2 * kChunk + 64;
 // ---------------------------------------------------------------- merging
 
 // Attention of a tile's rows over some chunks: the largest score, the sum of e^(score - largest), and the values' sum
-// with these weights. In memory: float largest[16], sum[16], values[kTileRows][padded(D)].
+// with these weights. In memory: float largest[16], sum[16], values[kTileRows][padded(value_dim)].
 struct Partial {
   float* data;
   float* largest() const { return data; }
@@ -174,7 +177,7 @@ float hide_unseen(float* scores, Seen own, Range groups) {
 
 template <int R, typename Cache, typename Word>
 void attend_rows(const PagedAttentionArgs& args, const Tile& tile, const Chunk<Word>& chunk, Rows& rows, Partial out) {
-  const int64_t dim = args.pools.head_dim, width = padded(dim);
+  const int64_t dim = args.pools.head_dim, width = padded(args.pools.value_dim);
   const Seen all = {within_chunk(seen_by(args, tile.position[0]), chunk.first_token).begin,
                     within_chunk(seen_by(args, tile.position[R - 1]), chunk.first_token).end};
   const Range groups = {all.begin / kLanes, (all.end + kLanes - 1) / kLanes};

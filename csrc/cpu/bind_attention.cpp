@@ -20,6 +20,14 @@ KVPools make_pools(uintptr_t keys, uintptr_t values, int64_t block_size, int64_t
   pools.num_kv_heads = num_kv_heads;
   pools.head_dim = head_dim;
   pools.dtype = static_cast<KVDType>(dtype);
+  pools.value_dim = head_dim;
+  return pools;
+}
+
+KVPools latent_pools(uintptr_t cache, int64_t block_size, int64_t latent_dim, int64_t rope_dim, int dtype) {
+  KVPools pools = make_pools(cache, 0, block_size, 1, 0, dtype);
+  pools.value_dim = latent_dim;
+  pools.head_dim = tail_start(pools) + rope_dim;
   return pools;
 }
 
@@ -27,7 +35,7 @@ InstructionPtr rotary(uintptr_t q, int64_t q_stride, uintptr_t q_out, int64_t q_
                       uintptr_t k, int64_t k_stride, uintptr_t k_out, int64_t k_out_stride, uintptr_t v,
                       int64_t v_stride, uintptr_t cos_sin, int64_t rotary_dim, const KVPools& pools, LayoutPtr layout,
                       int level) {
-  RotaryArgs args;
+  RotaryArgs args{};
   args.q = pointer<const float>(q);
   args.k = pointer<const float>(k);
   args.v = pointer<const float>(v);
@@ -47,10 +55,41 @@ InstructionPtr rotary(uintptr_t q, int64_t q_stride, uintptr_t q_out, int64_t q_
   return make_instruction(rotary_for(checked_level(level)), args, std::move(layout));
 }
 
+InstructionPtr write_latent(uintptr_t latent, int64_t latent_stride, uintptr_t rope_key, int64_t rope_key_stride,
+                            const KVPools& pools, LayoutPtr layout, int level) {
+  RotaryArgs args{};
+  args.k = pointer<const float>(latent);
+  args.k_tail = pointer<const float>(rope_key);
+  args.layout = layout.get();
+  args.rows = layout->num_tokens;
+  args.k_stride = latent_stride;
+  args.k_tail_stride = rope_key_stride;
+  args.pools = pools;
+  return make_instruction(rotary_for(checked_level(level)), args, std::move(layout));
+}
+
+InstructionPtr latent_attention(uintptr_t out, int64_t out_stride, uintptr_t q, int64_t q_stride, uintptr_t q_rope,
+                                int64_t q_rope_stride, int64_t num_heads, const KVPools& pools, LayoutPtr layout,
+                                double scale, int level) {
+  PagedAttentionArgs args{};
+  args.out = pointer<float>(out);
+  args.q = pointer<const float>(q);
+  args.q_tail = pointer<const float>(q_rope);
+  args.layout = layout.get();
+  args.rows = layout->num_tokens;
+  args.out_stride = out_stride;
+  args.q_stride = q_stride;
+  args.q_tail_stride = q_rope_stride;
+  args.num_heads = num_heads;
+  args.scale = static_cast<float>(scale);
+  args.pools = pools;
+  return make_instruction(paged_attention_for(checked_level(level)), args, std::move(layout));
+}
+
 InstructionPtr paged_attention(uintptr_t out, int64_t out_stride, uintptr_t q, int64_t q_stride, int64_t num_heads,
                                const KVPools& pools, LayoutPtr layout, double scale, int64_t window,
                                uintptr_t alibi_slopes, double soft_cap, int level) {
-  PagedAttentionArgs args;
+  PagedAttentionArgs args{};
   args.out = pointer<float>(out);
   args.q = pointer<const float>(q);
   args.alibi_slopes = pointer<const float>(alibi_slopes);
@@ -83,6 +122,11 @@ void bind_attention(nb::module_& m) {
                           int64_t head_dim, int dtype) {
         new (self) KVPools(make_pools(keys, values, block_size, num_kv_heads, head_dim, dtype));
       }, "keys"_a, "values"_a, "block_size"_a, "num_kv_heads"_a, "head_dim"_a, "dtype"_a);
+  m.def("latent_pools", &latent_pools, "cache"_a, "block_size"_a, "latent_dim"_a, "rope_dim"_a, "dtype"_a);
+  m.def("write_latent", &write_latent, "latent"_a, "latent_stride"_a, "rope_key"_a, "rope_key_stride"_a, "pools"_a,
+        "layout"_a, "level"_a);
+  m.def("latent_attention", &latent_attention, "out"_a, "out_stride"_a, "q"_a, "q_stride"_a, "q_rope"_a, "q_rope_stride"_a,
+        "num_heads"_a, "pools"_a, "layout"_a, "scale"_a, "level"_a);
   m.def("rotary", &rotary, "q"_a, "q_stride"_a, "q_out"_a, "q_out_stride"_a, "num_heads"_a, "k"_a, "k_stride"_a,
         "k_out"_a, "k_out_stride"_a, "v"_a, "v_stride"_a, "cos_sin"_a, "rotary_dim"_a, "pools"_a, "layout"_a, "level"_a);
   m.def("paged_attention", &paged_attention, "out"_a, "out_stride"_a, "q"_a, "q_stride"_a, "num_heads"_a, "pools"_a,

@@ -3,6 +3,7 @@
 
 #include "bind.h"
 #include "grouped.h"
+#include "head_linear.h"
 #include "pack.h"
 #include "quantize.h"
 
@@ -63,6 +64,13 @@ ProductPtr make_quant_linear(uintptr_t out, int64_t out_stride, const QuantizedR
   auto args = product_args<QuantLinearArgs>(out, out_stride, bias, rows, weight, activation, argmax_ids, argmax_values);
   args.x = x;
   return make_product(quant_linear_for(checked_level(level)), args);
+}
+
+InstructionPtr make_head_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, int64_t rows,
+                                int64_t num_heads, int64_t num_outputs, const WeightView& weight, int level) {
+  const HeadLinearArgs args = {pointer<float>(out), pointer<const float>(x), rows, out_stride, x_stride, num_heads,
+                               num_outputs, weight};
+  return make_instruction(head_linear_for(checked_level(level)), args);
 }
 
 QuantizedRows quantized_rows(uintptr_t values, uintptr_t scales, uintptr_t offsets, int64_t stride, int64_t num_steps,
@@ -170,6 +178,8 @@ void bind_linear(nb::module_& m) {
         "activation"_a, "argmax_ids"_a, "argmax_values"_a, "level"_a);
   m.def("quant_linear", &make_quant_linear, "out"_a, "out_stride"_a, "x"_a, "bias"_a, "rows"_a, "weight"_a,
         "activation"_a, "argmax_ids"_a, "argmax_values"_a, "level"_a);
+  m.def("head_linear", &make_head_linear, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "rows"_a, "num_heads"_a,
+        "num_outputs"_a, "weight"_a, "level"_a);
   m.def("quantize", &make_quantize, "x"_a, "x_stride"_a, "rows"_a, "dim"_a, "out"_a, "activation_group"_a,
         "multiplier"_a, "narrow_out"_a, "narrow_stride"_a, "norm_weight"_a, "norm_bias"_a, "is_layer_norm"_a, "residual"_a,
         "residual_out"_a, "eps"_a, "level"_a);

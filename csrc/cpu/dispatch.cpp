@@ -4,6 +4,7 @@
 #include "activation.h"
 #include "attention.h"
 #include "cpu_features.h"
+#include "head_linear.h"
 #include "layer_norm.h"
 #include "moe.h"
 #include "pack.h"
@@ -83,6 +84,7 @@ QUIRE_DISPATCH(route, RouteArgs)
 QUIRE_DISPATCH(sample, SampleArgs)
 QUIRE_DISPATCH(silu_and_mul, SiluAndMulArgs)
 QUIRE_DISPATCH_BF16(bf16_linear, Bf16LinearArgs)
+QUIRE_DISPATCH_PAIRS(head_linear, HeadLinearArgs)
 QUIRE_DISPATCH_VNNI(quant_linear, QuantLinearArgs)
 QUIRE_DISPATCH_ALL(probe, ProbeArgs)
 

@@ -12,12 +12,19 @@ enum class KVDType : int { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3 };
 // values [ceil(B / P)][D] words, each of one component of P tokens: what a dot product takes per 32-bit lane. Components
 // beyond D are zero, tokens beyond B undefined. A byte of int8 is its number + 128; B float32 scales follow, one per token:
 // element = number * scale.
+//
+// A latent cache has one KV head and one pool, of keys in two parts: value_dim components, which are the values too, and a tail.
+// Each part begins a word of its own, and in int8 has its own B scales, the tail's behind the others.
 struct KVPools {
   void* keys;
-  void* values;
-  int64_t block_size, num_kv_heads, head_dim;
+  void* values;         // null: a latent cache
+  int64_t block_size, num_kv_heads;
+  int64_t head_dim;     // D; in a latent cache with what fills the first part's last word
   KVDType dtype;
+  int64_t value_dim;    // D unless the cache is latent
 };
+
+static inline bool is_latent(const KVPools& pools) { return pools.keys && !pools.values; }
 
 constexpr int kByteZero = 128;  // the byte that stands for 0 in int8
 
@@ -30,6 +37,9 @@ static inline int64_t num_words(const KVPools& pools, int64_t numbers) {
   return (numbers + per_word - 1) / per_word;
 }
 
+// The first component of a latent cache's tail.
+static inline int64_t tail_start(const KVPools& pools) { return num_words(pools, pools.value_dim) * numbers_per_word(pools.dtype); }
+
 static inline int64_t bytes_per_word(KVDType dtype) { return dtype == KVDType::float16 ? 2 : 4; }
 
 // Bytes of a block and head: its numbers, and all of it.
@@ -40,7 +50,8 @@ static inline int64_t value_number_bytes(const KVPools& pools) {
   return num_words(pools, pools.block_size) * pools.head_dim * bytes_per_word(pools.dtype);
 }
 static inline int64_t scale_bytes(const KVPools& pools) {
-  return pools.dtype == KVDType::int8 ? pools.block_size * static_cast<int64_t>(sizeof(float)) : 0;
+  const int64_t per_token = pools.dtype == KVDType::int8 ? sizeof(float) : 0;
+  return pools.block_size * per_token * (is_latent(pools) ? 2 : 1);
 }
 static inline int64_t key_bytes(const KVPools& pools) { return key_number_bytes(pools) + scale_bytes(pools); }
 static inline int64_t value_bytes(const KVPools& pools) { return value_number_bytes(pools) + scale_bytes(pools); }

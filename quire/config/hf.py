@@ -10,7 +10,7 @@ from typing import Any
 
 from quire.config.fields import Fields, read_json
 from quire.config.quantization import read_quantization
-from quire.config.rope import read_rope
+from quire.config.rope import LATENT_FAMILIES, read_rope
 from quire.config.types import HFConfig
 from quire.errors import ModelLoadError, UnsupportedModelError, describe
 
@@ -83,9 +83,7 @@ def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) ->
     # Beyond its training length the first Qwen turns and scales in ways of its own.
     names = ("seq_length",) if model_type == "qwen" else _CONTEXT_FIELDS
     max_position = fields.positive(*names, default=2048)
-    head_dim = fields.positive(
-        "head_dim", "kv_channels", default=_default_head_dim(fields, hidden_size, num_heads)
-    )
+    head_dim = _head_dim(fields, model_type, hidden_size, num_heads)
     window, window_layers = _sliding_window(fields, model_type, num_layers)
     rope = read_rope(fields, model_type, max_position, head_dim)
     attention_bias = fields.flag("attention_bias", model_type in _QKV_BIAS_BY_DEFAULT)
@@ -106,6 +104,7 @@ def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) ->
         rope_theta=rope.rope_theta,
         rope_scaling=rope.rope_scaling,
         rotary_dim=rope.rotary_dim,
+        kv_lora_rank=fields.positive("kv_lora_rank") if model_type in LATENT_FAMILIES else None,
         local_rope_theta=rope.local_rope_theta,
         tie_word_embeddings=fields.flag("tie_word_embeddings", model_type in _TIED_BY_DEFAULT),
         attention_bias=attention_bias,
@@ -158,10 +157,12 @@ def _num_kv_heads(fields: Fields, model_type: str, num_heads: int) -> int:
     return count
 
 
-def _default_head_dim(fields: Fields, hidden_size: int, num_heads: int) -> int | None:
+def _head_dim(fields: Fields, model_type: str, hidden_size: int, num_heads: int) -> int:
+    if model_type in LATENT_FAMILIES:
+        return fields.positive("qk_nope_head_dim") + fields.positive("qk_rope_head_dim")
     if fields.get("head_dim", "kv_channels") is None and hidden_size % num_heads:
         raise fields.wrong("hidden_size", f"a multiple of num_attention_heads ({num_heads})", hidden_size)
-    return hidden_size // num_heads
+    return fields.positive("head_dim", "kv_channels", default=hidden_size // num_heads)
 
 
 def _activation(fields: Fields, model_type: str) -> str:

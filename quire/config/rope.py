@@ -23,6 +23,8 @@ _PARTIAL_BY_DEFAULT = {
     "chatglm": 0.5,
 }
 """The families of which only a part of each head may turn, and that part where the file says nothing."""
+LATENT_FAMILIES = frozenset({"deepseek_v2", "deepseek_v3"})
+"""Families with multi-head latent attention, of whose heads the last qk_rope_head_dim components turn."""
 _THETA_BY_DEFAULT = {"gemma3_text": 1e6, "mixtral": 1e6}
 _LOCAL_THETA_BY_DEFAULT = {"gemma3_text": 1e4}
 _SCALED_CONTEXT = frozenset({"gemma3_text"})
@@ -119,6 +121,8 @@ def _original(fields: Fields, scaling: dict[str, Any], max_position: int) -> int
 def _rotary_dim(fields: Fields, model_type: str, parameters: dict[str, Any], head_dim: int) -> int:
     if model_type == "gptj":
         return fields.positive("rotary_dim", default=64)
+    if model_type in LATENT_FAMILIES:
+        return fields.positive("qk_rope_head_dim")
     given = parameters.get("partial_rotary_factor")
     if given is None:
         default = _PARTIAL_BY_DEFAULT.get(model_type, 1.0)

@@ -35,6 +35,9 @@ class HFConfig:
     """None or a dict with `rope_type` (and that type's own keys)."""
     rotary_dim: int = 0
     """Components of a head that turn, the first ones."""
+    kv_lora_rank: int | None = None
+    """Multi-head latent attention (2405.04434): size of the latent that a token's keys and values are made of. It is cached,
+    with a key of rotary_dim components, for all heads together."""
     local_rope_theta: float | None = None
     """The base of the windowed layers where it is another one, without scaling."""
     tie_word_embeddings: bool = False
@@ -54,6 +57,12 @@ class HFConfig:
     """How the checkpoint's weights are quantized; None: they are floats."""
     fields: Fields = field(default_factory=Fields, repr=False, compare=False)
     """The file as read: for what only one family has, and its own model reads."""
+
+    def cached_vectors(self, num_ranks: int = 1) -> tuple[int, ...]:
+        """What a token leaves in one layer's cache on each of `num_ranks` ranks: the sizes of its vectors."""
+        if self.kv_lora_rank is not None:
+            return self.kv_lora_rank, self.rotary_dim
+        return (self.head_dim,) * (2 * max(1, self.num_key_value_heads // num_ranks))
 
     def window_of(self, layer_index: int) -> int | None:
         """The sliding window of a layer, or None where it sees all positions."""

@@ -49,7 +49,7 @@ class SimulatedExecutor:
         cache, limits = config.cache, config.scheduler
         blocks_per_request = -(-limits.max_model_len // cache.block_size)
         hf = config.model.hf
-        size = 2 * hf.num_hidden_layers * cache.block_size * hf.num_key_value_heads * hf.head_dim * 2
+        size = hf.num_hidden_layers * cache.block_size * sum(hf.cached_vectors()) * 2
         num_blocks = cache.num_blocks_override
         if num_blocks is None:
             num_blocks = blocks_per_request * limits.max_num_seqs

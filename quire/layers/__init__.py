@@ -3,10 +3,18 @@
 from quire.layers.attention import Attention, alibi_slopes
 from quire.layers.embedding import LMHead, PositionEmbedding, TiedLMHead, VocabEmbedding
 from quire.layers.fused import split_groups, split_rows, transpose
-from quire.layers.linear import ColumnLinear, ExactLinear, GateUpLinear, QKVLinear, RowLinear
+from quire.layers.latent import LatentAttention, LatentLinear, LatentQueryLinear, LatentUpProjection
+from quire.layers.linear import (
+    ColumnLinear,
+    ExactLinear,
+    GateUpLinear,
+    QKVLinear,
+    ReplicatedLinear,
+    RowLinear,
+)
 from quire.layers.moe import MoE, Router
 from quire.layers.norm import HeadLayerNorms, LayerNorm, RMSNorm
-from quire.layers.rotary import RotaryEmbedding
+from quire.layers.rotary import RotaryEmbedding, softmax_magnitude
 from quire.ops import sigmoid_gate, soft_cap
 from quire.ops.routing import Routing
 
@@ -17,11 +25,16 @@ __all__ = [
     "GateUpLinear",
     "HeadLayerNorms",
     "LMHead",
+    "LatentAttention",
+    "LatentLinear",
+    "LatentQueryLinear",
+    "LatentUpProjection",
     "LayerNorm",
     "MoE",
     "PositionEmbedding",
     "QKVLinear",
     "RMSNorm",
+    "ReplicatedLinear",
     "RotaryEmbedding",
     "Router",
     "Routing",
@@ -31,6 +44,7 @@ __all__ = [
     "alibi_slopes",
     "sigmoid_gate",
     "soft_cap",
+    "softmax_magnitude",
     "split_groups",
     "split_rows",
     "transpose",

@@ -13,8 +13,8 @@ from torch import Tensor
 class ForwardContext:
     """One step's layout. T tokens of R requests; see `quire.ops.paged_attention` for the tensors."""
 
-    kv_caches: Sequence[tuple[Tensor, Tensor]]
-    """Key and value pool of each layer."""
+    kv_caches: Sequence[tuple[Tensor, ...]]
+    """Of each layer its pool of keys and its pool of values, or its pool of latents."""
     slot_mapping: Tensor
     """[T]: where each token's key and value go."""
     block_tables: Tensor

@@ -120,7 +120,7 @@ class QKVLinear(_Linear):
         rank, size = parallel.tensor_rank() // copies, parallel.tensor_size() // copies
         rows = share_of(tensor, (self.sizes[index], *shape[1:]), 0, rank, size)
         if self.interleaved and part_id != "v":
-            rows = _halves_of_pairs(rows, self.head_dim, self.interleaved)
+            rows = halves_of_pairs(rows, self.head_dim, self.interleaved)
         return sum(self.sizes[:index]), rows
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,11 +148,8 @@ class RowLinear(_Linear):
         return parallel.all_reduce(self.quant.apply(self, x, bias))
 
 
-class ExactLinear(_Linear):
-    """y = x W^T + b, the whole of it on every rank, its weight never rounded to integers: for the few outputs that decide."""
-
-    def __init__(self, input_size: int, output_size: int, bias: bool = False) -> None:
-        super().__init__(input_size, output_size, bias, is_exact=True)
+class ReplicatedLinear(_Linear):
+    """y = x W^T + b, the whole of it on every rank."""
 
     def place(self, shape: tuple[int, ...], tensor: Tensor, part_id: Hashable) -> tuple[int, Tensor]:
         """All of `tensor`."""
@@ -162,7 +159,14 @@ class ExactLinear(_Linear):
         return self.quant.apply(self, x, self.bias)
 
 
-def _halves_of_pairs(rows: Tensor, head_dim: int, width: int) -> Tensor:
+class ExactLinear(ReplicatedLinear):
+    """y = x W^T + b, the whole of it on every rank, its weight never rounded to integers: for the few outputs that decide."""
+
+    def __init__(self, input_size: int, output_size: int, bias: bool = False) -> None:
+        super().__init__(input_size, output_size, bias, is_exact=True)
+
+
+def halves_of_pairs(rows: Tensor, head_dim: int, width: int) -> Tensor:
     """Rows of heads with the first `width` of each reordered: those with even numbers, then those with odd ones."""
     heads = rows.unflatten(0, (-1, head_dim))
     order = [*range(0, width, 2), *range(1, width, 2), *range(width, head_dim)]

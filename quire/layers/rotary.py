@@ -38,6 +38,16 @@ class RotaryEmbedding(nn.Module):
         return ops.rotary_embedding(q, k, positions, self.cos_sin_cache)
 
 
+def softmax_magnitude(scaling: Scaling | None) -> float:
+    """Factor on the softmax scale of a model whose scaling has `mscale_all_dim` (DeepSeek-V2 and its successors), else 1.
+
+    YaRN's magnitude (2309.00071) of both the query and the key, whole heads of them, not only the components that turn.
+    """
+    if not scaling or not scaling.get("mscale_all_dim"):
+        return 1.0
+    return _yarn_scale(scaling["factor"], scaling["mscale_all_dim"]) ** 2
+
+
 def extended_positions(max_position: int, scaling: Scaling | None) -> int:
     """Positions that the scaled embedding reaches."""
     if not scaling:
@@ -138,12 +148,13 @@ def _yarn_magnitude(scaling: Scaling) -> float:
     if scaling.get("attention_factor") is not None:
         return float(scaling["attention_factor"])
 
-    def magnitude(weight: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
-
     if scaling.get("mscale") and scaling.get("mscale_all_dim"):
-        return magnitude(scaling["mscale"]) / magnitude(scaling["mscale_all_dim"])
-    return magnitude(1.0)
+        return _yarn_scale(factor, scaling["mscale"]) / _yarn_scale(factor, scaling["mscale_all_dim"])
+    return _yarn_scale(factor, 1.0)
+
+
+def _yarn_scale(factor: float, weight: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
 _SCALINGS: dict[str, Callable[[int, int, float, Scaling], tuple[Tensor, float]]] = {

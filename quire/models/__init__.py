@@ -17,6 +17,8 @@ _ARCHITECTURES: dict[str, str] = {
     "BloomForCausalLM": "quire.models.bloom:BloomForCausalLM",
     "ChatGLMForConditionalGeneration": "quire.models.chatglm:ChatGLMForCausalLM",
     "ChatGLMModel": "quire.models.chatglm:ChatGLMForCausalLM",
+    "DeepseekV2ForCausalLM": "quire.models.deepseek_v2:DeepseekV2ForCausalLM",
+    "DeepseekV3ForCausalLM": "quire.models.deepseek_v3:DeepseekV3ForCausalLM",
     "FalconForCausalLM": "quire.models.falcon:FalconForCausalLM",
     "GPT2LMHeadModel": "quire.models.gpt2:GPT2LMHeadModel",
     "GPTJForCausalLM": "quire.models.gptj:GPTJForCausalLM",

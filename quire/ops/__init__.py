@@ -166,6 +166,15 @@ def gate_up_linear(
     return select("gate_up_linear", x.device)(_as_stored(x, weight), weight, bias, activation)
 
 
+def head_linear(x: Tensor, weight: Tensor | PackedWeight, output_size: int) -> Tensor:
+    """Each head times a matrix of its own: x [T, H, K] -> [T, H, output_size], in x's type.
+
+    `weight` [H * stacked_rows(output_size), K] is a stack (`quire.ops.weights.stacked_rows`) in a float format. Rows are rounded
+    and summed as `linear` does. Raises ValueError for a weight of another shape or format.
+    """
+    return select("head_linear", x.device)(x, weight, output_size)
+
+
 def route(logits: Tensor, routing: Routing, correction_bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Each token's experts and their weights, as `Routing` defines them: logits [T, E], correction_bias [E].
 
@@ -278,6 +287,47 @@ def paged_attention(
         alibi_slopes,
         soft_cap,
     )
+
+
+def latent_cache_shape(
+    num_blocks: int,
+    block_size: int,
+    latent_dim: int,
+    rope_dim: int,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[int, ...]:
+    """Shape of one layer's pool in multi-head latent attention (2405.04434): a latent and a rotary key per token, for all heads.
+
+    Dimension 0 is the block; the rest is the backend's own layout. A token takes latent_dim + rope_dim elements, and in int8 a
+    float32 scale for each of the two. See `kv_cache_shape` for the rest.
+    """
+    return select("latent_cache_shape", device)(num_blocks, block_size, latent_dim, rope_dim, dtype)
+
+
+def write_latent(latent: Tensor, rope_key: Tensor, cache: Tensor, slot_mapping: Tensor) -> None:
+    """Store latent [T, C] and rope_key [T, R] in the pool, in place: token t in slot slot_mapping[t]. See `write_kv`."""
+    select("write_latent", latent.device)(latent, rope_key, cache, slot_mapping)
+
+
+def latent_attention(
+    q_latent: Tensor,
+    q_rope: Tensor,
+    cache: Tensor,
+    block_tables: Tensor,
+    query_start: Tensor,
+    seq_lens: Tensor,
+    scale: float,
+    block_size: int = 16,
+) -> Tensor:
+    """Causal attention over latents, the absorbed form of multi-head latent attention (2405.04434, section 2.1).
+
+    q_latent [T, H, C] are queries over latents and q_rope [T, H, R] queries over rotary keys, both of which `cache` holds; the
+    latents are the values too. Returns [T, H, C]: softmax(scale * (q_latent latent^T + q_rope rope_key^T)) latent. All else is
+    as in `paged_attention`.
+    """
+    attend = select("latent_attention", q_latent.device)
+    return attend(q_latent, q_rope, cache, block_tables, query_start, seq_lens, scale, block_size)
 
 
 def copy_blocks(source: Tensor, destination: Tensor, pairs: Tensor) -> None:

@@ -303,11 +303,12 @@ def kv_cache_shape(
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """See `quire.ops.write_kv`."""
     slots = slot_mapping.long()
-    k_cache.flatten(0, 1).index_copy_(0, slots, _to_cache(k, k_cache.dtype))
-    v_cache.flatten(0, 1).index_copy_(0, slots, _to_cache(v, v_cache.dtype))
+    k_cache.flatten(0, 1).index_copy_(0, slots, to_cache(k, k_cache.dtype))
+    v_cache.flatten(0, 1).index_copy_(0, slots, to_cache(v, v_cache.dtype))
 
 
-def _to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
+def to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Vectors [..., D] as a pool of that type keeps them."""
     if dtype != torch.int8:
         return x.to(dtype)
     wide = x.float()
@@ -316,7 +317,8 @@ def _to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat(((wide * factor).round().to(torch.int8), (absmax / 127).view(torch.int8)), -1)
 
 
-def _from_cache(cached: Tensor, dtype: torch.dtype) -> Tensor:
+def from_cache(cached: Tensor, dtype: torch.dtype) -> Tensor:
+    """What `to_cache` made, as vectors [..., D] again."""
     if cached.dtype != torch.int8:
         return cached.to(dtype)
     scales = cached[..., -_SCALE_BYTES:].contiguous().view(torch.float32)
@@ -403,8 +405,8 @@ def _attend_chunk(
 ) -> Tensor:
     """A request's queries [n, H, D] over its `length` tokens."""
     num_queries, num_heads, head_dim = q.shape
-    k = _from_cache(k_cache.index_select(0, table).flatten(0, 1)[:length], q.dtype)
-    v = _from_cache(v_cache.index_select(0, table).flatten(0, 1)[:length], q.dtype)
+    k = from_cache(k_cache.index_select(0, table).flatten(0, 1)[:length], q.dtype)
+    v = from_cache(v_cache.index_select(0, table).flatten(0, 1)[:length], q.dtype)
     num_kv_heads = k.shape[1]
     heads = q.view(num_queries, num_kv_heads, num_heads // num_kv_heads, head_dim).permute(1, 2, 0, 3)
     positions = torch.arange(length, device=q.device)
@@ -424,10 +426,10 @@ def _attend_decode(
     """One query per request [n, H, D]."""
     num_rows, num_heads, head_dim = q.shape
     safe = tables.clamp(0, k_cache.shape[0] - 1).flatten()
-    k = _from_cache(k_cache.index_select(0, safe), q.dtype)
+    k = from_cache(k_cache.index_select(0, safe), q.dtype)
     num_kv_heads = k.shape[2]
     k = k.view(num_rows, -1, num_kv_heads, 1, head_dim).permute(0, 2, 3, 1, 4)
-    v = _from_cache(v_cache.index_select(0, safe), q.dtype)
+    v = from_cache(v_cache.index_select(0, safe), q.dtype)
     v = v.view(num_rows, -1, num_kv_heads, 1, head_dim).permute(0, 2, 3, 1, 4)
     out = scoring.attend(
         q.view(num_rows, num_kv_heads, num_heads // num_kv_heads, 1, head_dim),

@@ -78,7 +78,8 @@ def table(device: torch.device) -> dict[str, str]:
 def override(op_name: str | None = None, backend: str = "reference") -> Iterator[None]:
     """Within the context one op (None: all that `backend` has) runs on `backend`. For tests: not thread-safe.
 
-    `kv_cache_shape`, `write_kv`, `copy_blocks` and `paged_attention` share a layout: switch all or none.
+    `kv_cache_shape`, `write_kv`, `copy_blocks` and `paged_attention` share a layout: switch all or none; and so do
+    `latent_cache_shape`, `write_latent`, `copy_blocks` and `latent_attention`.
     """
     _overrides.append((op_name, backend))
     _chosen.clear()
@@ -105,7 +106,7 @@ def _load_backends() -> None:
     if _loaded:
         return
     _loaded = True
-    for name in ("cpu", "triton", "reference", "reference_moe"):
+    for name in ("cpu", "triton", "reference", "reference_latent", "reference_moe"):
         module = f"quire.ops.{name}"
         if importlib.util.find_spec(module) is not None and _can_import(name):
             importlib.import_module(module)

@@ -12,6 +12,8 @@ FormatName = Literal["float32", "bfloat16", "int8", "int4"]
 
 FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4")
 GROUP_SIZES = (32, 64, 128)
+HEAD_FORMATS = ("float32", "bfloat16")
+"""Of a weight with a matrix per head."""
 
 _STACK_ALIGNMENT = 32
 
@@ -105,11 +107,25 @@ class WeightParts:
 
 
 def stacked_rows(rows: int) -> int:
-    """Rows from the start of one expert's matrix of `rows` to that of the next in a stack of them, which is one matrix.
+    """Rows from the start of one expert's (or head's) matrix of `rows` to that of the next in a stack, which is one matrix.
 
-    So many that each expert begins with a panel of its own, whatever the backend's panels.
+    So many that each of them begins with a panel of its own, whatever the backend's panels.
     """
     return -(-rows // _STACK_ALIGNMENT) * _STACK_ALIGNMENT
+
+
+def check_heads(x_shape: tuple[int, ...], weight: Tensor | PackedWeight, output_size: int) -> None:
+    """Raises ValueError where `weight` is no stack of matrices [output_size, K] for x [T, H, K] of `ops.head_linear`."""
+    if isinstance(weight, PackedWeight) and (weight.format.name not in HEAD_FORMATS or weight.gate_up):
+        raise ValueError(
+            f"weight of head_linear must be float32 or bfloat16, without gate_up, got {weight.format.name}"
+        )
+    expected = [x_shape[1] * stacked_rows(output_size), x_shape[2]] if len(x_shape) == 3 else []
+    if list(_shape(weight)) != expected:
+        raise ValueError(
+            f"weight of head_linear must be a stack {expected} for x {list(x_shape)} and output_size {output_size}, "
+            f"got {list(_shape(weight))}"
+        )
 
 
 def num_stacked(

@@ -17,12 +17,13 @@ _logger = get_logger(__name__)
 CPU_SHARE_OF_FREE_MEMORY = 0.5
 """Part of the memory that is free after loading which the pool takes on a CPU, unless told otherwise."""
 
-Pools = list[tuple[Tensor, Tensor]]
+Pools = list[tuple[Tensor, ...]]
+"""Of each layer: one of keys and one of values, or one of latents."""
 BlockPairs = Sequence[tuple[int, int]]
 
 
 class KVCache:
-    """Key and value pools of every layer; `spec` says how many blocks each tier has."""
+    """The pools of every layer; `spec` says how many blocks each tier has."""
 
     def __init__(self, spec: KVCacheSpec, hf: HFConfig, dtype: torch.dtype, device: torch.device) -> None:
         self.spec = spec
@@ -48,10 +49,10 @@ class KVCache:
 
 
 def bytes_per_block(hf: HFConfig, dtype: torch.dtype, block_size: int) -> int:
-    """Bytes of one block: keys and values of this rank's heads in all layers."""
-    vectors = 2 * hf.num_hidden_layers * block_size * _num_kv_heads(hf)
+    """Bytes of one block: what this rank keeps of its tokens in all layers."""
     scale_bytes = 4 if dtype == torch.int8 else 0
-    return vectors * (hf.head_dim * dtype.itemsize + scale_bytes)
+    sizes = hf.cached_vectors(parallel.tensor_size())
+    return hf.num_hidden_layers * block_size * sum(size * dtype.itemsize + scale_bytes for size in sizes)
 
 
 def plan_kv_cache(config: EngineConfig, device: torch.device, free_bytes: int | None = None) -> KVCacheSpec:
@@ -130,10 +131,6 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**29 else f"{num_bytes / 2**20:.2f} MiB"
 
 
-def _num_kv_heads(hf: HFConfig) -> int:
-    return max(1, hf.num_key_value_heads // parallel.tensor_size())
-
-
 def _make_pools(
     num_blocks: int,
     block_size: int,
@@ -142,8 +139,13 @@ def _make_pools(
     device: torch.device,
     layout: torch.device,
 ) -> Pools:
-    """One (key, value) pair per layer on `device`, shaped as ops on device `layout` want; memory is touched lazily."""
-    shapes = ops.kv_cache_shape(num_blocks, block_size, _num_kv_heads(hf), hf.head_dim, layout, dtype)
+    """The pools of each layer on `device`, shaped as ops on device `layout` want; memory is touched lazily."""
+    shapes: tuple[tuple[int, ...], ...]
+    if hf.kv_lora_rank is not None:
+        shapes = (ops.latent_cache_shape(num_blocks, block_size, hf.kv_lora_rank, hf.rotary_dim, layout, dtype),)
+    else:
+        num_kv_heads = len(hf.cached_vectors(parallel.tensor_size())) // 2
+        shapes = ops.kv_cache_shape(num_blocks, block_size, num_kv_heads, hf.head_dim, layout, dtype)
     pinned = device.type == "cpu" and layout.type == "cuda"
 
     def zeros(shape: tuple[int, ...]) -> Tensor:
@@ -151,13 +153,13 @@ def _make_pools(
             return torch.zeros(shape, dtype=dtype, pin_memory=True)
         return ops.allocate(shape, dtype, device)
 
-    return [(zeros(shapes[0]), zeros(shapes[1])) for _ in range(hf.num_hidden_layers)]
+    return [tuple(zeros(shape) for shape in shapes) for _ in range(hf.num_hidden_layers)]
 
 
 def _copy(sources: Pools, destinations: Pools, pairs: BlockPairs) -> None:
     if not pairs:
         return
     index = torch.tensor(pairs, dtype=torch.int64)
-    for source, destination in zip(sources, destinations, strict=True):
-        ops.copy_blocks(source[0], destination[0], index)
-        ops.copy_blocks(source[1], destination[1], index)
+    for layer in zip(sources, destinations, strict=True):
+        for source, destination in zip(*layer, strict=True):
+            ops.copy_blocks(source, destination, index)

@@ -148,9 +148,9 @@ def kv_bytes(config: EngineConfig, num_tokens: int) -> int:
     hf, cache = config.model.hf, config.cache
     dtype = config.model.dtype if cache.kv_cache_dtype == "auto" else cache.kv_cache_dtype
     scale = 4 if dtype == "int8" else 0
-    per_vector = hf.head_dim * _BYTES_PER_ELEMENT[dtype] + scale
+    per_token = sum(size * _BYTES_PER_ELEMENT[dtype] + scale for size in hf.cached_vectors())
     num_blocks = -(-num_tokens // cache.block_size)
-    return int(num_blocks * cache.block_size * 2 * hf.num_hidden_layers * hf.num_key_value_heads * per_vector)
+    return int(num_blocks * cache.block_size * hf.num_hidden_layers * per_token)
 
 
 def weight_bytes(config: EngineConfig) -> int:

@@ -13,6 +13,9 @@ from quire.errors import ModelLoadError, UnsupportedModelError
 BODY = {"vocab_size": 1000, "hidden_size": 640, "num_hidden_layers": 6, "num_attention_heads": 8}
 
 
+DEEPSEEK_V2_LITE = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+
+
 def read(tmp_path, model_type, **changes):
     values = {"architectures": ["X"], "model_type": model_type, **BODY, **changes}
     (tmp_path / "config.json").write_text(json.dumps({key: v for key, v in values.items() if v is not ...}))
@@ -51,6 +54,7 @@ def test_key_value_heads_of_falcon(tmp_path, changes, kv_heads):
         ("gptj", {"rotary_dim": 24}, 24),
         ("chatglm", {"kv_channels": 128}, 64),
         ("llama", {}, 80),
+        ("deepseek_v2", DEEPSEEK_V2_LITE, 64),
     ],
 )
 def test_heads_that_turn_in_part(tmp_path, model_type, changes, rotary_dim):
@@ -113,3 +117,13 @@ def test_a_family_reads_its_own_fields_with_types(tmp_path):
     assert config.fields.optional_number("attn_logit_softcapping") is None
     with pytest.raises(ModelLoadError, match=r"config\.json: field use_bias must be true or false, got 1"):
         config.fields.flag("use_bias", True)
+
+
+def test_a_token_of_deepseek_leaves_one_latent_and_one_key(tmp_path):
+    config = read(tmp_path, "deepseek_v2", **DEEPSEEK_V2_LITE, num_attention_heads=7, num_key_value_heads=7)
+    assert (config.head_dim, config.kv_lora_rank) == (192, 512)
+    assert config.cached_vectors() == config.cached_vectors(num_ranks=4) == (512, 64)
+    plain = read(tmp_path, "llama", num_key_value_heads=2)
+    assert plain.cached_vectors() == (80, 80, 80, 80) and plain.cached_vectors(num_ranks=4) == (80, 80)
+    with pytest.raises(ModelLoadError, match="field kv_lora_rank is missing"):
+        read(tmp_path, "deepseek_v3", **DEEPSEEK_V2_LITE | {"kv_lora_rank": None})

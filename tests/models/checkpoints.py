@@ -34,6 +34,9 @@ def make_model(shape: str, **changes: Any) -> Any:
     torch.manual_seed(sum(shape.encode()))
     model = model_class(config).eval()
     with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.normal_(0, 0.1)
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.normal_(0, 0.1)

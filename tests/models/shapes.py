@@ -40,6 +40,23 @@ _YARN = {
     "factor": 4.0,
     "original_max_position_embeddings": 128,
 }
+_DEEPSEEK_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.7,
+    "original_max_position_embeddings": 64,
+}
+_LATENT = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 40,
+    "qk_nope_head_dim": 24,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 20,
+    "moe_intermediate_size": 44,
+}
 _LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -187,6 +204,38 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         _BODY
         | dict(num_attention_heads=3, num_key_value_heads=1, head_dim=96, rope_parameters=_GEMMA3_ROPE)
         | {"layer_types": ["full_attention", "sliding_attention", "full_attention"], "sliding_window": 33},
+    ),
+    "deepseek-v2-lite": (
+        "DeepseekV2ForCausalLM",
+        _BODY
+        | _LATENT
+        | dict(q_lora_rank=None, first_k_dense_replace=1, n_routed_experts=6, num_experts_per_tok=2)
+        | {"n_shared_experts": 2, "rope_parameters": _DEEPSEEK_YARN},
+    ),
+    "deepseek-v2-groups": (
+        "DeepseekV2ForCausalLM",
+        _BODY
+        | _LATENT
+        | dict(num_attention_heads=3, num_key_value_heads=3, q_lora_rank=56, kv_lora_rank=64)
+        | dict(qk_nope_head_dim=16, v_head_dim=32)
+        | dict(n_routed_experts=12, num_experts_per_tok=3, topk_method="group_limited_greedy", n_group=4)
+        | dict(topk_group=2, n_shared_experts=1, routed_scaling_factor=4.0, attention_bias=True)
+        | {"tie_word_embeddings": True},
+    ),
+    "deepseek-v3": (
+        "DeepseekV3ForCausalLM",
+        _BODY
+        | _LATENT
+        | dict(q_lora_rank=56, first_k_dense_replace=1, n_routed_experts=12, num_experts_per_tok=3, n_group=4)
+        | {"topk_group": 2, "rope_parameters": _DEEPSEEK_YARN},
+    ),
+    "deepseek-v3-halves": (
+        "DeepseekV3ForCausalLM",
+        _BODY
+        | _LATENT
+        | dict(num_attention_heads=16, num_key_value_heads=16, q_lora_rank=None, kv_lora_rank=64)
+        | dict(n_routed_experts=5, num_experts_per_tok=2, n_group=1, topk_group=1, norm_topk_prob=False)
+        | dict(first_k_dense_replace=0, rope_interleave=False, attention_bias=True, routed_scaling_factor=1.5),
     ),
     "starcoder2-window": (
         "Starcoder2ForCausalLM",

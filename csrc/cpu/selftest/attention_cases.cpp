@@ -1,4 +1,4 @@
-// Cases of rotary embedding with its cache write, and of paged attention over what that wrote.
+// Cases of rotary embedding with its cache write, and of paged attention over what that wrote, latent caches among them.
 #include "attention.h"
 #include "rotary.h"
 #include "selftest.h"
@@ -52,6 +52,7 @@ struct AttentionShape {
   int64_t window;
   float soft_cap;
   bool alibi;
+  int64_t latent_dim = 0;  // of head_dim; 0: no latent cache
 };
 
 KVPools make_pools(const AttentionShape& shape, std::vector<uint8_t>& keys, std::vector<uint8_t>& values) {
@@ -61,10 +62,12 @@ KVPools make_pools(const AttentionShape& shape, std::vector<uint8_t>& keys, std:
   pools.num_kv_heads = shape.num_kv_heads;
   pools.head_dim = shape.head_dim;
   pools.dtype = shape.dtype;
-  keys.resize(static_cast<size_t>(num_blocks * shape.num_kv_heads * key_bytes(pools)));
+  pools.value_dim = shape.latent_dim ? shape.latent_dim : shape.head_dim;
   values.resize(static_cast<size_t>(num_blocks * shape.num_kv_heads * value_bytes(pools)));
+  pools.values = shape.latent_dim ? nullptr : values.data();
+  pools.keys = &keys;  // not null, so that the cache is known to be latent
+  keys.resize(static_cast<size_t>(num_blocks * shape.num_kv_heads * key_bytes(pools)));
   pools.keys = keys.data();
-  pools.values = values.data();
   return pools;
 }
 
@@ -77,19 +80,25 @@ void fill(const AttentionShape& shape, const KVPools& pools, Level level, Hash& 
   const std::vector<float> cos_sin = random.floats(300 * shape.head_dim);
   std::vector<float> q_out(q.size()), k_out(k.size());
   RotaryArgs args{};
+  args.layout = &batch.layout;
+  args.rows = rows;
+  args.pools = pools;
+  if (shape.latent_dim) {
+    args.k = k.data();
+    args.k_tail = k.data() + tail_start(pools);
+    args.k_stride = args.k_tail_stride = k_size;
+    return run(rotary_for(level), args);
+  }
   args.q = q.data();
   args.k = k.data();
   args.v = v.data();
   args.q_out = q_out.data();
   args.k_out = k_out.data();
   args.cos_sin = cos_sin.data();
-  args.layout = &batch.layout;
-  args.rows = rows;
   args.q_stride = args.q_out_stride = q_size;
   args.k_stride = args.v_stride = args.k_out_stride = k_size;
   args.num_heads = shape.num_heads;
   args.rotary_dim = shape.head_dim / 2 * 2;
-  args.pools = pools;
   run(rotary_for(level), args);
   hash.add(not_zero(q_out));
   hash.add(not_zero(k_out));
@@ -117,6 +126,8 @@ void run_attention(const AttentionShape& shape, Level level, Hash& hash) {
   args.window = shape.window;
   args.scale = 0.125f;
   args.soft_cap = shape.soft_cap;
+  args.q_tail = shape.latent_dim ? q.data() + shape.num_heads * shape.latent_dim : nullptr;
+  args.q_tail_stride = q_size;
   args.pools = pools;
   run(paged_attention_for(level), args);
   hash.add(not_zero(out));
@@ -131,11 +142,14 @@ void add_attention_cases(std::vector<Case>& all) {
       {KVDType::float32, 4, 2, 128, 0, 20.0f, true}, {KVDType::bfloat16, 6, 2, 64, 0, 0.0f, false},
       {KVDType::float16, 6, 2, 64, 0, 0.0f, false},  {KVDType::int8, 6, 2, 64, 0, 0.0f, false},
       {KVDType::int8, 4, 2, 128, 50, 0.0f, true},    {KVDType::bfloat16, 7, 1, 21, 50, 20.0f, true},
-      {KVDType::int8, 8, 1, 21, 0, 20.0f, false}};
+      {KVDType::int8, 8, 1, 21, 0, 20.0f, false},    {KVDType::float32, 14, 1, 48, 0, 0.0f, false, 32},
+      {KVDType::bfloat16, 5, 1, 112, 0, 0.0f, false, 80}, {KVDType::float16, 14, 1, 48, 0, 0.0f, false, 32},
+      {KVDType::int8, 14, 1, 576, 0, 0.0f, false, 512},   {KVDType::int8, 3, 1, 32, 0, 0.0f, false, 21},
+      {KVDType::bfloat16, 14, 1, 30, 0, 0.0f, false, 21}};
   for (const AttentionShape& shape : shapes)
     all.push_back({std::string("attention ") + names[static_cast<int>(shape.dtype)] + " " +
                        std::to_string(shape.num_heads) + "/" + std::to_string(shape.num_kv_heads) + "x" +
-                       std::to_string(shape.head_dim),
+                       std::to_string(shape.head_dim) + (shape.latent_dim ? " latent" : ""),
                    [=](Level level, Hash& hash) { run_attention(shape, level, hash); }});
 }
 

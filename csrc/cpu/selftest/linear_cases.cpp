@@ -1,4 +1,5 @@
 // Cases of packed weights: packing, gathering rows, quantizing activations, multiplying; rows alone and in a batch.
+#include "head_linear.h"
 #include "linear.h"
 #include "pack.h"
 #include "quantize.h"
@@ -294,6 +295,36 @@ void run_bf16_tiles(const LinearShape& shape, Level level, Hash& hash) {
     all.require_rows(multiply_at(shape, packed, x.data() + row * shape.num_inputs, 1, bias.data(), level), row, 1);
 }
 
+// ---------------------------------------------------------------- heads
+
+struct HeadShape {
+  WeightKind kind;
+  int64_t num_heads, num_outputs, num_inputs, rows;
+};
+
+// A matrix for each head: the outputs of `linear` for that head's inputs, at every level.
+void run_heads(const HeadShape& shape, Level level, Hash& hash) {
+  Random random(7);
+  const int64_t stride = num_panels(shape.num_outputs) * kPanelRows, inputs = shape.num_heads * shape.num_inputs;
+  const LinearShape stack = {shape.kind, shape.num_heads * stride, shape.num_inputs, 0, 0, false, shape.rows};
+  const Packed packed = pack_at(stack, level, random);
+  const std::vector<float> x = random.floats(shape.rows * inputs);
+  const Guarded data(packed.data);
+  std::vector<float> out(static_cast<size_t>(shape.rows * shape.num_heads * shape.num_outputs));
+  HeadLinearArgs args{};
+  args.out = out.data();
+  args.x = x.data();
+  args.rows = shape.rows;
+  args.out_stride = shape.num_heads * shape.num_outputs;
+  args.x_stride = inputs;
+  args.num_heads = shape.num_heads;
+  args.num_outputs = shape.num_outputs;
+  args.weight = packed.view;
+  args.weight.data = data.as<void>();
+  run(head_linear_for(level), args);
+  hash.add(not_zero(out));
+}
+
 // ---------------------------------------------------------------- shapes
 
 LinearShape draw_shape(Random& random) {
@@ -344,6 +375,10 @@ void add_linear_cases(std::vector<Case>& all) {
   for (LinearShape& shape : shapes) shape.activation = shape.gate_up ? Activation::silu : Activation::gelu;
   for (const LinearShape& shape : shapes)
     all.push_back({name_of("linear", shape), [=](Level level, Hash& hash) { run_linear(shape, level, hash); }});
+  for (const WeightKind kind : {WeightKind::float32, WeightKind::bfloat16})
+    for (const HeadShape& shape : {HeadShape{kind, 3, 70, 37, 14}, HeadShape{kind, 2, 32, 16, 1}, HeadShape{kind, 1, 9, 1, 130}})
+      all.push_back({name_of("heads", {kind, shape.num_outputs, shape.num_inputs, 0, 0, false, shape.rows}),
+                     [=](Level level, Hash& hash) { run_heads(shape, level, hash); }});
   LinearShape tiled{WeightKind::bfloat16, 0, 0, 0, 0, false};
   constexpr int64_t sizes[][3] = {{1, 70, 64}, {5, 33, 37}, {16, 32, 31}, {17, 70, 96}, {33, 9, 130}, {70, 40, 65}, {101, 3, 34}};
   for (const auto& [rows, num_rows, num_inputs] : sizes) {

@@ -20,8 +20,8 @@ from quire.log import get_logger, warn_once
 _logger = get_logger(__name__)
 _BUILD_INFO = "build_info.json"
 _FAMILIES = (
-    *("activation", "attention", "linear", "moe", "norm", "pointwise", "rotary", "sampling"),
-    *("recorded", "recorded_moe"),
+    *("activation", "attention", "latent", "linear", "moe", "norm", "pointwise", "rotary", "sampling"),
+    *("recorded", "recorded_latent", "recorded_moe"),
 )
 """Modules that register kernels."""
 

@@ -67,7 +67,9 @@ def paged_attention(
     """
     num_heads, head_dim = q.shape[1], q.shape[2]
     pools = view_pools(k_cache, v_cache, block_size, head_dim)
-    _check(q, k_cache.shape[1], block_tables, query_start, seq_lens, alibi_slopes)
+    check_batch(q, k_cache.shape[1], block_tables, query_start, seq_lens)
+    if alibi_slopes is not None and alibi_slopes.shape != (num_heads,):
+        raise ValueError(f"alibi_slopes must have shape [{num_heads}], got {list(alibi_slopes.shape)}")
     wide = dense_heads(q)
     out = torch.empty((len(q), num_heads, head_dim), dtype=torch.float32)
     tables, starts, lengths = (x.int().contiguous() for x in (block_tables, query_start, seq_lens))
@@ -90,13 +92,8 @@ def paged_attention(
     return out.to(q.dtype)
 
 
-def _check(
-    q: Tensor,
-    num_kv_heads: int,
-    block_tables: Tensor,
-    query_start: Tensor,
-    seq_lens: Tensor,
-    alibi_slopes: Tensor | None,
+def check_batch(
+    q: Tensor, num_kv_heads: int, block_tables: Tensor, query_start: Tensor, seq_lens: Tensor
 ) -> None:
     """Raises ValueError where the kernel would read memory that is not there."""
     num_requests, num_heads = len(seq_lens), q.shape[1]
@@ -107,5 +104,3 @@ def _check(
             f"block_tables, query_start and seq_lens must be [R, max_blocks], [R + 1] and [R], "
             f"got {list(block_tables.shape)}, {list(query_start.shape)} and {list(seq_lens.shape)}"
         )
-    if alibi_slopes is not None and alibi_slopes.shape != (num_heads,):
-        raise ValueError(f"alibi_slopes must have shape [{num_heads}], got {list(alibi_slopes.shape)}")

@@ -3,7 +3,8 @@
 Per block and KV head, keys are [D][B], tokens innermost, and values [B][D]: sixteen tokens of a key component, or sixteen
 components of a value, are one vector. bfloat16 and int8 lie in words of two and four numbers, of a key's components and of a
 component's tokens: keys [D/2][B][2] and [D/4][B][4], values [B/2][D][2] and [B/4][D][4], rounded up. An int8 number is stored
-plus 128, and B float32 scales follow in the same pool.
+plus 128, and B float32 scales follow in the same pool. A latent cache is one pool, of keys: latents, then keys that turn, each
+rounded up to whole words, and in int8 a scale of each.
 """
 
 from __future__ import annotations
@@ -48,6 +49,27 @@ def kv_cache_shape(
     return (
         (num_blocks, num_kv_heads, key_width + _SCALE_BYTES, block_size),
         (num_blocks, num_kv_heads, value_tokens * head_dim + scales),
+    )
+
+
+@registry.register("latent_cache_shape", "cpu", supports=on_cpu)
+def latent_cache_shape(
+    num_blocks: int, block_size: int, latent_dim: int, rope_dim: int, dtype: torch.dtype
+) -> tuple[int, ...]:
+    """See `ops.latent_cache_shape`. Latents are kept as keys alone: the values of a chunk are made of them as they are read."""
+    per_word = _NUMBERS_PER_WORD.get(dtype, 1)
+    key_dim = -(-latent_dim // per_word) * per_word + rope_dim
+    blocks, _, width, tokens = kv_cache_shape(num_blocks, block_size, 1, key_dim, dtype)[0]
+    return blocks, 1, width + (_SCALE_BYTES if dtype == torch.int8 else 0), tokens
+
+
+def view_latent_pool(cache: Tensor, block_size: int, latent_dim: int, rope_dim: int) -> Any:
+    """One layer's pool of latents as the extension takes it. Raises ValueError for a pool of another layout."""
+    shape = latent_cache_shape(cache.shape[0], block_size, latent_dim, rope_dim, cache.dtype)
+    if tuple(cache.shape) != shape or not cache.is_contiguous():
+        raise ValueError(f"cache must be dense {list(shape)}, got {list(cache.shape)} {cache.dtype}")
+    return extension.latent_pools(
+        cache.data_ptr(), block_size, latent_dim, rope_dim, _DTYPE_CODES[cache.dtype]
     )
 
 

@@ -236,7 +236,8 @@ def encode_builder(
 # -- attention -----------------------------------------------------------------------------------------------
 
 
-def _rows(at: Address, operand: Operand) -> Rows:
+def rows_at(at: Address, operand: Operand) -> Rows:
+    """An operand's address, and the float32 numbers from one of its rows to the next."""
     return at(operand), operand.stride // 4
 
 
@@ -252,11 +253,11 @@ def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin_cache: Ten
 
     def build(at: Address) -> Any:
         return extension.rotary(
-            *_rows(at, reads[0]),
-            *_rows(at, writes[0]),
+            *rows_at(at, reads[0]),
+            *rows_at(at, writes[0]),
             heads,
-            *_rows(at, reads[1]),
-            *_rows(at, writes[1]),
+            *rows_at(at, reads[1]),
+            *rows_at(at, writes[1]),
             0,
             0,
             table.data_ptr(),
@@ -280,7 +281,7 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mappin
     reads = [record.operand(t) for t in (k, v)]
 
     def build(at: Address) -> Any:
-        keys, values = (_rows(at, operand) for operand in reads)
+        keys, values = (rows_at(at, operand) for operand in reads)
         return extension.rotary(0, 0, 0, 0, 0, *keys, 0, 0, *values, 0, 0, pools, record.layout, LEVEL)
 
     record.emit("write_kv", (k, v), (), build, pools=pools, layout=record.layout, keep=(k_cache, v_cache))
@@ -291,11 +292,11 @@ def rotary_write_builder(rotary: Node, write: Node) -> Callable[[Address], Any]:
 
     def build(at: Address) -> Any:
         return rotary_and_write(
-            _rows(at, rotary.reads[0]),
-            _rows(at, rotary.writes[0]),
+            rows_at(at, rotary.reads[0]),
+            rows_at(at, rotary.writes[0]),
             rotary.info["heads"],
-            _rows(at, rotary.reads[1]),
-            _rows(at, write.reads[1]),
+            rows_at(at, rotary.reads[1]),
+            rows_at(at, write.reads[1]),
             rotary.info["table"],
             write.info["pools"],
             write.info["layout"],
@@ -330,7 +331,7 @@ def paged_attention(
     heads = q.shape[1]
 
     def build(at: Address) -> Any:
-        rows = _rows(at, target), _rows(at, source)
+        rows = rows_at(at, target), rows_at(at, source)
         return attention_instruction(
             *rows, heads, pools, record.layout, scale, sliding_window, slopes, soft_cap
         )
@@ -375,9 +376,9 @@ def _pointwise(
     sources, target, dim = [record.operand(t) for t in reads], record.operand(out), out[0].numel()
 
     def build(at: Address) -> Any:
-        rows = [_rows(at, source) for source in sources]
+        rows = [rows_at(at, source) for source in sources]
         other = rows[1] if y is not None else (0, 0)
-        return pointwise_instruction(kind, _rows(at, target), rows[0], other, 0, dim, factor, columns=columns)
+        return pointwise_instruction(kind, rows_at(at, target), rows[0], other, 0, dim, factor, columns=columns)
 
     record.emit(kind, reads, (out,), build)
     return out
@@ -393,7 +394,7 @@ def sigmoid_gate(x: Tensor, gate: Tensor) -> Tensor:
     source, factor, target = (record.operand(t) for t in (x, gate, out))
 
     def build(at: Address) -> Any:
-        rows = _rows(at, target), _rows(at, source), _rows(at, factor)
+        rows = rows_at(at, target), rows_at(at, source), rows_at(at, factor)
         return pointwise_instruction("sigmoid_gate", *rows, 0, x.shape[1])
 
     record.emit("sigmoid_gate", (x, gate), (out,), build)
