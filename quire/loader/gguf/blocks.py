@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quire.ops.weights import WeightFormat
+from quire.ops.weights import FACTOR_GROUP, WeightFormat
 from quire.quant import Codes
 
 ACTIVATION_GROUP = 32
@@ -177,3 +177,20 @@ BLOCK_TYPES = {
     "IQ4_XS": BlockType(_grouped("uint8", 32, two_levels=True), _iq4_xs),
 }
 """By ggml's names. Q2_K, Q3_K and the IQ4 types are held in more bits than the file has."""
+
+
+def floats_of(codes: Codes, format: WeightFormat) -> Tensor:
+    """The numbers [n, inputs] that codes stand for, in float32."""
+    values = codes.values.float().unflatten(1, (-1, format.group_size)) - format.zero
+    weight = values * _factored(codes.scales, codes.scale_factors, format)
+    if codes.minima is not None:
+        weight = weight + _factored(codes.minima, codes.minimum_factors, format)
+    return weight.flatten(1)
+
+
+def _factored(numbers: Tensor, factors: Tensor | None, format: WeightFormat) -> Tensor:
+    """[n, groups, 1], of one level or two."""
+    numbers = numbers.float()
+    if factors is not None:
+        numbers = numbers * factors.float().repeat_interleave(FACTOR_GROUP // format.group_size, 1)
+    return numbers.unsqueeze(-1)

@@ -121,6 +121,12 @@ class Header:
         numbers = np.frombuffer(self._data, _NUMBERS[value.kind], value.count, value.start)
         return list(map(kind, numbers.tolist()))
 
+    def float32(self, tensor: TensorInfo) -> list[float]:
+        """The numbers of a small float32 tensor that is part of the configuration."""
+        if tensor.type.name != "F32" or len(tensor.shape) != 1:
+            raise ModelLoadError(f"{self.path}: tensor {tensor.name} must be a row of F32, got {tensor.type.name}")
+        return np.frombuffer(self._data, "<f4", tensor.shape[0], tensor.start).tolist()
+
     def wrong(self, key: str, rule: str, value: object) -> ModelLoadError:
         """An error about one value of the metadata."""
         return ModelLoadError(f"{self.path}: metadata {key} must be {rule}, got {describe(value)}")
