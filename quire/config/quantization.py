@@ -9,8 +9,11 @@ from typing import Any
 from quire.config.fields import Fields, read_json
 from quire.errors import ConfigError, UnsupportedModelError, describe
 
-CHECKPOINT_FORMATS: dict[str, str] = {"gptq": "quire.quant.gptq:GptqFormat"}
-"""By `quant_method`: the class in `quire.quant` that reads such checkpoints, one file each."""
+CHECKPOINT_FORMATS: dict[str, str] = {
+    "gptq": "quire.quant.gptq:GptqFormat",
+    "gguf": "quire.quant.checkpoint:CheckpointFormat",
+}
+"""By `quant_method`: the class in `quire.quant` that reads such checkpoints, one file each. A GGUF file's reader decodes by itself."""
 
 _ALIASES = {"gptq_marlin": "gptq"}
 """vLLM's names for kernels of its own over the same files."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from quire.ops.activations import ActivationName
 from quire.ops.registry import select
 from quire.ops.sampling.edits import RowEdits
-from quire.ops.weights import PackedWeight, WeightFormat
+from quire.ops.weights import PackedWeight, StackedWeight, WeightFormat
 
 
 def set_num_threads(count: int) -> None:
@@ -139,14 +139,16 @@ def pack_quantized(
     return packed
 
 
-def unpack_weight(weight: PackedWeight) -> Tensor:
+def unpack_weight(weight: PackedWeight | StackedWeight) -> Tensor:
     """The matrix [N, K] that a packed weight stands for, in float32, rows in their original order."""
+    if isinstance(weight, StackedWeight):
+        return torch.cat([unpack_weight(part) for part in weight.parts])
     return select("unpack_weight", torch.device(weight.device_type))(weight)
 
 
 def linear(
     x: Tensor,
-    weight: Tensor | PackedWeight,
+    weight: Tensor | PackedWeight | StackedWeight,
     bias: Tensor | None = None,
     activation: ActivationName | None = None,
 ) -> Tensor:
@@ -156,6 +158,8 @@ def linear(
     With an integer format each row of x is first quantized as `WeightFormat` says; the products are summed exactly within a
     group, the groups in float32.
     """
+    if isinstance(weight, StackedWeight):
+        return select("stacked_linear", x.device)(x, weight, bias, activation)
     return select("linear", x.device)(x, weight, bias, activation)
 
 

@@ -15,9 +15,18 @@ from torch import Tensor
 
 from quire.ops.activations import ACTIVATIONS, check_activation
 from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_int8, quantize_rows
-from quire.ops.registry import register
+from quire.ops.registry import register, select
 from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
-from quire.ops.weights import FACTOR_GROUP, PackedWeight, WeightFormat, check_can_round, check_matrix, check_quantized, check_rows
+from quire.ops.weights import (
+    FACTOR_GROUP,
+    PackedWeight,
+    StackedWeight,
+    WeightFormat,
+    check_can_round,
+    check_matrix,
+    check_quantized,
+    check_rows,
+)
 
 _EXACT_TERMS = 1024
 """So many products of two numbers up to 127 add up to less than 2^24, where float32 is exact in any order."""
@@ -209,6 +218,18 @@ def linear(
     if activation is not None:
         out = ACTIVATIONS[activation](out)
     return out.to(x.dtype).reshape(*x.shape[:-1], weight.output_size)
+
+
+@register("stacked_linear", "reference")
+def stacked_linear(
+    x: Tensor, weight: StackedWeight, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
+    """See `quire.ops.linear`; each part on the backend that its device has."""
+    multiply = select("linear", x.device)
+    parts = [
+        multiply(x, part, None if bias is None else bias[columns], activation) for columns, part in weight.columns()
+    ]
+    return torch.cat(parts, -1)
 
 
 def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:

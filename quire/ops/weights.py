@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -122,6 +123,33 @@ class PackedWeight:
     def device_type(self) -> str:
         """Where it lies."""
         return next(iter(self.tensors.values())).device.type
+
+
+@dataclass(frozen=True)
+class StackedWeight:
+    """Matrices of several formats over the same inputs, one below the other, for `ops.linear`."""
+
+    parts: tuple[PackedWeight, ...]
+
+    @property
+    def output_size(self) -> int:
+        """Rows of all parts."""
+        return sum(part.output_size for part in self.parts)
+
+    @property
+    def input_size(self) -> int:
+        """Columns of each part."""
+        return self.parts[0].input_size
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(part.num_bytes for part in self.parts)
+
+    def columns(self) -> list[tuple[slice, PackedWeight]]:
+        """Each part with the outputs that are its."""
+        stops = list(accumulate(part.output_size for part in self.parts))
+        return [(slice(stop - part.output_size, stop), part) for stop, part in zip(stops, self.parts, strict=True)]
 
 
 def check_matrix(output_size: int, input_size: int, format: WeightFormat, gate_up: bool) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quire import ops
 from quire.ops.activations import ActivationName
-from quire.ops.weights import PackedWeight
+from quire.ops.weights import PackedWeight, StackedWeight
 from quire.quant.encoded import EncodedWeight
 
 Place = Callable[[tuple[int, ...], Tensor, Hashable], tuple[int, Tensor]]
@@ -134,7 +134,7 @@ class Quantizable(Loadable):
     """A layer whose weight is stored by a `quant` method, which the loader gives it before anything is loaded."""
 
     quant: QuantMethod
-    weight: Tensor | PackedWeight
+    weight: Tensor | PackedWeight | StackedWeight
     input_order: Tensor | None = None
     """int64 [input_size]: the weight's column i belongs to input input_order[i]; None: to input i."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import NamedTuple, cast
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from quire import ops
 from quire.log import get_logger, warn_once
-from quire.ops.weights import PackedWeight, WeightFormat
+from quire.ops.weights import PackedWeight, StackedWeight, WeightFormat
 from quire.quant.base import Quantizable, QuantMethod, Slot, WeightShard, row_pieces
 from quire.quant.encoded import EncodedWeight
 
@@ -25,7 +26,7 @@ class _Part(NamedTuple):
 
 
 class PackingSlot(Slot):
-    """Packs float rows as they arrive, in its own format; quantized ones when all are there, in theirs if all have the same."""
+    """Packs float rows as they arrive, in its own format; quantized ones when all are there, in theirs."""
 
     weight: PackedWeight
 
@@ -48,13 +49,20 @@ class PackingSlot(Slot):
         self._parts.append(_Part(first_row, rows, weight))
         self._device = device
 
-    def finish(self) -> PackedWeight:
+    def finish(self) -> PackedWeight | StackedWeight:
         """The packed weight, once all rows have been taken."""
-        if self._parts and not self.is_allocated and self._have_one_format():
-            self._pack_codes()
-        elif self._parts:
-            self._pack_floats()
+        weight = self._pack_parts() if self._parts else self.weight
         self._parts.clear()
+        return weight
+
+    def _pack_parts(self) -> PackedWeight | StackedWeight:
+        self._parts.sort(key=lambda part: part.first_row)
+        if not self.is_allocated and self._have_one_format():
+            self.input_order = self._parts[0].weight.input_order
+            return self._pack_codes(self._parts, self.shape[0])
+        if not self.is_allocated and self._can_be_stacked():
+            return StackedWeight(tuple(self._pack_codes([part], len(part.rows)) for part in self._parts))
+        self._pack_floats()
         return self.weight
 
     def _allocate(self, format: WeightFormat, device: torch.device) -> None:
@@ -68,15 +76,21 @@ class PackingSlot(Slot):
             other.format == first.format and _same_order(other.input_order, first.input_order) for other in others
         )
 
-    def _pack_codes(self) -> None:
-        first = self._parts[0].weight
-        assert first.format is not None
-        self._allocate(first.format, self._device)
-        self.input_order = first.input_order
-        for first_row, rows, weight in self._parts:
+    def _can_be_stacked(self) -> bool:
+        """Whether every part can have a matrix of its own: a gate and its up share their panels."""
+        stops = [0, *accumulate(len(part.rows) for part in self._parts)]
+        are_whole = all(part.weight.format is not None and part.weight.input_order is None for part in self._parts)
+        return are_whole and not self.is_gate_up and [part.first_row for part in self._parts] == stops[:-1]
+
+    def _pack_codes(self, parts: list[_Part], num_rows: int) -> PackedWeight:
+        """A matrix of these parts, which have one format."""
+        first = parts[0]
+        assert first.weight.format is not None
+        packed = ops.new_weight(first.weight.format, num_rows, self.shape[1], self.is_gate_up, self._device)
+        for first_row, rows, weight in parts:
             for start, stop in row_pieces((len(rows), *self.shape[1:]), 4):
-                codes = weight.codes(rows[start:stop])
-                ops.set_quantized_rows(self.weight, first_row + start, *codes)
+                ops.set_quantized_rows(packed, first_row - first.first_row + start, *weight.codes(rows[start:stop]))
+        return packed
 
     def _pack_floats(self) -> None:
         """What no format of the kernels holds as it is, or what the parts of the weight do not have in common."""

@@ -56,6 +56,7 @@ def hf_fields(header: Header) -> dict[str, Any]:
         "bos_token_id": header.values.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": _end_tokens(header),
         "dtype": _dtype(header),
+        "quantization_config": _quantization(header),
     }
     for key, name in (("rms_epsilon", "rms_norm_eps"), ("epsilon", "layer_norm_eps")):
         if read.has(f"attention.layer_norm_{key}"):
@@ -107,6 +108,11 @@ class _Metadata:
 def _end_tokens(header: Header) -> list[int]:
     values = (header.values.get(f"tokenizer.ggml.{name}_token_id") for name in _END_TOKENS)
     return list(dict.fromkeys(value for value in values if isinstance(value, int)))
+
+
+def _quantization(header: Header) -> dict[str, Any] | None:
+    is_quantized = any(tensor.type.inputs > 1 for tensor in header.tensors)
+    return {"quant_method": "gguf"} if is_quantized else None
 
 
 def _dtype(header: Header) -> str:

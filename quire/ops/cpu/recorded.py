@@ -25,6 +25,7 @@ from quire.ops.cpu.linear import (
 from quire.ops.cpu.norm import weight_stride
 from quire.ops.cpu.pointwise import pointwise_instruction
 from quire.ops.cpu.rotary import rotary_and_write
+from quire.ops.weights import PackedWeight, StackedWeight
 
 _FLOAT32_CODE: int = extension.FLOAT32
 Address = Callable[[Operand], int]
@@ -156,14 +157,32 @@ def gate_up_linear(
     return _multiply(x, weight, bias, weight.output_size // 2, activation)
 
 
+@_recorded("stacked_linear")
+def stacked_linear(
+    x: Tensor, weight: StackedWeight, bias: Tensor | None = None, activation: str | None = None
+) -> Tensor:
+    """The product of each part, into its own columns."""
+    out = recording().new((weight.output_size,), torch.float32)
+    for columns, part in weight.columns():
+        _multiply_into(out[:, columns], x, part, None if bias is None else bias[columns], activation)
+    return out
+
+
 def _multiply(
     x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int, activation: str | None
 ) -> Tensor:
+    out = recording().new((width,), torch.float32)
+    _multiply_into(out, x, weight, bias, activation)
+    return out
+
+
+def _multiply_into(
+    out: Tensor, x: Tensor, weight: PackedWeight, bias: Tensor | None, activation: str | None
+) -> None:
     record = recording()
     if not isinstance(weight, CpuWeight) or x.dim() != 2 or x.dtype != torch.float32:
         raise NotCapturable("linear of something else than float32 rows by a packed weight")
     bias = None if bias is None else bias.float().contiguous()
-    out = record.new((width,), torch.float32)
     rows = _encode(x, weight) if weight.encodes_activations else (x,)
     sources, target = [record.operand(t) for t in rows], record.operand(out)
 
@@ -174,8 +193,7 @@ def _multiply(
         return product_instruction(weight, x_at, *end, activation, argmax=argmax)
 
     can_argmax = bias is None and activation is None
-    record.emit("linear", rows, (out,), build, build_argmax=build if can_argmax else None, width=width)
-    return out
+    record.emit("linear", rows, (out,), build, build_argmax=build if can_argmax else None, width=out.shape[1])
 
 
 def _encode(x: Tensor, weight: CpuWeight) -> tuple[Tensor, ...]:
