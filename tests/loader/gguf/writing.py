@@ -44,9 +44,10 @@ def random_blocks(shape: tuple[int, ...], kind: str, seed: int) -> np.ndarray:
     inputs, size = gguf.GGML_QUANT_SIZES[quant]
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 256, (*shape[:-1], shape[-1] // inputs, size), dtype=np.uint8)
+    largest = {"Q6_K": 1e-4, "IQ4_XS": 1e-4, "IQ4_NL": 2e-3}.get(kind, 4e-4)  # weights of about 0.1
     halves = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
     for at in halves.get(kind, (0, 2) if kind in ("Q4_1", "Q5_1") else (0,)):
-        factors = (rng.random((*blocks.shape[:-1], 1), dtype=np.float32) - 0.5) * 0.004
+        factors = (rng.random((*blocks.shape[:-1], 1), dtype=np.float32) - 0.5) * largest
         blocks[..., at : at + 2] = factors.astype(np.float16).view(np.uint8)
     return blocks.reshape(*shape[:-1], -1)
 
