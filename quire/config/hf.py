@@ -68,7 +68,9 @@ def load_hf_config(
 ) -> HFConfig:
     """The configuration in folder `path`; `overrides` replaces fields of config.json.
 
-    `stated`: the fields themselves, of a checkpoint at `path` that is one file. Raises ModelLoadError or UnsupportedModelError naming file and field.
+    `stated`: the fields themselves, of a checkpoint at `path` that is one file.
+
+    Raises ModelLoadError or UnsupportedModelError naming file and field.
     """
     folder = Path(path)
     source = folder if stated is not None else folder / "config.json"

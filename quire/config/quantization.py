@@ -13,7 +13,7 @@ CHECKPOINT_FORMATS: dict[str, str] = {
     "gptq": "quire.quant.gptq:GptqFormat",
     "gguf": "quire.quant.checkpoint:CheckpointFormat",
 }
-"""By `quant_method`: the class in `quire.quant` that reads such checkpoints, one file each. A GGUF file's reader decodes by itself."""
+"""By `quant_method`: the class in `quire.quant` that reads such checkpoints, one file each. GGUF's reader decodes by itself."""
 
 _ALIASES = {"gptq_marlin": "gptq"}
 """vLLM's names for kernels of its own over the same files."""

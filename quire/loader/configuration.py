@@ -18,7 +18,7 @@ def is_gguf(path: str | Path) -> bool:
 
 
 def checkpoint_in(folder: str, load_format: str) -> str:
-    """Where the checkpoint is: `folder`, or the GGUF file in it, which counts when there is no config.json or `load_format` says so.
+    """Where the checkpoint is: `folder`, or the GGUF file in it where there is no config.json or `load_format` says so.
 
     Raises ModelLoadError where there are several such files, or none and one was asked for.
     """

@@ -31,7 +31,7 @@ def resolve_model(
     download_dir: str | None = None,
     token: str | None = None,
 ) -> str:
-    """The local folder of `model`: a folder, a GGUF file (then that file), a built-in name, or a hub id ("owner/name") at `revision`.
+    """The local folder of `model`: a folder, a built-in name, or a hub id ("owner/name") at `revision`. A GGUF file is itself.
 
     Downloads only configuration, tokenizer and weights (safetensors where the repository has them).
     Raises ModelLoadError for a path that is not there, HubError when the hub cannot help; both say what to do.

@@ -175,7 +175,8 @@ def fill_dummy(model: nn.Module, device: torch.device, seed: int = 0) -> None:
 
 def weight_bytes(model: nn.Module) -> int:
     """Memory of all parameters and packed weights."""
-    packed = [weight for layer in model.modules() if isinstance(weight := getattr(layer, "weight", None), PackedWeight | StackedWeight)]
+    weights = (getattr(layer, "weight", None) for layer in model.modules())
+    packed = [weight for weight in weights if isinstance(weight, PackedWeight | StackedWeight)]
     plain = sum(p.numel() * p.element_size() for p in model.parameters())
     return plain + sum(weight.num_bytes for weight in packed)
 

@@ -18,7 +18,8 @@ from quire.tokenizer.byte_bpe import add_bos_and_eos
 from quire.tokenizer.gguf_cuts import Cuts, cuts_named
 from quire.tokenizer.sentencepiece_bpe import Piece, SentencePieceModel, build_sentencepiece_bpe
 from quire.tokenizer.settings import TokenizerSettings
-from quire.tokenizer.tokenizer import FastTokenizer, Tokenizer as QuireTokenizer
+from quire.tokenizer.tokenizer import FastTokenizer
+from quire.tokenizer.tokenizer import Tokenizer as QuireTokenizer
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = range(1, 5)
 _SPECIAL_IDS = {
@@ -35,7 +36,7 @@ _SENTENCEPIECE_IDS = {"bos_token": 1, "eos_token": 2, "unk_token": 0}
 
 
 def load_gguf_tokenizer(path: Path) -> QuireTokenizer:
-    """The tokenizer of a GGUF file. Raises ConfigError where the file has none that is known here, ModelLoadError if it is damaged."""
+    """The tokenizer of a GGUF file. Raises ConfigError where the file has none that is known, ModelLoadError if it is damaged."""
     header = read_header(path)
     model = header.values.get("tokenizer.ggml.model")
     if model not in ("llama", "gpt2"):

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quire.batch import NewRequest, RequestResult, ScheduledBatch, ScheduledRequest, TokenLogprobs
-from quire.loader.configuration import load_config
 from quire.config.types import (
     CacheConfig,
     EngineConfig,
@@ -16,6 +15,7 @@ from quire.config.types import (
     SchedulerConfig,
 )
 from quire.executor.base import Executor
+from quire.loader.configuration import load_config
 from quire.sampling_params import SamplingParams
 
 

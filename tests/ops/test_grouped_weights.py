@@ -1,4 +1,4 @@
-"""Weights of uint8 to uint4, which hold what others quantized: against their definition in float64, on every backend; rows alone."""
+"""Weights of uint8 to uint4, which hold what others quantized, on every backend: against their definition; rows alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What llama.cpp calls the parts of each architecture, and what Hugging Face calls them; and how its converter reorders their rows."""
+"""What llama.cpp and Hugging Face call the parts of each architecture, and how llama.cpp's converter reorders their rows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """ggml's quantized types: from the blocks of a row to codes with scales and minima, as `ops.set_quantized_rows` takes them.
 
-Every type here is held exactly: the codes stand for the numbers that ggml's own dequantization gives, to the bit. A block's layout
-is given beside its function, field by field; d and dmin are float16. Blocks are uint8 [n, blocks of a row, bytes of a block].
+Every type here is held exactly: the codes stand for the numbers that ggml's own dequantization gives, to the bit. A block's
+layout is given beside its function, field by field; d and dmin are float16. Blocks are uint8 [n, blocks of a row, bytes of a
+block].
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def _q2_k(blocks: Tensor) -> Codes:
 
 
 def _q3_k(blocks: Tensor) -> Codes:
-    """32 bytes of high bits, 64 bytes of low bits (2 each), 12 bytes of scales of 6 bits less 32, d. A high bit of 0 takes off 4."""
+    """32 bytes of high bits, 64 bytes of low bits (2 each), 12 bytes of 6-bit scales less 32, d. A high bit of 0 takes off 4."""
     low = _fields(blocks[..., 32:96].unflatten(-1, (2, 32)), 2)
     high = _fields(blocks[..., :32], 1).unflatten(-2, (2, 4))
     scales = blocks[..., 96:108]

@@ -48,7 +48,7 @@ def hf_fields(header: Header) -> dict[str, Any]:
         "num_key_value_heads": kv_heads,
         "head_dim": read.number("attention.key_length", read.number("embedding_length") // heads),
         "max_position_embeddings": read.number("context_length"),
-        "rope_theta": read.float("rope.freq_base", 10000.0),
+        "rope_theta": read.real("rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(read),
         "tie_word_embeddings": not read.has_tensor("output.weight"),
         "attention_bias": read.has_tensor("blk.0.attn_q.bias"),
@@ -60,7 +60,7 @@ def hf_fields(header: Header) -> dict[str, Any]:
     }
     for key, name in (("rms_epsilon", "rms_norm_eps"), ("epsilon", "layer_norm_eps")):
         if read.has(f"attention.layer_norm_{key}"):
-            fields[name] = read.float(f"attention.layer_norm_{key}", 0.0)
+            fields[name] = read.real(f"attention.layer_norm_{key}", 0.0)
     return fields | _FAMILIES.get(header.architecture, _nothing)(read, fields)
 
 
@@ -89,7 +89,7 @@ class _Metadata:
             )
         return values[0]
 
-    def float(self, name: str, default: float) -> float:
+    def real(self, name: str, default: float) -> float:
         return self.header.get(self.key(name), float, default)
 
     def has_tensor(self, name: str) -> bool:
@@ -137,18 +137,18 @@ def _rope_scaling(read: _Metadata) -> dict[str, Any] | None:
     if long is not None and short is not None:
         scaling: dict[str, Any] = {"rope_type": "longrope", "long_factor": long, "short_factor": short}
         if read.has("rope.scaling.attn_factor"):
-            scaling["attention_factor"] = read.float("rope.scaling.attn_factor", 1.0)
+            scaling["attention_factor"] = read.real("rope.scaling.attn_factor", 1.0)
         return scaling | _original_length(read)
     kind = read.header.get(read.key("rope.scaling.type"), str, "none")
     if kind == "none":
         return None
     if kind not in ("linear", "yarn"):
         raise UnsupportedModelError(f"{read.header.path}: rope scaling of type {describe(kind)} is not supported")
-    scaling = {"rope_type": kind, "factor": read.float("rope.scaling.factor", 1.0)}
+    scaling = {"rope_type": kind, "factor": read.real("rope.scaling.factor", 1.0)}
     for name in ("attn_factor", "beta_fast", "beta_slow"):
         if kind == "yarn" and read.has(f"rope.scaling.yarn_{name}"):
             spelled = "attention_factor" if name == "attn_factor" else name
-            scaling[spelled] = read.float(f"rope.scaling.yarn_{name}", 1.0)
+            scaling[spelled] = read.real(f"rope.scaling.yarn_{name}", 1.0)
     return scaling | _original_length(read)
 
 
@@ -174,7 +174,7 @@ def _phi3(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
 
 def _gemma2(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
     caps = {
-        name: read.float(name, 0.0)
+        name: read.real(name, 0.0)
         for name in ("attn_logit_softcapping", "final_logit_softcapping")
         if read.has(name)
     }
@@ -185,7 +185,7 @@ def _gemma2(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gemma3(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
-    local = read.float("rope.freq_base_swa", _GEMMA3_LOCAL_BASE)
+    local = read.real("rope.freq_base_swa", _GEMMA3_LOCAL_BASE)
     return _gemma2(read, fields) | {"rope_local_base_freq": local}
 
 
@@ -196,7 +196,7 @@ def _granite(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
         "residual_scale": "residual_multiplier",
         "logit_scale": "logits_scaling",
     }
-    return {spelled: read.float(name, 1.0) for name, spelled in names.items() if read.has(name)}
+    return {spelled: read.real(name, 1.0) for name, spelled in names.items() if read.has(name)}
 
 
 def _stablelm(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class _Array(NamedTuple):
     """An array that lies in the file, checked but not read."""
 
     kind: int
-    count: int
+    length: int
     start: int
 
 
@@ -95,7 +95,7 @@ class Header:
         return self.get("general.architecture", str)
 
     def get(self, key: str, kind: type, default: Any = None) -> Any:
-        """The value of `key`, of type str, int, float or bool. ModelLoadError where it has another type, or none and no default."""
+        """The value of `key`, of type str, int, float or bool. ModelLoadError: another type, or no value and no default."""
         value = self.values.get(key, default)
         if value is None:
             raise ModelLoadError(f"{self.path}: metadata {key} is missing")
@@ -106,7 +106,7 @@ class Header:
         return value
 
     def array(self, key: str, kind: type) -> list[Any] | None:
-        """The array under `key` as a list of str, int, float or bool; None where there is none. ModelLoadError for another type."""
+        """The array under `key` as a list of str, int or float; None where there is none. ModelLoadError for another type."""
         value = self.values.get(key)
         if value is None:
             return None
@@ -115,10 +115,10 @@ class Header:
         if kind is str:
             if value.kind != _STRING:
                 raise self.wrong(key, "an array of strings", f"numbers of type {value.kind}")
-            return list(_Cursor(self._data, self.path, value.start).strings(value.count, key))
+            return list(_Cursor(self._data, self.path, value.start).strings(value.length, key))
         if value.kind == _STRING:
             raise self.wrong(key, f"an array of {kind.__name__}", "strings")
-        numbers = np.frombuffer(self._data, _NUMBERS[value.kind], value.count, value.start)
+        numbers = np.frombuffer(self._data, _NUMBERS[value.kind], value.length, value.start)
         return list(map(kind, numbers.tolist()))
 
     def float32(self, tensor: TensorInfo) -> list[float]:

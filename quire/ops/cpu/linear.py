@@ -13,7 +13,14 @@ from quire.ops import reference, registry
 from quire.ops.activations import ACTIVATIONS, check_activation
 from quire.ops.cpu.extension import DTYPE_CODES, LEVEL, address, allocate, extension, on_cpu
 from quire.ops.quantize import INT4_ZERO
-from quire.ops.weights import PackedWeight, WeightFormat, check_can_round, check_matrix, check_quantized, check_rows
+from quire.ops.weights import (
+    PackedWeight,
+    WeightFormat,
+    check_can_round,
+    check_matrix,
+    check_quantized,
+    check_rows,
+)
 
 PANEL_ROWS: int = extension.PANEL_ROWS
 _RUNS = {

@@ -107,7 +107,6 @@ def as_loaded(model) -> dict[str, torch.Tensor]:
     state = {name: tensor.float() for name, tensor in model.state_dict().items()}
     found = {}
     for name, tensor in state.items():
-        parent, _, leaf = name.rpartition("_proj.weight")
         if name.endswith("q_proj.weight"):
             parts = [state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
             found[name.replace("q_proj", "qkv_proj")] = torch.cat(parts)

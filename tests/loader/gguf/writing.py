@@ -63,7 +63,9 @@ def encoded(name: str, matrix: np.ndarray, kind: str) -> np.ndarray:
         return random_blocks(matrix.shape, kind, sum(name.encode()))
 
 
-def write_model(model: Any, path: Path, type_of: TypeOf = all_in("F32"), add: Callable[[Any], None] | None = None) -> Path:
+def write_model(
+    model: Any, path: Path, type_of: TypeOf = lambda name, matrix: "F32", add: Callable[[Any], None] | None = None
+) -> Path:
     """Write a model, and set its matrices to what the file now has. `add`: writes further metadata."""
     config = model.config
     architecture = ARCHITECTURES[type(model).__name__]
@@ -154,9 +156,8 @@ def add_sizes(writer: Any, config: Any, architecture: str) -> None:
     writer.add_head_count_kv(kv_heads(config))
     writer.add_key_length(dim)
     writer.add_value_length(dim)
-    for name in ("rms_norm_eps",):
-        if hasattr(config, name):
-            writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     for name in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"):
         if hasattr(config, name):
             writer.add_layer_norm_eps(getattr(config, name))
@@ -191,9 +192,8 @@ def add_rope_factors(writer: Any, config: Any) -> None:
 
 
 def add_family(writer: Any, config: Any, architecture: str) -> None:
-    if architecture.startswith("gemma") or architecture == "phi3":
-        if getattr(config, "sliding_window", None):
-            writer.add_sliding_window(config.sliding_window)
+    if architecture in ("gemma2", "gemma3", "phi3") and getattr(config, "sliding_window", None):
+        writer.add_sliding_window(config.sliding_window)
     if getattr(config, "attn_logit_softcapping", None):
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
     if getattr(config, "final_logit_softcapping", None):
