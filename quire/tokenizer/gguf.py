@@ -1,11 +1,13 @@
 """The tokenizer that a GGUF file carries, rebuilt for the `tokenizers` package without any other file.
 
 Its model `llama` is SentencePiece's BPE with scores; `gpt2` is byte-level BPE with merges, whose text is cut first as the name in
-`tokenizer.ggml.pre` says. The cuts are what the original tokenizers do, so that token ids are theirs.
+`tokenizer.ggml.pre` says. The cuts are what the original tokenizers do, so that token ids are theirs. Where the file holds a whole
+tokenizer.json, that is taken.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +40,9 @@ _SENTENCEPIECE_IDS = {"bos_token": 1, "eos_token": 2, "unk_token": 0}
 def load_gguf_tokenizer(path: Path) -> QuireTokenizer:
     """The tokenizer of a GGUF file. Raises ConfigError where the file has none that is known, ModelLoadError if it is damaged."""
     header = read_header(path)
+    whole = header.values.get("tokenizer.huggingface.json")
+    if isinstance(whole, str):
+        return _from_tokenizer_json(header, whole)
     model = header.values.get("tokenizer.ggml.model")
     if model not in ("llama", "gpt2"):
         raise ConfigError(
@@ -48,7 +53,7 @@ def load_gguf_tokenizer(path: Path) -> QuireTokenizer:
     types = header.array("tokenizer.ggml.token_type", int) or [_NORMAL] * len(tokens)
     if len(types) != len(tokens):
         raise header.wrong("tokenizer.ggml.token_type", f"an array of {len(tokens)} numbers", len(types))
-    settings = _settings(header, tokens, is_sentencepiece=model == "llama")
+    settings = _settings(header, dict(enumerate(tokens)).get, is_sentencepiece=model == "llama")
     try:
         if model == "llama":
             backend = _sentencepiece(header, tokens, types, settings)
@@ -62,6 +67,14 @@ def load_gguf_tokenizer(path: Path) -> QuireTokenizer:
     return FastTokenizer(backend, settings)
 
 
+def _from_tokenizer_json(header: Header, whole: str) -> QuireTokenizer:
+    try:
+        backend = Tokenizer.from_str(whole)
+    except Exception as error:  # the package raises plain Exception
+        raise ConfigError(f"{header.path}: tokenizer.huggingface.json cannot be read: {error}") from error
+    return FastTokenizer(backend, _settings(header, backend.id_to_token, is_sentencepiece=False))
+
+
 def _required(header: Header, name: str, kind: type) -> list:
     values = header.array(f"tokenizer.ggml.{name}", kind)
     if not values:
@@ -69,13 +82,16 @@ def _required(header: Header, name: str, kind: type) -> list:
     return values
 
 
-def _settings(header: Header, tokens: list[str], *, is_sentencepiece: bool) -> TokenizerSettings:
+def _settings(
+    header: Header, token_of: Callable[[int], str | None], *, is_sentencepiece: bool
+) -> TokenizerSettings:
     special = {}
     for name, key in _SPECIAL_IDS.items():
         default = _SENTENCEPIECE_IDS.get(name) if is_sentencepiece else None
         token_id = header.values.get(f"tokenizer.ggml.{key}", default)
-        if isinstance(token_id, int) and 0 <= token_id < len(tokens):
-            special[name] = tokens[token_id]
+        token = token_of(token_id) if isinstance(token_id, int) and token_id >= 0 else None
+        if token is not None:
+            special[name] = token
     return TokenizerSettings(
         special_tokens=special,
         chat_templates=_chat_templates(header),

@@ -208,38 +208,16 @@ def add_family(writer: Any, config: Any, architecture: str) -> None:
 
 
 def add_tokenizer(folder: Path) -> Callable[[Any], None]:
-    """Writes a byte-level BPE tokenizer.json with its special tokens and chat template, cut as GPT-2 does."""
+    """Writes a tokenizer.json whole, beside its special tokens and chat template."""
 
     def add(writer: Any) -> None:
-        stated = json.loads((folder / "tokenizer.json").read_text())
         settings = json.loads((folder / "tokenizer_config.json").read_text())
-        vocabulary = dict(stated["model"]["vocab"])
-        added = {token["content"]: token for token in stated["added_tokens"]}
-        vocabulary |= {content: token["id"] for content, token in added.items()}
-        tokens = sorted(vocabulary, key=vocabulary.__getitem__)
-        kinds = [
-            gguf.TokenType.NORMAL
-            if token not in added
-            else gguf.TokenType.CONTROL
-            if added[token]["special"]
-            else gguf.TokenType.USER_DEFINED
-            for token in tokens
-        ]
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre("gpt-2")
-        writer.add_token_list(tokens)
-        writer.add_token_types(kinds)
-        merges = stated["model"]["merges"]
-        writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
-        for name in ("bos", "eos"):
-            token = settings.get(f"{name}_token")
-            if token in vocabulary:
-                getattr(writer, f"add_{name}_token_id")(vocabulary[token])
-        writer.add_add_bos_token(bool(settings.get("add_bos_token")))
-        template = folder / "chat_template.jinja"
-        if template.exists():
-            writer.add_chat_template(template.read_text())
-        elif "chat_template" in settings:
-            writer.add_chat_template(settings["chat_template"])
+        whole = (folder / "tokenizer.json").read_text()
+        ids = {token["content"]: token["id"] for token in json.loads(whole)["added_tokens"]}
+        writer.add_string("tokenizer.huggingface.json", whole)
+        writer.add_bos_token_id(ids[settings["bos_token"]])
+        writer.add_eos_token_id(ids[settings["eos_token"]])
+        writer.add_eot_token_id(ids[settings["pad_token"]])
+        writer.add_chat_template(settings["chat_template"])
 
     return add
