@@ -13,15 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quire.ops.activations import ACTIVATIONS, check_activation
+from quire import ops
+from quire.ops.activations import ACTIVATIONS, ActivationName, check_activation
 from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_int8, quantize_rows
-from quire.ops.registry import register, select
+from quire.ops.registry import register
 from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
 from quire.ops.weights import (
     FACTOR_GROUP,
     PackedWeight,
-    StackedWeight,
     WeightFormat,
+    WeightParts,
     check_can_round,
     check_matrix,
     check_quantized,
@@ -220,16 +221,15 @@ def linear(
     return out.to(x.dtype).reshape(*x.shape[:-1], weight.output_size)
 
 
-@register("stacked_linear", "reference")
-def stacked_linear(
-    x: Tensor, weight: StackedWeight, bias: Tensor | None = None, activation: str | None = None
+@register("linear_parts", "reference")
+def linear_parts(
+    x: Tensor, weight: WeightParts, bias: Tensor | None = None, activation: ActivationName | None = None
 ) -> Tensor:
-    """See `quire.ops.linear`; each part on the backend that its device has."""
-    multiply = select("linear", x.device)
-    parts = [
-        multiply(x, part, None if bias is None else bias[columns], activation) for columns, part in weight.columns()
-    ]
-    return torch.cat(parts, -1)
+    """See `quire.ops.linear`; each part on the backend that has it."""
+    sizes = [part.output_size for part in weight.parts]
+    biases = [None] * len(sizes) if bias is None else bias.split(sizes)
+    parts = zip(weight.parts, biases, strict=True)
+    return torch.cat([ops.linear(x, part, own, activation) for part, own in parts], -1)
 
 
 def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:

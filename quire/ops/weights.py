@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -113,6 +112,9 @@ class PackedWeight:
     gate_up: bool
     """Rows are gate then up, for `ops.gate_up_linear`."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    input_order: Tensor | None = None
+    """int64 [input_size]: column i as it is stored belongs to input input_order[i]; None: to input i. The ops that read whole
+    inputs (`linear`, `gate_up_linear`, `embedding`, `unpack_weight`) heed it; those that write rows store columns as given."""
 
     @property
     def num_bytes(self) -> int:
@@ -126,8 +128,8 @@ class PackedWeight:
 
 
 @dataclass(frozen=True)
-class StackedWeight:
-    """Matrices of several formats over the same inputs, one below the other, for `ops.linear`."""
+class WeightParts:
+    """A matrix whose runs of rows are stored in formats of their own, one below the other, for `ops.linear`."""
 
     parts: tuple[PackedWeight, ...]
 
@@ -138,18 +140,13 @@ class StackedWeight:
 
     @property
     def input_size(self) -> int:
-        """Columns of each part."""
+        """Columns, the same in all parts."""
         return self.parts[0].input_size
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it takes."""
+        """Memory that they take."""
         return sum(part.num_bytes for part in self.parts)
-
-    def columns(self) -> list[tuple[slice, PackedWeight]]:
-        """Each part with the outputs that are its."""
-        stops = list(accumulate(part.output_size for part in self.parts))
-        return [(slice(stop - part.output_size, stop), part) for stop, part in zip(stops, self.parts, strict=True)]
 
 
 def check_matrix(output_size: int, input_size: int, format: WeightFormat, gate_up: bool) -> None:

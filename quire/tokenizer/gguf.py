@@ -1,8 +1,8 @@
 """The tokenizer that a GGUF file carries, rebuilt for the `tokenizers` package without any other file.
 
 Its model `llama` is SentencePiece's BPE with scores; `gpt2` is byte-level BPE with merges, whose text is cut first as the name in
-`tokenizer.ggml.pre` says. The cuts are what the original tokenizers do, so that token ids are theirs. Where the file holds a whole
-tokenizer.json, that is taken.
+`tokenizer.ggml.pre` says. The cuts are what the original tokenizers do, so that token ids are theirs. Where the file holds a
+whole tokenizer.json, that is taken.
 """
 
 from __future__ import annotations

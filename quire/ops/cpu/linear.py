@@ -160,7 +160,9 @@ def _with_tensors(weight: CpuWeight, tensors: dict[str, Tensor]) -> CpuWeight:
         view = extension.grouped_view(*at("data", "scales", "minima", "scale_factors", "minimum_factors"), *shape)
     else:
         view = extension.weight_view(*at("data", "scales", "zeros"), *shape)
-    return CpuWeight(weight.format, weight.output_size, weight.input_size, weight.gate_up, tensors, view)
+    return CpuWeight(
+        weight.format, weight.output_size, weight.input_size, weight.gate_up, tensors, view=view
+    )
 
 
 def _places(weight: PackedWeight, first_row: int, count: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from quire.executor.local import LocalExecutor
 from quire.loader import load_model
 from quire.loader.configuration import checkpoint_in, load_config
 from quire.loader.gguf.blocks import BLOCK_TYPES
-from quire.ops.weights import StackedWeight
+from quire.ops.weights import WeightParts
 from quire.sampling_params import SamplingParams
 from tests.loader.gguf.writing import all_in, random_blocks, write_model
 from tests.models.checkpoints import draw_prompts, make_model, save, weights_of
@@ -160,7 +160,7 @@ def test_parts_of_several_types_lie_one_below_the_other(tmp_path):
     loaded = load(path)
     check_matrices(model, loaded)
     weight = loaded.model.layers[0].self_attn.qkv_proj.weight
-    assert isinstance(weight, StackedWeight)
+    assert isinstance(weight, WeightParts)
     assert [part.format.name for part in weight.parts] == ["uint4", "uint8", "uint6"]
     assert [part.output_size for part in weight.parts] == [256, 128, 128]
     x = torch.randn(5, 256)
