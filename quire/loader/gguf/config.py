@@ -35,8 +35,8 @@ def hf_fields(header: Header) -> dict[str, Any]:
     embedding = read.tensor_shape("token_embd.weight")
     heads = read.number("attention.head_count")
     kv_heads = read.number("attention.head_count_kv", heads)
-    if heads < 1 or kv_heads < 1:
-        raise header.wrong(read.key("attention.head_count"), "at least 1", min(heads, kv_heads))
+    head_dim = read.number("attention.key_length", embedding[-1] // max(heads, 1))
+    _check_sizes(read, embedding, heads, kv_heads, head_dim)
     fields = {
         "architectures": [architecture.class_name],
         "model_type": architecture.model_type,
@@ -46,7 +46,7 @@ def hf_fields(header: Header) -> dict[str, Any]:
         "num_hidden_layers": read.number("block_count"),
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
-        "head_dim": read.number("attention.key_length", read.number("embedding_length") // heads),
+        "head_dim": head_dim,
         "max_position_embeddings": read.number("context_length"),
         "rope_theta": read.real("rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(read),
@@ -62,6 +62,21 @@ def hf_fields(header: Header) -> dict[str, Any]:
         if read.has(f"attention.layer_norm_{key}"):
             fields[name] = read.real(f"attention.layer_norm_{key}", 0.0)
     return fields | _FAMILIES.get(header.architecture, _nothing)(read, fields)
+
+
+def _check_sizes(read: _Metadata, embedding: tuple[int, ...], heads: int, kv_heads: int, head_dim: int) -> None:
+    """Sizes that the tensors bear out: what is made of them before any tensor is read is no larger than the file."""
+    header, rows = read.header, max(tensor.shape[0] for tensor in read.header.tensors)
+    if len(embedding) != 2 or read.number("embedding_length") != embedding[1]:
+        rule = f"the columns of token_embd {list(embedding)}"
+        raise header.wrong(read.key("embedding_length"), rule, read.number("embedding_length"))
+    for name, count in (("attention.head_count", heads), ("attention.head_count_kv", kv_heads)):
+        if count < 1 or head_dim < 2 or head_dim % 2 or count * head_dim > rows:
+            rule = f"at least 1, with heads of an even size that fit {rows} rows"
+            raise header.wrong(read.key(name), rule, f"{count} of {head_dim}")
+    layers = read.number("block_count")
+    if not any(tensor.name.startswith(f"blk.{layers - 1}.") for tensor in header.tensors):
+        raise header.wrong(read.key("block_count"), "the number of layers that have tensors", layers)
 
 
 class _Metadata:
@@ -160,6 +175,8 @@ def _original_length(read: _Metadata) -> dict[str, int]:
 def _rotary_share(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
     """The part of each head that turns."""
     width = read.number("rope.dimension_count", fields["head_dim"])
+    if not 0 < width <= fields["head_dim"]:
+        raise read.header.wrong(read.key("rope.dimension_count"), f"at most the head size {fields['head_dim']}", width)
     return {"partial_rotary_factor": width / fields["head_dim"]}
 
 

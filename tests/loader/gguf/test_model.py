@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import gguf
+import numpy as np
 import pytest
 import torch
 
@@ -213,6 +214,7 @@ def write_with(path, architecture="llama", **values):
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in values.items():
         writer.add_key_value(f"{architecture}.{key.replace('__', '.')}", value, gguf.GGUFValueType.get_type(value))
+    writer.add_tensor("blk.0.attn_norm.weight", np.ones(32, dtype=np.float32))
     writer.add_tensor("token_embd.weight", random_blocks((8, 32), "Q8_0", 0), raw_dtype=gguf.GGMLQuantizationType.Q8_0)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -221,9 +223,8 @@ def write_with(path, architecture="llama", **values):
     return path
 
 
-SMALL = dict(
-    embedding_length=32, block_count=1, attention__head_count=1, feed_forward_length=32, context_length=64
-)
+SMALL = dict(embedding_length=32, block_count=1, attention__head_count=1, attention__key_length=8)
+SMALL |= dict(feed_forward_length=32, context_length=64)
 
 
 @pytest.mark.parametrize(
@@ -233,6 +234,9 @@ SMALL = dict(
         ("llama", {}, "llama.attention.head_count is missing"),
         ("llama", SMALL | {"expert_count": 8}, "mixtures of experts as GGUF are not supported"),
         ("llama", SMALL | {"attention__head_count": 0}, "head_count must be at least 1"),
+        ("llama", SMALL | {"attention__key_length": 2**40}, "head_count must be at least 1, with heads .* that fit 8 rows"),
+        ("llama", SMALL | {"embedding_length": 64}, r"embedding_length must be the columns of token_embd \[8, 32\], got 64"),
+        ("llama", SMALL | {"block_count": 2**30}, "block_count must be the number of layers that have tensors"),
         ("llama", SMALL | {"block_count": "two"}, "llama.block_count must be an array of int, got 'two'"),
         ("llama", SMALL | {"rope__scaling__type": "su"}, "rope scaling of type 'su'"),
     ],
@@ -245,7 +249,7 @@ def test_configurations_that_are_refused(tmp_path, architecture, values, message
 
 def test_a_file_that_lacks_tensors(tmp_path):
     path = write_with(tmp_path / "model.gguf", **SMALL)
-    with pytest.raises(ModelLoadError, match="missing: model.layers.0.input_layernorm.weight"):
+    with pytest.raises(ModelLoadError, match="missing: model.layers.0.mlp.down_proj.weight"):
         load(path)
 
 
