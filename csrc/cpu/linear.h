@@ -64,6 +64,9 @@ struct QuantLinearArgs {
 };
 QUIRE_KERNEL(quant_linear, QuantLinearArgs)
 
+// uint4 to uint8 weights; the rows' multiplier is 1, and their steps divide the weight's groups.
+QUIRE_KERNEL(grouped_linear, QuantLinearArgs)
+
 // Makes row `count` the first one.
 static inline void skip_rows(LinearArgs& args, int64_t count) {
   args.out += count * args.out_stride;

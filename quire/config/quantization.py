@@ -13,8 +13,9 @@ CHECKPOINT_FORMATS: dict[str, str] = {
     "gptq": "quire.quant.gptq:GptqFormat",
     "awq": "quire.quant.awq:AwqFormat",
     "compressed-tensors": "quire.quant.compressed_tensors:CompressedTensorsFormat",
+    "gguf": "quire.quant.checkpoint:CheckpointFormat",
 }
-"""By `quant_method`: the class in `quire.quant` that reads such checkpoints, one file each."""
+"""By `quant_method`: the class in `quire.quant` that reads such checkpoints, one file each. GGUF's reader decodes by itself."""
 
 _ALIASES = {"gptq_marlin": "gptq", "awq_marlin": "awq"}
 """vLLM's names for kernels of its own over the same files."""

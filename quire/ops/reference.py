@@ -19,9 +19,11 @@ from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_
 from quire.ops.registry import register
 from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
 from quire.ops.weights import (
+    FACTOR_GROUP,
     PackedWeight,
     WeightFormat,
     WeightParts,
+    check_can_round,
     check_matrix,
     check_quantized,
     check_rows,
@@ -111,15 +113,11 @@ def new_weight(
 ) -> PackedWeight:
     """See `quire.ops.new_weight`."""
     check_matrix(output_size, input_size, format, gate_up)
-    dtype = {"int8": torch.int8, "int4": torch.uint8}.get(format.name) or getattr(torch, format.name)
+    is_unsigned = format.is_integer and format.name != "int8"
+    dtype = torch.uint8 if is_unsigned else getattr(torch, format.name)
     tensors = {"values": torch.zeros(output_size, input_size, dtype=dtype, device=device)}
-    if format.name == "int8":
-        tensors["scales"] = torch.zeros(output_size, 1, dtype=torch.float32, device=device)
-    elif format.name == "int4":
-        num_groups = input_size // format.group_size
-        tensors["scales"] = torch.zeros(output_size, num_groups, dtype=torch.float16, device=device)
-    if format.has_zeros:
-        tensors["zeros"] = torch.zeros_like(tensors["scales"], dtype=torch.uint8)
+    for name, (count, dtype) in format.numbers(input_size).items():
+        tensors[name] = torch.zeros(output_size, count, dtype=dtype, device=device)
     return PackedWeight(format, output_size, input_size, gate_up, tensors)
 
 
@@ -127,6 +125,7 @@ def new_weight(
 def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
     """See `quire.ops.set_rows`."""
     check_rows(weight, first_row, rows)
+    check_can_round(weight.format)
     numbers: tuple[Tensor, ...]
     if weight.format.name == "int8":
         numbers = quantize_int8(rows)
@@ -147,12 +146,11 @@ def _store(weight: PackedWeight, first_row: int, numbers: tuple[Tensor, ...]) ->
 
 @register("set_quantized_rows", "reference")
 def set_quantized_rows(
-    weight: PackedWeight, first_row: int, values: Tensor, scales: Tensor, zeros: Tensor | None = None
+    weight: PackedWeight, first_row: int, values: Tensor, numbers: dict[str, Tensor | None]
 ) -> None:
     """See `quire.ops.set_quantized_rows`."""
     check_rows(weight, first_row, values)
-    check_quantized(values, scales, zeros, weight.format)
-    _store(weight, first_row, (values, scales) if zeros is None else (values, scales, zeros))
+    _store(weight, first_row, (values, *check_quantized(values, numbers, weight.format).values()))
 
 
 @register("pack_weight", "reference")
@@ -177,6 +175,10 @@ def _dequantize(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
     scales = weight.tensors["scales"][rows].float()
     if weight.format.name == "int8":
         return values * scales
+    if weight.format.is_grouped:
+        groups = (values - weight.format.zero).unflatten(1, (-1, weight.format.group_size))
+        groups = groups * _group_numbers(weight, "scale", rows)[..., None]
+        return (groups + _group_numbers(weight, "minimum", rows)[..., None]).flatten(1)
     return ((values - _zeros(weight, rows)).unflatten(1, (scales.shape[1], -1)) * scales[..., None]).flatten(1)
 
 
@@ -185,6 +187,18 @@ def _zeros(weight: PackedWeight, rows: slice | Tensor) -> Tensor | float:
     if not weight.format.has_zeros:
         return float(INT4_ZERO)
     return weight.tensors["zeros"][rows].float().repeat_interleave(weight.format.group_size, 1)
+
+
+def _group_numbers(weight: PackedWeight, what: str, rows: slice | Tensor) -> Tensor:
+    """The scales or minima [n, groups] of uint8 to uint4 in float32, of one level or two; zeros where there are no minima."""
+    name = "scales" if what == "scale" else "minima"
+    if name not in weight.tensors:
+        return torch.zeros_like(weight.tensors["scales"][rows], dtype=torch.float32)
+    numbers = weight.tensors[name][rows].float()
+    if not weight.format.two_levels:
+        return numbers
+    factors = weight.tensors[f"{what}_factors"][rows].float()
+    return numbers * factors.repeat_interleave(FACTOR_GROUP // weight.format.group_size, 1)
 
 
 @register("linear", "reference")
@@ -227,6 +241,8 @@ def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
     activations, scales = quantize_rows(x, weight.format.activation_group)
     if weight.format.name == "int8":
         return _multiply_int8(activations, scales, weight)
+    if weight.format.is_grouped:
+        return _multiply_grouped(activations, scales, weight)
     return _multiply_int4(activations, scales, weight)
 
 
@@ -251,6 +267,21 @@ def _multiply_int4(activations: Tensor, scales: Tensor, weight: PackedWeight) ->
         product = _exact_product(activations[:, start:stop], values[:, start:stop])
         scaled = weight_scales[:, start // format.group_size] * product
         total += scales[:, start // (format.activation_group or weight.input_size), None] * scaled
+    return total
+
+
+def _multiply_grouped(activations: Tensor, scales: Tensor, weight: PackedWeight) -> Tensor:
+    """As int4, and each group's minimum times the exact sum of the activations that meet it."""
+    format = weight.format
+    values = weight.tensors["values"].float() - format.zero
+    weight_scales, minima = (_group_numbers(weight, what, slice(None)) for what in ("scale", "minimum"))
+    unit = min(format.group_size, format.activation_group or format.group_size)
+    total = activations.new_zeros(activations.shape[0], weight.output_size)
+    for start, stop in group_bounds(weight.input_size, unit):
+        group, row_sum = start // format.group_size, activations[:, start:stop].sum(1, keepdim=True)
+        product = weight_scales[:, group] * _exact_product(activations[:, start:stop], values[:, start:stop])
+        row_scale = scales[:, start // (format.activation_group or weight.input_size), None]
+        total += row_scale * (product + minima[:, group] * row_sum)
     return total
 
 
