@@ -5,7 +5,7 @@
 A checkpoint of random weights becomes a bfloat16 GGUF file and, by llama.cpp's own quantizer, the others. Each answers random
 prompts greedily on llama-server and on Quire. Random weights make near ties, where rounding decides; after the first token that
 differs, the two go on from different texts. So both counts are printed: equal tokens over all, and the gap in log probability
-that Quire saw between the two tokens where they first part.
+that Quire saw between the two tokens where they first part. Both keep keys and values in float32.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def answers_of_llama_cpp(file: Path, prompts: list[list[int]], num_tokens: int, 
     """Greedy tokens of each prompt, one after the other."""
     adapter = LlamaCpp()
     adapter.load(file, "", threads)
-    with adapter.server(1, PROMPT_TOKENS + num_tokens + 16) as url:
+    exact_cache = ["--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off"]
+    with adapter.server(1, PROMPT_TOKENS + num_tokens + 16, exact_cache) as url:
         return [_complete(url, prompt, num_tokens) for prompt in prompts]
 
 
@@ -70,7 +71,7 @@ def _complete(url: str, prompt: list[int], num_tokens: int) -> list[int]:
 
 def compare(file: Path, prompts: list[list[int]], theirs: list[list[int]], num_tokens: int, threads: int) -> dict[str, Any]:
     """Quire's answers beside llama.cpp's."""
-    llm = LLM(model=str(file), num_threads=threads, max_model_len=256, kv_cache_memory_bytes=2**28)
+    llm = LLM(model=str(file), num_threads=threads, max_model_len=256, kv_cache_dtype="float32")
     params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True, logprobs=_LOGPROBS, detokenize=False)
     outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)
     equal, gaps = 0, []
