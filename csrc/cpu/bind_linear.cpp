@@ -88,7 +88,7 @@ QuantizedRows quantized_rows(uintptr_t values, uintptr_t scales, uintptr_t offse
 }
 
 InstructionPtr make_quantize(uintptr_t x, int64_t x_stride, int64_t rows, int64_t dim, const QuantizedRows& out,
-                             int64_t activation_group, int32_t multiplier, uintptr_t narrow_out, int64_t narrow_stride,
+                             int64_t activation_group, int32_t multiplier, bool half_scales, uintptr_t narrow_out, int64_t narrow_stride,
                              uintptr_t norm_weight, uintptr_t norm_bias, bool is_layer_norm, uintptr_t residual,
                              uintptr_t residual_out, double eps, int level) {
   QuantizeArgs args{};
@@ -98,6 +98,7 @@ InstructionPtr make_quantize(uintptr_t x, int64_t x_stride, int64_t rows, int64_
   args.dim = dim;
   args.activation_group = activation_group;
   args.multiplier = multiplier;
+  args.half_scales = half_scales;
   args.out = out;
   args.narrow_out = pointer<bf16>(narrow_out);
   args.narrow_stride = narrow_stride;
@@ -192,7 +193,7 @@ void bind_linear(nb::module_& m) {
   m.def("head_linear", &make_head_linear, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "rows"_a, "num_heads"_a,
         "num_outputs"_a, "weight"_a, "level"_a);
   m.def("quantize", &make_quantize, "x"_a, "x_stride"_a, "rows"_a, "dim"_a, "out"_a, "activation_group"_a,
-        "multiplier"_a, "narrow_out"_a, "narrow_stride"_a, "norm_weight"_a, "norm_bias"_a, "is_layer_norm"_a, "residual"_a,
+        "multiplier"_a, "half_scales"_a, "narrow_out"_a, "narrow_stride"_a, "norm_weight"_a, "norm_bias"_a, "is_layer_norm"_a, "residual"_a,
         "residual_out"_a, "eps"_a, "level"_a);
   m.def("pack", &make_pack, "floats"_a, "values"_a, "dtype"_a, "first_row"_a, "num_given"_a, "row_stride"_a, "data"_a,
         "scales"_a, "rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a, "kind"_a, "level"_a);

@@ -10,6 +10,7 @@ struct QuantizeArgs {
   int64_t rows, x_stride, dim;
   int64_t activation_group;  // inputs that share a scale; dim for all of a row
   int32_t multiplier;        // of the sums in out.offsets
+  bool half_scales;          // scales are rounded to float16
   QuantizedRows out;
   bf16* narrow_out;          // [rows, narrow_stride], an even number of them written; then `out` and the two above mean nothing
   int64_t narrow_stride;

@@ -18,10 +18,11 @@ _SMALLEST_ABSMAX = 2.0**-120
 _LANES = 16
 
 
-def quantize_rows(x: Tensor, group: int = 0) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, group: int = 0, half_scales: bool = False) -> tuple[Tensor, Tensor]:
     """x [M, K] -> (values [M, K], integers in [-127, 127] as float32; scales [M, groups] float32), x = value * scale.
 
     `group` inputs share a scale (0: all K; the last group may be short): scale = absmax / 127, value = round(x * (127 / absmax)).
+    With `half_scales` the scale is then rounded to float16.
     """
     x = x.float()
     values, scales = torch.empty_like(x, memory_format=torch.contiguous_format), []
@@ -32,7 +33,8 @@ def quantize_rows(x: Tensor, group: int = 0) -> tuple[Tensor, Tensor]:
         inverse = torch.where(absmax >= _SMALLEST_ABSMAX, factor, torch.zeros_like(absmax))
         values[:, start:stop] = (part * inverse).round()
         scales.append(absmax / INT8_MAX)
-    return values, torch.cat(scales, 1) if scales else x.new_zeros(x.shape[0], 0)
+    found = torch.cat(scales, 1) if scales else x.new_zeros(x.shape[0], 0)
+    return values, found.half().float() if half_scales else found
 
 
 def group_bounds(size: int, group: int) -> list[tuple[int, int]]:

@@ -238,7 +238,7 @@ def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
         x = x.bfloat16().float()
     if not weight.format.is_integer:
         return F.linear(x, weight.tensors["values"].float())
-    activations, scales = quantize_rows(x, weight.format.activation_group)
+    activations, scales = quantize_rows(x, weight.format.activation_group, weight.format.half_activation_scales)
     if weight.format.name == "int8":
         return _multiply_int8(activations, scales, weight)
     if weight.format.is_grouped:

@@ -39,7 +39,9 @@ class WeightFormat:
     group_size: int = 0
     """int4: inputs that share a weight scale, 32, 64 or 128; also 16 for uint8, uint6 and uint4."""
     activation_group: int = 0
-    """Integer formats: inputs that share an activation scale: 32, 64 or 128; 0 is all of a token's."""
+    """Integer formats: inputs that share an activation scale: 32, 64, 128 or 256; 0 is all of a token's."""
+    half_activation_scales: bool = False
+    """Integer formats: activation scales are rounded to float16, as ggml keeps them."""
     has_zeros: bool = False
     """int4: every group has a zero point of its own, uint8; else all are 8."""
     has_minima: bool = False
@@ -52,8 +54,8 @@ class WeightFormat:
             raise ValueError(f"weight format must be one of {', '.join(FORMAT_NAMES)}, got {self.name!r}")
         if self.name == "int4" and self.group_size not in GROUP_SIZES:
             raise ValueError(f"group_size must be 32, 64 or 128 for int4, got {self.group_size}")
-        if self.activation_group not in (0, *GROUP_SIZES):
-            raise ValueError(f"activation_group must be 0, 32, 64 or 128, got {self.activation_group}")
+        if self.activation_group not in (0, *GROUP_SIZES, FACTOR_GROUP):
+            raise ValueError(f"activation_group must be 0, 32, 64, 128 or 256, got {self.activation_group}")
         if self.has_zeros and self.name != "int4":
             raise ValueError(f"has_zeros is for int4, got {self.name}")
         if self.is_grouped and self.group_size not in _GROUPED_SIZES[self.name]:

@@ -15,9 +15,10 @@ OPS = ("new_weight", "set_quantized_rows", "unpack_weight", "linear", "gate_up_l
 BACKENDS = [b for b in registry.PRIORITY if all(b in registry.backends(op, CPU) for op in OPS)]
 FORMATS = {
     "uint8-g32": WeightFormat("uint8", 32, 32),
+    "uint8-g32-half": WeightFormat("uint8", 32, 32, half_activation_scales=True),
     "uint8-g128-a64": WeightFormat("uint8", 128, 64),
     "uint8-g32-two": WeightFormat("uint8", 32, 32, two_levels=True),
-    "uint6-g16-two": WeightFormat("uint6", 16, 32, two_levels=True),
+    "uint6-g16-two": WeightFormat("uint6", 16, 256, two_levels=True),
     "uint6-g32-minima": WeightFormat("uint6", 32, 128, has_minima=True),
     "uint5-g32": WeightFormat("uint5", 32, 32),
     "uint5-g32-minima-two": WeightFormat("uint5", 32, 32, has_minima=True, two_levels=True),
@@ -70,11 +71,13 @@ def pack(codes: dict[str, Tensor], format: WeightFormat, gate_up: bool = False):
     return weight
 
 
-def rounded(x: Tensor, group: int) -> Tensor:
+def rounded(x: Tensor, format: WeightFormat) -> Tensor:
     """Activations as they meet the weights, in float64."""
-    parts = x.split(group or x.shape[1], 1)
-    scales = [part.abs().amax(1, keepdim=True) for part in parts]
-    return torch.cat([(p * (127 / s)).round() * (s.double() / 127) for p, s in zip(parts, scales)], 1)
+    parts = x.split(format.activation_group or x.shape[1], 1)
+    largest = [part.abs().amax(1, keepdim=True) for part in parts]
+    scales = [(top / 127).half() if format.half_activation_scales else top.double() / 127 for top in largest]
+    values = [(part * (127 / top)).round() for part, top in zip(parts, largest)]
+    return torch.cat([value * scale.double() for value, scale in zip(values, scales)], 1)
 
 
 @with_backends
@@ -91,8 +94,8 @@ def test_the_numbers_and_the_products_are_the_definition(backend, name, rows, ou
         assert torch.equal(ops.embedding(torch.tensor([outputs - 1, 0]), weight), matrix.float()[[outputs - 1, 0]])
     assert torch.equal(out[-1:], alone)
     if rows:
-        expected = rounded(x, format.activation_group) @ matrix.T + bias
-        size = rounded(x, format.activation_group).abs() @ matrix.abs().T
+        expected = rounded(x, format) @ matrix.T + bias
+        size = rounded(x, format).abs() @ matrix.abs().T
         assert ((out - expected).abs() <= 1e-6 * size + 1e-7).all()
 
 
@@ -153,7 +156,7 @@ def test_wrong_numbers(backend):
     ("arguments", "message"),
     [
         (("uint5", 16), "group_size must be one of 32, 64, 128 for uint5, got 16"),
-        (("int8", 0, 0, False, True), "has_minima and two_levels are for uint8"),
+        (("int8", 0, 0, False, False, True), "has_minima and two_levels are for uint8"),
     ],
 )
 def test_formats_that_there_are_not(arguments, message):

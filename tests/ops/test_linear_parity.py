@@ -244,7 +244,7 @@ def test_wrong_shapes_are_named(backend):
             ops.pack_quantized(values, torch.zeros(8, 1), None, WeightFormat("int8"))
     with pytest.raises(ValueError, match="group_size must be 32, 64 or 128 for int4, got 0"):
         WeightFormat("int4")
-    with pytest.raises(ValueError, match="activation_group must be 0, 32, 64 or 128, got 16"):
+    with pytest.raises(ValueError, match="activation_group must be 0, 32, 64, 128 or 256, got 16"):
         WeightFormat("int8", 0, 16)
 
 

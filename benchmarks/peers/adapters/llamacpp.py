@@ -11,7 +11,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,7 +102,7 @@ class LlamaCpp:
         return {"output_tokens_per_s": sum(counts) / wall_s}
 
     @contextmanager
-    def server(self, num_slots: int, num_tokens: int) -> Iterator[str]:
+    def server(self, num_slots: int, num_tokens: int, options: Sequence[str] = ()) -> Iterator[str]:
         """The address of a running llama-server with so many slots, and room for so many tokens in all."""
         port, threads = _free_port(), str(self._threads)
         where = ["--host", "127.0.0.1", "--port", str(port)]
@@ -117,6 +117,7 @@ class LlamaCpp:
             threads,
             *room,
             *where,
+            *options,
         ]
         server = subprocess.Popen(command)
         try:

@@ -163,6 +163,7 @@ Quantized quantize_at(const LinearShape& shape, const float* x, int64_t rows, Le
   args.x_stride = args.dim = shape.num_inputs;
   args.activation_group = shape.activation_group ? shape.activation_group : shape.num_inputs;
   args.multiplier = shape.kind == WeightKind::int8 ? -128 : shape.zeros || is_grouped(shape.kind) ? 1 : -8;
+  args.half_scales = is_grouped(shape.kind);
   args.out = q.view;
   run(quantize_for(level), args);
   return q;

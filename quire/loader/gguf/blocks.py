@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quire.ops.weights import FACTOR_GROUP, WeightFormat
+from quire.ops.weights import FACTOR_GROUP, FormatName, WeightFormat
 from quire.quant import Codes
 
-ACTIVATION_GROUP = 32
-"""Inputs that share an activation scale: as many as share a weight scale in most types, so that the finer scale costs nothing."""
+_ACTIVATIONS = {False: (32, True), True: (256, False)}
+"""By whether a type has two levels of scales: inputs that share an activation scale, and whether it is float16. As ggml rounds
+activations when it multiplies such types, so that products are the same but for the order of sums."""
 
 _IQ4_VALUES = torch.tensor(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=torch.int16
@@ -159,23 +160,24 @@ def _iq4_xs(blocks: Tensor) -> Codes:
     return _two_levels(_iq4(blocks[..., 8:].unflatten(-1, (8, 16))), scales, _half(blocks, 0))
 
 
-def _grouped(name: str, group_size: int, has_minima: bool = False, two_levels: bool = False) -> WeightFormat:
-    return WeightFormat(name, group_size, ACTIVATION_GROUP, has_minima=has_minima, two_levels=two_levels)  # type: ignore[arg-type]
+def _format(name: FormatName, group_size: int, has_minima: bool = False, two_levels: bool = False) -> WeightFormat:
+    group, is_half = _ACTIVATIONS[two_levels]
+    return WeightFormat(name, group_size, group, is_half, has_minima=has_minima, two_levels=two_levels)
 
 
 BLOCK_TYPES = {
-    "Q8_0": BlockType(_grouped("uint8", 32), _q8_0),
-    "Q4_0": BlockType(WeightFormat("int4", 32, ACTIVATION_GROUP), _q4_0),
-    "Q4_1": BlockType(_grouped("uint4", 32, has_minima=True), _q4_1),
-    "Q5_0": BlockType(_grouped("uint5", 32), _q5_0),
-    "Q5_1": BlockType(_grouped("uint5", 32, has_minima=True), _q5_1),
-    "Q2_K": BlockType(_grouped("uint4", 16, has_minima=True, two_levels=True), _q2_k),
-    "Q3_K": BlockType(_grouped("uint4", 16, two_levels=True), _q3_k),
-    "Q4_K": BlockType(_grouped("uint4", 32, has_minima=True, two_levels=True), _q4_k),
-    "Q5_K": BlockType(_grouped("uint5", 32, has_minima=True, two_levels=True), _q5_k),
-    "Q6_K": BlockType(_grouped("uint6", 16, two_levels=True), _q6_k),
-    "IQ4_NL": BlockType(_grouped("uint8", 32), _iq4_nl),
-    "IQ4_XS": BlockType(_grouped("uint8", 32, two_levels=True), _iq4_xs),
+    "Q8_0": BlockType(_format("uint8", 32), _q8_0),
+    "Q4_0": BlockType(_format("int4", 32), _q4_0),
+    "Q4_1": BlockType(_format("uint4", 32, has_minima=True), _q4_1),
+    "Q5_0": BlockType(_format("uint5", 32), _q5_0),
+    "Q5_1": BlockType(_format("uint5", 32, has_minima=True), _q5_1),
+    "Q2_K": BlockType(_format("uint4", 16, has_minima=True, two_levels=True), _q2_k),
+    "Q3_K": BlockType(_format("uint4", 16, two_levels=True), _q3_k),
+    "Q4_K": BlockType(_format("uint4", 32, has_minima=True, two_levels=True), _q4_k),
+    "Q5_K": BlockType(_format("uint5", 32, has_minima=True, two_levels=True), _q5_k),
+    "Q6_K": BlockType(_format("uint6", 16, two_levels=True), _q6_k),
+    "IQ4_NL": BlockType(_format("uint8", 32), _iq4_nl),
+    "IQ4_XS": BlockType(_format("uint8", 32, two_levels=True), _iq4_xs),
 }
 """By ggml's names. Q2_K, Q3_K and the IQ4 types are held in more bits than the file has."""
 

@@ -298,6 +298,7 @@ def encode_instruction(
         extension.quantized_rows(0, 0, 0, 0, 0, 0) if narrow else _quantized_rows(weight, places),
         weight.format.activation_group or weight.input_size,
         weight.multiplier,
+        weight.format.half_activation_scales,
         places[0] if narrow else 0,
         encoded_shapes(weight)[0][0] if narrow else 0,
         norm.weight.data_ptr() if norm else 0,

@@ -199,7 +199,7 @@ def test_no_damage_crashes_or_takes_memory(tmp_path, whole, data):
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in CORPUS.glob("*.gguf")))
-def test_files_that_once_made_trouble(tmp_path, name):
+def test_the_corpus(tmp_path, name):
     survives(tmp_path / name, (CORPUS / name).read_bytes())
 
 

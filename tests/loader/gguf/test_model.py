@@ -234,7 +234,7 @@ SMALL |= dict(feed_forward_length=32, context_length=64)
         ("llama", {}, "llama.attention.head_count is missing"),
         ("llama", SMALL | {"expert_count": 8}, "mixtures of experts as GGUF are not supported"),
         ("llama", SMALL | {"attention__head_count": 0}, "head_count must be at least 1"),
-        ("llama", SMALL | {"attention__key_length": 2**30}, "head_count must be at least 1, with heads .* that fit 8 rows"),
+        ("llama", SMALL | {"attention__key_length": 2**30}, "head_count must be at least 1, with heads .* that fit 32 rows"),
         ("llama", SMALL | {"embedding_length": 64}, r"embedding_length must be the columns of token_embd \[8, 32\], got 64"),
         ("llama", SMALL | {"block_count": 2**30}, "block_count must be the number of layers that have tensors"),
         ("llama", SMALL | {"block_count": "two"}, "llama.block_count must be an array of int, got 'two'"),
