@@ -54,7 +54,15 @@ class EngineArgs:
     skip_tokenizer_init: bool = option(
         False, "Load no tokenizer: prompts are token ids and outputs have no text."
     )
-    trust_remote_code: bool = option(False, "Allow code that comes with a checkpoint to run.")
+    model_impl: str = option(
+        "auto",
+        "What computes the model: quire (vllm means the same), transformers, which is slower, or auto: transformers for "
+        "architectures that Quire has no file for.",
+        choices=("auto", "quire", "vllm", "transformers"),
+    )
+    trust_remote_code: bool = option(
+        False, "Allow code that comes with a checkpoint to run, where neither Quire nor transformers has its class."
+    )
     revision: str | None = option(None, "Branch, tag or commit of the model on the hub.")
     tokenizer_revision: str | None = option(None, "Branch, tag or commit of the tokenizer on the hub.")
     download_dir: str | None = option(None, "Folder for downloads; default: the Hugging Face cache.")

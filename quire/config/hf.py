@@ -51,7 +51,7 @@ _QKV_BIAS_BY_DEFAULT = frozenset({"qwen2", "gpt_neox", "glm", "glm4"})
 _DEFAULT_WINDOWS = {"mistral": 4096, "gemma2": 4096, "gemma3_text": 4096}
 _GEMMA3_PATTERN = 6
 """Of so many layers the last sees all positions."""
-_CONTEXT_FIELDS = (
+CONTEXT_FIELDS = (
     "max_position_embeddings",
     "n_positions",
     "max_sequence_length",
@@ -63,24 +63,29 @@ _LAYER_NORM_FIELDS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "n
 _GENERATION_FIELDS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty")
 
 
+def read_fields(path: str | Path, overrides: dict[str, Any] | None = None) -> Fields:
+    """config.json of folder `path` as it stands, with `overrides` in place of its own fields. Raises ModelLoadError."""
+    file = Path(path) / "config.json"
+    raw = _read_json(file)
+    if raw is None:
+        raise ModelLoadError(f"{path} has no config.json: it is not a Hugging Face checkpoint folder")
+    return Fields({**raw, **(overrides or {})}, str(file))
+
+
 def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) -> HFConfig:
     """The configuration in folder `path`; `overrides` replaces fields of config.json.
 
     Raises ModelLoadError or UnsupportedModelError naming file and field.
     """
     folder = Path(path)
-    raw = _read_json(folder / "config.json")
-    if raw is None:
-        raise ModelLoadError(f"{folder} has no config.json: it is not a Hugging Face checkpoint folder")
-    raw = {**raw, **(overrides or {})}
-    fields = Fields(raw, str(folder / "config.json"))
-    architecture, model_type = _architecture(fields)
+    fields = read_fields(folder, overrides)
+    architecture, model_type = architecture_of(fields)
     _refuse_quantized(fields)
     hidden_size = fields.positive("hidden_size", "n_embd", "d_model", "n_embed")
     num_layers = fields.positive("num_hidden_layers", "n_layer", "num_layers")
     num_heads = fields.positive("num_attention_heads", "n_head", "num_heads")
     # Beyond its training length the first Qwen turns and scales in ways of its own.
-    names = ("seq_length",) if model_type == "qwen" else _CONTEXT_FIELDS
+    names = ("seq_length",) if model_type == "qwen" else CONTEXT_FIELDS
     max_position = fields.positive(*names, default=2048)
     head_dim = fields.positive(
         "head_dim", "kv_channels", default=_default_head_dim(fields, hidden_size, num_heads)
@@ -88,6 +93,7 @@ def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) ->
     window, window_layers = _sliding_window(fields, model_type, num_layers)
     rope = read_rope(fields, model_type, max_position, head_dim)
     attention_bias = fields.flag("attention_bias", model_type in _QKV_BIAS_BY_DEFAULT)
+    bos_token_id, eos_token_ids = token_ids_of(fields, folder)
     return HFConfig(
         architecture=architecture,
         model_type=model_type,
@@ -113,10 +119,15 @@ def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) ->
         sliding_window=window,
         sliding_window_layers=window_layers,
         dtype=_dtype(fields),
-        bos_token_id=_bos(fields),
-        eos_token_ids=_eos(fields, _read_json(folder / "generation_config.json") or {}),
+        bos_token_id=bos_token_id,
+        eos_token_ids=eos_token_ids,
         fields=fields,
     )
+
+
+def token_ids_of(fields: Fields, folder: Path) -> tuple[int | None, tuple[int, ...]]:
+    """(beginning-of-sequence id, end-of-sequence ids) of config.json and of the generation_config.json beside it."""
+    return _bos(fields), _eos(fields, _read_json(folder / "generation_config.json") or {})
 
 
 def generation_defaults(path: str | Path) -> dict[str, Any]:
@@ -154,7 +165,8 @@ def _read_json(file: Path) -> dict[str, Any] | None:
     return values
 
 
-def _architecture(fields: Fields) -> tuple[str, str]:
+def architecture_of(fields: Fields) -> tuple[str, str]:
+    """(name of the model's class, model type). Raises ModelLoadError where the file names no class."""
     names, model_type = fields.get("architectures"), fields.get("model_type")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise fields.wrong("architectures", "a list with the model's class name", names)

@@ -75,6 +75,8 @@ class ModelConfig:
     seed: int = 0
     tokenizer_mode: str = "auto"
     skip_tokenizer_init: bool = False
+    model_impl: str = "quire"
+    """`quire`, or `transformers` for an architecture that runs through the classes of that package."""
     trust_remote_code: bool = False
     quantization: str | None = None
     """`int8` or `int4`: linear layers are rounded to it at load. None: stored in `dtype`."""

@@ -12,7 +12,7 @@ import msgspec
 
 from quire import platform
 from quire.config.engine_args import EngineArgs
-from quire.config.hf import generation_defaults, load_hf_config
+from quire.config.hf import architecture_of, generation_defaults, load_hf_config, read_fields
 from quire.config.rope import context_length
 from quire.config.types import (
     CacheConfig,
@@ -28,6 +28,7 @@ from quire.config.types import (
 from quire.errors import ConfigError, InvalidRequestError, describe
 from quire.loader.hub import BUILTIN_MODELS, resolve_model
 from quire.log import get_logger, warn_once
+from quire.models import ModelRegistry
 from quire.sampling_params import SamplingParams
 
 _log = get_logger(__name__)
@@ -47,11 +48,16 @@ _MIN_STEP_TIMEOUT_S = 2.0
 
 def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
     """Every option settled. Raises ConfigError, HubError, ModelLoadError or UnsupportedModelError."""
-    path = resolve_model(_model_name(args), revision=args.revision, download_dir=args.download_dir)
-    hf = load_hf_config(path, args.hf_overrides)
+    path = resolve_model(
+        _model_name(args),
+        revision=args.revision,
+        download_dir=args.download_dir,
+        with_code=args.trust_remote_code,
+    )
+    hf, model_impl = read_model(path, args)
     max_model_len = _max_model_len(args, hf)
     return EngineConfig(
-        model=_model(args, Path(path), hf, max_model_len),
+        model=_model(args, Path(path), hf, model_impl, max_model_len),
         load=LoadConfig(args.load_format, args.download_dir, args.revision, args.tokenizer_revision),
         cache=_cache(args),
         scheduler=_scheduler(args, max_model_len, "offline" if offline else "server"),
@@ -68,7 +74,23 @@ def _model_name(args: EngineArgs) -> str:
 # -- the model -----------------------------------------------------------------------------------------------
 
 
-def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> ModelConfig:
+def read_model(path: str, args: EngineArgs) -> tuple[HFConfig, str]:
+    """(configuration of the checkpoint in folder `path`, `quire` or `transformers`: what will compute it).
+
+    Raises UnsupportedModelError for an architecture that does not run so.
+    """
+    architecture, _ = architecture_of(read_fields(path, args.hf_overrides))
+    if args.model_impl in ("quire", "vllm") or (args.model_impl == "auto" and ModelRegistry.has(architecture)):
+        ModelRegistry.check(architecture)
+        return load_hf_config(path, args.hf_overrides), "quire"
+    from quire.models.transformers_classes import read_transformers_config  # loads torch and transformers
+
+    hf = read_transformers_config(path, args.hf_overrides, args.trust_remote_code)
+    _log.info("architecture %s runs through transformers, on Quire's cache and linear layers", architecture)
+    return hf, "transformers"
+
+
+def _model(args: EngineArgs, path: Path, hf: HFConfig, model_impl: str, max_model_len: int) -> ModelConfig:
     model = _model_name(args)
     names = args.served_model_name or model
     return ModelConfig(
@@ -82,6 +104,7 @@ def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> Mo
         seed=args.seed,
         tokenizer_mode=args.tokenizer_mode,
         skip_tokenizer_init=args.skip_tokenizer_init,
+        model_impl=model_impl,
         trust_remote_code=args.trust_remote_code,
         quantization=args.quantization,
         quantization_group_size=_one_of("quantization_group_size", args.quantization_group_size, _GROUP_SIZES),

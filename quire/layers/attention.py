@@ -40,23 +40,39 @@ class Attention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [T, H, D], k and v [T, KH, D] after position embedding -> [T, H * D]."""
-        context = current_context()
-        k_cache, v_cache = context.kv_caches[self.layer_index]
-        ops.write_kv(k, v, k_cache, v_cache, context.slot_mapping)
-        out = ops.paged_attention(
-            q,
-            k_cache,
-            v_cache,
-            context.block_tables,
-            context.query_start,
-            context.seq_lens,
-            self.scale,
-            self.sliding_window,
-            context.block_size,
-            self.alibi_slopes,
-            self.soft_cap,
+        out = attend(
+            q, k, v, self.layer_index, self.scale, self.sliding_window, self.alibi_slopes, self.soft_cap
         )
         return out.flatten(1)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layer_index: int,
+    scale: float,
+    sliding_window: int | None = None,
+    alibi_slopes: Tensor | None = None,
+    soft_cap: float | None = None,
+) -> Tensor:
+    """Store k and v [T, KH, D] in the layer's pools and attend from q [T, H, D]; returns [T, H, D]."""
+    context = current_context()
+    k_cache, v_cache = context.kv_caches[layer_index]
+    ops.write_kv(k, v, k_cache, v_cache, context.slot_mapping)
+    return ops.paged_attention(
+        q,
+        k_cache,
+        v_cache,
+        context.block_tables,
+        context.query_start,
+        context.seq_lens,
+        scale,
+        sliding_window,
+        context.block_size,
+        alibi_slopes,
+        soft_cap,
+    )
 
 
 def alibi_slopes(num_heads: int) -> Tensor:

@@ -61,17 +61,29 @@ class ModelRegistry:
         _registered[architecture] = model
 
     @staticmethod
+    def has(architecture: str) -> bool:
+        """Whether there is a class for `architecture`."""
+        return architecture in _registered or architecture in _ARCHITECTURES
+
+    @staticmethod
+    def check(architecture: str) -> None:
+        """Raises UnsupportedModelError that names the nearest architectures and all that there are."""
+        if ModelRegistry.has(architecture):
+            return
+        known = ModelRegistry.get_supported_archs()
+        near = difflib.get_close_matches(architecture, known, 3, cutoff=0.7)
+        raise UnsupportedModelError(
+            f"architecture {architecture} is not supported"
+            + (f", but {' and '.join(near)} {'are' if len(near) > 1 else 'is'}" if near else "")
+            + "; with --model-impl transformers (model_impl='transformers') it may run through transformers, which is slower"
+            + f"; supported are {', '.join(known)}"
+        )
+
+    @staticmethod
     def resolve(architecture: str) -> type[nn.Module]:
-        """The class for `architecture`; raises UnsupportedModelError that names the nearest and all that there are."""
-        target = _registered.get(architecture) or _ARCHITECTURES.get(architecture)
-        if target is None:
-            known = ModelRegistry.get_supported_archs()
-            near = difflib.get_close_matches(architecture, known, 3, cutoff=0.7)
-            raise UnsupportedModelError(
-                f"architecture {architecture} is not supported"
-                + (f", but {' and '.join(near)} {'are' if len(near) > 1 else 'is'}" if near else "")
-                + f"; supported are {', '.join(known)}"
-            )
+        """The class for `architecture`; raises UnsupportedModelError as `check` does."""
+        ModelRegistry.check(architecture)
+        target = _registered.get(architecture) or _ARCHITECTURES[architecture]
         if not isinstance(target, str):
             return target
         module, name = target.split(":")

@@ -10,10 +10,10 @@ from typing import Any
 
 from quire.config import EngineConfig
 from quire.config.engine_args import EngineArgs
-from quire.config.hf import load_hf_config
 from quire.config.rope import context_length
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.engine.process_client import ProcessClient
+from quire.engine.resolve import read_model
 from quire.engine.text import load_text_side
 from quire.errors import ModelLoadError
 from quire.server.checkpoint_facts import read_facts
@@ -75,7 +75,7 @@ class EngineLoader:
         """See `ModelLoader.plan`."""
         folder = str(checkpoint.folder)
         check_weights(folder, self._args.load_format)  # before others make room for it
-        limit = context_length(load_hf_config(folder, self._args.hf_overrides))
+        limit = context_length(read_model(folder, self._args)[0])
         args = replace(
             self._args,
             model=folder,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quire.batch import NewRequest, RequestResult, ScheduledBatch, ScheduledRequest, TokenLogprobs
-from quire.config.hf import load_hf_config
+from quire.config.engine_args import EngineArgs
 from quire.config.types import (
     CacheConfig,
     EngineConfig,
@@ -15,6 +15,7 @@ from quire.config.types import (
     ParallelConfig,
     SchedulerConfig,
 )
+from quire.engine.resolve import read_model
 from quire.executor.base import Executor
 from quire.sampling_params import SamplingParams
 
@@ -30,7 +31,10 @@ def make_config(
     **cache: object,
 ) -> EngineConfig:
     """An EngineConfig for the checkpoint in `path`."""
-    model = ModelConfig(str(path), str(path), str(path), load_hf_config(path), dtype, max_model_len, ("m",))
+    hf, model_impl = read_model(str(path), EngineArgs())
+    model = ModelConfig(
+        str(path), str(path), str(path), hf, dtype, max_model_len, ("m",), model_impl=model_impl
+    )
     return EngineConfig(
         model,
         LoadConfig(load_format=load_format),
