@@ -31,11 +31,10 @@ class TransformersForCausalLM(nn.Module):
     Its children are those of the class in transformers, under their names. Raises UnsupportedModelError for what cannot run so.
     """
 
-    not_capturable = "it is torch between the layers"
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self._hf = config.hf
+        self.not_capturable = f"{config.hf.architecture} of transformers computes in torch between its layers"
         model = _build(config)
         body = getattr(model, model.base_model_prefix, None)
         if not isinstance(body, nn.Module) or body is model:
@@ -119,8 +118,11 @@ def _build(config: ModelConfig) -> Any:
     model_class = find_class(config.path, config.hf.fields, config.trust_remote_code)
     hf_config._attn_implementation = _ATTENTION
     hf_config.dtype = torch.get_default_dtype()
-    with parameters_on_meta():
-        return model_class(hf_config)
+    try:
+        with parameters_on_meta():
+            return model_class(hf_config)
+    except Exception as error:
+        raise _refusal(config.hf, f"its class cannot be made: {type(error).__name__}: {error}") from error
 
 
 def _own_parameters(model: nn.Module) -> list[str]:

@@ -36,6 +36,7 @@ def read_transformers_config(path: str | Path, overrides: dict[str, Any] | None,
             f"and it cannot run through transformers: {reason}"
         )
     heads = _count(text, fields, "num_attention_heads")
+    max_position = _count(text, fields, *CONTEXT_FIELDS, default=2048)
     bos_token_id, eos_token_ids = token_ids_of(fields, Path(path))
     return HFConfig(
         architecture=architecture,
@@ -47,7 +48,8 @@ def read_transformers_config(path: str | Path, overrides: dict[str, Any] | None,
         num_attention_heads=heads,
         num_key_value_heads=_count(text, fields, "num_key_value_heads", default=heads),
         head_dim=_head_dim(text, fields, heads),
-        max_position_embeddings=_count(text, fields, *CONTEXT_FIELDS, default=2048),
+        max_position_embeddings=max_position,
+        rope_scaling=_scaling(text, max_position),
         tie_word_embeddings=bool(getattr(text, "tie_word_embeddings", False)),
         dtype=str(getattr(config, "dtype", None) or "float32").removeprefix("torch."),
         bos_token_id=bos_token_id,
@@ -72,7 +74,7 @@ def load_config(path: str | Path, fields: Fields, trust_remote_code: bool) -> An
         raise _unknown(architecture)
     try:
         return config_class.from_dict(fields.values)
-    except (ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # each class checks its values in its own way
         raise ModelLoadError(f"{fields.path} is not a configuration of {architecture}: {error}") from error
 
 
@@ -117,7 +119,7 @@ def _remote_class(path: str | Path, fields: Fields, reference: str, trust_remote
 
     try:
         return get_class_from_dynamic_module(reference, str(path), local_files_only="--" not in reference)
-    except (OSError, ImportError, AttributeError, SyntaxError) as error:
+    except Exception as error:  # code of somebody else's
         raise ModelLoadError(f"{path}: {reference} cannot be loaded: {error}") from error
 
 
@@ -170,6 +172,15 @@ def _count(text: Any, fields: Fields, *names: str, default: int | None = None) -
     """An integer of the configuration object under one of its names, by the rules of `Fields.positive`."""
     values = {name: getattr(text, name, None) for name in names}
     return Fields(values, fields.path).positive(*names, default=default)
+
+
+def _scaling(text: Any, max_position: int) -> dict[str, Any] | None:
+    """What `quire.config.rope.context_length` needs to know of the rotary scaling, which transformers computes itself."""
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") not in ("linear", "dynamic", "yarn") or not rope.get("factor"):
+        return None
+    original = rope.get("original_max_position_embeddings") or max_position
+    return {"rope_type": rope["rope_type"], "factor": rope["factor"], "original_max_position_embeddings": original}
 
 
 def _head_dim(text: Any, fields: Fields, num_heads: int) -> int:

@@ -28,12 +28,15 @@ def make_config(
     block_size: int = 16,
     device: str = "cpu",
     load_format: str = "auto",
+    trust_remote_code: bool = False,
     **cache: object,
 ) -> EngineConfig:
     """An EngineConfig for the checkpoint in `path`."""
-    hf, model_impl = read_model(str(path), EngineArgs())
+    hf, model_impl = read_model(str(path), EngineArgs(trust_remote_code=trust_remote_code))
     model = ModelConfig(
-        str(path), str(path), str(path), hf, dtype, max_model_len, ("m",), model_impl=model_impl
+        *(str(path), str(path), str(path), hf, dtype, max_model_len, ("m",)),
+        model_impl=model_impl,
+        trust_remote_code=trust_remote_code,
     )
     return EngineConfig(
         model,
