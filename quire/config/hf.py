@@ -5,11 +5,11 @@ Plain JSON: transformers is not needed to know a model's shape.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from quire.config.fields import Fields
+from quire.config.fields import Fields, read_json
+from quire.config.quantization import read_quantization
 from quire.config.rope import read_rope
 from quire.config.types import HFConfig
 from quire.errors import ModelLoadError, UnsupportedModelError, describe
@@ -66,7 +66,7 @@ _GENERATION_FIELDS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "re
 def read_fields(path: str | Path, overrides: dict[str, Any] | None = None) -> Fields:
     """config.json of folder `path` as it stands, with `overrides` in place of its own fields. Raises ModelLoadError."""
     file = Path(path) / "config.json"
-    raw = _read_json(file)
+    raw = read_json(file)
     if raw is None:
         raise ModelLoadError(f"{path} has no config.json: it is not a Hugging Face checkpoint folder")
     return Fields({**raw, **(overrides or {})}, str(file))
@@ -80,7 +80,6 @@ def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) ->
     folder = Path(path)
     fields = read_fields(folder, overrides)
     architecture, model_type = architecture_of(fields)
-    _refuse_quantized(fields)
     hidden_size = fields.positive("hidden_size", "n_embd", "d_model", "n_embed")
     num_layers = fields.positive("num_hidden_layers", "n_layer", "num_layers")
     num_heads = fields.positive("num_attention_heads", "n_head", "num_heads")
@@ -121,13 +120,14 @@ def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) ->
         dtype=_dtype(fields),
         bos_token_id=bos_token_id,
         eos_token_ids=eos_token_ids,
+        quantization=read_quantization(fields, folder),
         fields=fields,
     )
 
 
 def token_ids_of(fields: Fields, folder: Path) -> tuple[int | None, tuple[int, ...]]:
     """(beginning-of-sequence id, end-of-sequence ids) of config.json and of the generation_config.json beside it."""
-    return _bos(fields), _eos(fields, _read_json(folder / "generation_config.json") or {})
+    return _bos(fields), _eos(fields, read_json(folder / "generation_config.json") or {})
 
 
 def generation_defaults(path: str | Path) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def generation_defaults(path: str | Path) -> dict[str, Any]:
     As in vLLM only fields that the file sets count, and `do_sample` does not: a request asks for greedy decoding itself.
     """
     file = Path(path) / "generation_config.json"
-    values = _read_json(file) or {}
+    values = read_json(file) or {}
     fields = Fields(values, str(file))
     defaults: dict[str, Any] = {}
     for name in _GENERATION_FIELDS:
@@ -148,39 +148,12 @@ def generation_defaults(path: str | Path) -> dict[str, Any]:
     return defaults
 
 
-def _read_json(file: Path) -> dict[str, Any] | None:
-    """The object in `file`; None when there is no such file."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelLoadError(f"{file} cannot be read: {error}") from error
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ModelLoadError(f"{file} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ModelLoadError(f"{file} must hold a JSON object, got {describe(values)}")
-    return values
-
-
 def architecture_of(fields: Fields) -> tuple[str, str]:
     """(name of the model's class, model type). Raises ModelLoadError where the file names no class."""
     names, model_type = fields.get("architectures"), fields.get("model_type")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise fields.wrong("architectures", "a list with the model's class name", names)
     return names[0], str(model_type or "")
-
-
-def _refuse_quantized(fields: Fields) -> None:
-    quantization = fields.get("quantization_config", "compression_config")
-    if quantization is not None:
-        method = quantization.get("quant_method", "?") if isinstance(quantization, dict) else quantization
-        raise UnsupportedModelError(
-            f"{fields.path}: quantization_config of method {describe(method)} is not supported yet; "
-            "use the checkpoint's unquantized form"
-        )
 
 
 def _num_kv_heads(fields: Fields, model_type: str, num_heads: int) -> int:

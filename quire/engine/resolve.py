@@ -11,8 +11,9 @@ from typing import Any, cast
 import msgspec
 
 from quire import platform
-from quire.config.engine_args import EngineArgs
+from quire.config.engine_args import QUANTIZATIONS_AT_LOAD, EngineArgs
 from quire.config.hf import architecture_of, generation_defaults, load_hf_config, read_fields
+from quire.config.quantization import settle_quantization
 from quire.config.rope import context_length
 from quire.config.types import (
     CacheConfig,
@@ -106,7 +107,7 @@ def _model(args: EngineArgs, path: Path, hf: HFConfig, model_impl: str, max_mode
         skip_tokenizer_init=args.skip_tokenizer_init,
         model_impl=model_impl,
         trust_remote_code=args.trust_remote_code,
-        quantization=args.quantization,
+        quantization=settle_quantization(args.quantization, hf.quantization, QUANTIZATIONS_AT_LOAD),
         quantization_group_size=_one_of("quantization_group_size", args.quantization_group_size, _GROUP_SIZES),
         quantization_activation_group=_one_of(
             "quantization_activation_group", args.quantization_activation_group, (0, *_GROUP_SIZES)
@@ -171,9 +172,9 @@ def _widened(hf: HFConfig, path: Path) -> str:
 
 
 def _embedding_quantization(args: EngineArgs) -> str | None:
-    """8 bits with any quantization unless told otherwise: the output head's errors go straight into the logits."""
+    """8 bits with any quantization at load unless told otherwise: the output head's errors go straight into the logits."""
     if args.embedding_quantization == "auto":
-        return None if args.quantization is None else "int8"
+        return "int8" if args.quantization in QUANTIZATIONS_AT_LOAD else None
     return None if args.embedding_quantization == "none" else args.embedding_quantization
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from quire.config.fields import Fields
 from quire.config.hf import CONTEXT_FIELDS, architecture_of, read_fields, token_ids_of
+from quire.config.quantization import read_quantization
 from quire.config.types import HFConfig
 from quire.errors import ModelLoadError, UnsupportedModelError
 
@@ -29,7 +30,7 @@ def read_transformers_config(path: str | Path, overrides: dict[str, Any] | None,
     config = load_config(path, fields, trust_remote_code)
     model_class = find_class(path, fields, trust_remote_code)
     text = config.get_text_config(decoder=True)
-    reason = _why_not(model_class, config, text, fields)
+    reason = _why_not(model_class, config, text)
     if reason is not None:
         raise UnsupportedModelError(
             f"architecture {architecture} is not supported: Quire has no file for it, "
@@ -54,6 +55,7 @@ def read_transformers_config(path: str | Path, overrides: dict[str, Any] | None,
         dtype=str(getattr(config, "dtype", None) or "float32").removeprefix("torch."),
         bos_token_id=bos_token_id,
         eos_token_ids=eos_token_ids,
+        quantization=read_quantization(fields, Path(path)),
         fields=fields,
     )
 
@@ -139,10 +141,8 @@ def _unknown(architecture: str) -> UnsupportedModelError:
     )
 
 
-def _why_not(model_class: Any, config: Any, text: Any, fields: Fields) -> str | None:
+def _why_not(model_class: Any, config: Any, text: Any) -> str | None:
     """Why a class cannot run on Quire's cache, as far as it can be told before it is loaded."""
-    if fields.get("quantization_config", "compression_config") is not None:
-        return "its checkpoint is quantized, which only architectures with a file in Quire may be"
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder-decoder, and Quire runs decoders"
     if getattr(text, "add_cross_attention", False):

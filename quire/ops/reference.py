@@ -13,11 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quire.ops.activations import ACTIVATIONS, check_activation
+from quire import ops
+from quire.ops.activations import ACTIVATIONS, ActivationName, check_activation
 from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_int8, quantize_rows
 from quire.ops.registry import register
 from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
-from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized, check_rows
+from quire.ops.weights import (
+    PackedWeight,
+    WeightFormat,
+    WeightParts,
+    check_matrix,
+    check_quantized,
+    check_rows,
+)
 
 _EXACT_TERMS = 1024
 """So many products of two numbers up to 127 add up to less than 2^24, where float32 is exact in any order."""
@@ -74,6 +82,12 @@ def silu_and_mul(x: Tensor) -> Tensor:
     return (F.silu(gate.float()) * up.float()).to(x.dtype)
 
 
+@register("select_columns", "reference")
+def select_columns(x: Tensor, columns: Tensor) -> Tensor:
+    """See `quire.ops.select_columns`."""
+    return x.index_select(-1, columns.to(x.device))
+
+
 @register("rotary_embedding", "reference")
 def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin_cache: Tensor) -> tuple[Tensor, Tensor]:
     """See `quire.ops.rotary_embedding`."""
@@ -104,6 +118,8 @@ def new_weight(
     elif format.name == "int4":
         num_groups = input_size // format.group_size
         tensors["scales"] = torch.zeros(output_size, num_groups, dtype=torch.float16, device=device)
+    if format.has_zeros:
+        tensors["zeros"] = torch.zeros_like(tensors["scales"], dtype=torch.uint8)
     return PackedWeight(format, output_size, input_size, gate_up, tensors)
 
 
@@ -115,11 +131,28 @@ def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
     if weight.format.name == "int8":
         numbers = quantize_int8(rows)
     elif weight.format.name == "int4":
-        numbers = quantize_int4(rows, weight.format.group_size)
+        values, scales = quantize_int4(rows, weight.format.group_size)
+        zeros = (torch.full_like(scales, INT4_ZERO, dtype=torch.uint8),) if weight.format.has_zeros else ()
+        numbers = (values, scales, *zeros)
     else:
         numbers = (rows,)
+    _store(weight, first_row, numbers)
+
+
+def _store(weight: PackedWeight, first_row: int, numbers: tuple[Tensor, ...]) -> None:
+    """Rows of every tensor of the weight, in the order of its tensors."""
     for tensor, new in zip(weight.tensors.values(), numbers, strict=True):
-        tensor[first_row : first_row + rows.shape[0]] = new
+        tensor[first_row : first_row + new.shape[0]] = new
+
+
+@register("set_quantized_rows", "reference")
+def set_quantized_rows(
+    weight: PackedWeight, first_row: int, values: Tensor, scales: Tensor, zeros: Tensor | None = None
+) -> None:
+    """See `quire.ops.set_quantized_rows`."""
+    check_rows(weight, first_row, values)
+    check_quantized(values, scales, zeros, weight.format)
+    _store(weight, first_row, (values, scales) if zeros is None else (values, scales, zeros))
 
 
 @register("pack_weight", "reference")
@@ -128,19 +161,6 @@ def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> 
     packed = new_weight(format, weight.shape[0], weight.shape[1], gate_up, weight.device)
     set_rows(packed, 0, weight)
     return packed
-
-
-@register("pack_quantized", "reference")
-def pack_quantized(
-    values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat, gate_up: bool = False
-) -> PackedWeight:
-    """See `quire.ops.pack_quantized`. Everything stays in plain order."""
-    check_quantized(values, scales, zeros, format)
-    scale_dtype = torch.float32 if format.name == "int8" else torch.float16
-    tensors = {"values": values.contiguous(), "scales": scales.to(scale_dtype).contiguous()}
-    if zeros is not None:
-        tensors["zeros"] = zeros.contiguous()
-    return PackedWeight(format, values.shape[0], values.shape[1], gate_up, tensors)
 
 
 @register("unpack_weight", "reference")
@@ -162,10 +182,9 @@ def _dequantize(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
 
 def _zeros(weight: PackedWeight, rows: slice | Tensor) -> Tensor | float:
     """int4's zero point of every element, or of all."""
-    zeros = weight.tensors.get("zeros")
-    if zeros is None:
+    if not weight.format.has_zeros:
         return float(INT4_ZERO)
-    return zeros[rows].float().repeat_interleave(weight.format.group_size, 1)
+    return weight.tensors["zeros"][rows].float().repeat_interleave(weight.format.group_size, 1)
 
 
 @register("linear", "reference")
@@ -186,6 +205,17 @@ def linear(
     if activation is not None:
         out = ACTIVATIONS[activation](out)
     return out.to(x.dtype).reshape(*x.shape[:-1], weight.output_size)
+
+
+@register("linear_parts", "reference")
+def linear_parts(
+    x: Tensor, weight: WeightParts, bias: Tensor | None = None, activation: ActivationName | None = None
+) -> Tensor:
+    """See `quire.ops.linear`; each part on the backend that has it."""
+    sizes = [part.output_size for part in weight.parts]
+    biases = [None] * len(sizes) if bias is None else bias.split(sizes)
+    parts = zip(weight.parts, biases, strict=True)
+    return torch.cat([ops.linear(x, part, own, activation) for part, own in parts], -1)
 
 
 def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:

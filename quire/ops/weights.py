@@ -29,6 +29,8 @@ class WeightFormat:
     """int4: inputs that share a weight scale, 32, 64 or 128."""
     activation_group: int = 0
     """int8 and int4: inputs that share an activation scale: 32, 64 or 128; 0 is all of a token's."""
+    has_zeros: bool = False
+    """int4: every group has a zero point of its own, uint8; else all are 8."""
 
     def __post_init__(self) -> None:
         if self.name not in FORMAT_NAMES:
@@ -37,6 +39,8 @@ class WeightFormat:
             raise ValueError(f"group_size must be 32, 64 or 128 for int4, got {self.group_size}")
         if self.activation_group not in (0, *GROUP_SIZES):
             raise ValueError(f"activation_group must be 0, 32, 64 or 128, got {self.activation_group}")
+        if self.has_zeros and self.name != "int4":
+            raise ValueError(f"has_zeros is for int4, got {self.name}")
 
     @property
     def is_integer(self) -> bool:
@@ -53,7 +57,7 @@ class WeightFormat:
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """One matrix [output_size, input_size] in a backend's own layout. Made by `ops.pack_weight` and `ops.pack_quantized`."""
+    """One matrix [output_size, input_size] in a backend's own layout. Made by `ops.new_weight` and filled row by row."""
 
     format: WeightFormat
     output_size: int
@@ -61,6 +65,9 @@ class PackedWeight:
     gate_up: bool
     """Rows are gate then up, for `ops.gate_up_linear`."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    input_order: Tensor | None = None
+    """int64 [input_size]: column i as it is stored belongs to input input_order[i]; None: to input i. The ops that read whole
+    inputs (`linear`, `gate_up_linear`, `embedding`, `unpack_weight`) heed it; those that write rows store columns as they come."""
 
     @property
     def num_bytes(self) -> int:
@@ -73,6 +80,28 @@ class PackedWeight:
         return next(iter(self.tensors.values())).device.type
 
 
+@dataclass(frozen=True)
+class WeightParts:
+    """A matrix whose runs of rows are stored in formats of their own, one below the other, for `ops.linear`."""
+
+    parts: tuple[PackedWeight, ...]
+
+    @property
+    def output_size(self) -> int:
+        """Rows of all parts."""
+        return sum(part.output_size for part in self.parts)
+
+    @property
+    def input_size(self) -> int:
+        """Columns, the same in all parts."""
+        return self.parts[0].input_size
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that they take."""
+        return sum(part.num_bytes for part in self.parts)
+
+
 def check_matrix(output_size: int, input_size: int, format: WeightFormat, gate_up: bool) -> None:
     """Raises ValueError naming what cannot be packed."""
     if gate_up and output_size % 2:
@@ -81,7 +110,7 @@ def check_matrix(output_size: int, input_size: int, format: WeightFormat, gate_u
 
 
 def check_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
-    """Raises ValueError where `ops.set_rows` would write past the matrix."""
+    """Raises ValueError where rows would be written past the matrix."""
     if rows.dim() != 2 or rows.shape[1] != weight.input_size:
         raise ValueError(f"rows must be [n, {weight.input_size}], got {list(rows.shape)}")
     if not 0 <= first_row <= first_row + rows.shape[0] <= weight.output_size:
@@ -90,9 +119,9 @@ def check_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
 
 
 def check_quantized(values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat) -> None:
-    """Raises ValueError naming what does not fit `ops.pack_quantized`."""
+    """Raises ValueError naming what does not fit `ops.set_quantized_rows`."""
     if not format.is_integer:
-        raise ValueError(f"pack_quantized is for int8 and int4, got {format.name}")
+        raise ValueError(f"quantized numbers are for int8 and int4, got {format.name}")
     format.check_input_size(values.shape[1])
     is_int8 = format.name == "int8"
     dtype = torch.int8 if is_int8 else torch.uint8
@@ -101,9 +130,10 @@ def check_quantized(values: Tensor, scales: Tensor, zeros: Tensor | None, format
     shape = [values.shape[0], 1 if is_int8 else values.shape[1] // format.group_size]
     if list(scales.shape) != shape:
         raise ValueError(f"scales must have shape {shape}, got {list(scales.shape)}")
+    if (zeros is not None) != format.has_zeros:
+        given = "None" if zeros is None else "a tensor"
+        raise ValueError(f"zeros must be a tensor exactly where the format has_zeros ({format.has_zeros}), got {given}")
     if zeros is None:
         return
-    if is_int8:
-        raise ValueError("zeros must be None for int8")
     if zeros.dtype != torch.uint8 or list(zeros.shape) != shape:
         raise ValueError(f"zeros must be torch.uint8 {shape}, got {zeros.dtype} {list(zeros.shape)}")
