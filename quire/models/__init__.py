@@ -66,6 +66,12 @@ class ModelRegistry:
         return architecture in _registered or architecture in _ARCHITECTURES
 
     @staticmethod
+    def target(architecture: str) -> str:
+        """Where the class of a supported `architecture` is: "module:class". Names of one class are one architecture."""
+        target = _registered.get(architecture) or _ARCHITECTURES[architecture]
+        return target if isinstance(target, str) else f"{target.__module__}:{target.__name__}"
+
+    @staticmethod
     def check(architecture: str) -> None:
         """Raises UnsupportedModelError that names the nearest architectures and all that there are."""
         if ModelRegistry.has(architecture):
