@@ -84,7 +84,8 @@ def read_model(path: str, args: EngineArgs) -> tuple[HFConfig, str]:
     if args.model_impl in ("quire", "vllm") or (args.model_impl == "auto" and ModelRegistry.has(architecture)):
         ModelRegistry.check(architecture)
         return load_hf_config(path, args.hf_overrides), "quire"
-    from quire.models.transformers_classes import read_transformers_config  # loads torch and transformers
+    # Loads torch and transformers.
+    from quire.models.transformers_backend.classes import read_transformers_config
 
     hf = read_transformers_config(path, args.hf_overrides, args.trust_remote_code)
     _log.info("architecture %s runs through transformers, on Quire's cache and linear layers", architecture)

@@ -78,7 +78,7 @@ def build_model(config: ModelConfig, device: torch.device) -> nn.Module:
 def _construct(config: ModelConfig) -> nn.Module:
     """The model's class, Quire's own or the one around a class of transformers, made with its configuration."""
     if config.model_impl == "transformers":
-        from quire.models.transformers_backend import TransformersForCausalLM
+        from quire.models.transformers_backend.model import TransformersForCausalLM
 
         return TransformersForCausalLM(config)
     return ModelRegistry.resolve(config.hf.architecture)(_with_served_positions(config))

@@ -14,13 +14,16 @@ from quire.config.engine_args import EngineArgs
 from quire.engine.resolve import read_model
 from quire.errors import UnsupportedModelError
 from quire.executor.local import LocalExecutor
+from quire.loader import load_model
 from quire.ops import cpu
 from tests.equivalence.workload import assert_same
-from tests.models.checkpoints import draw_prompts, greedy, make_model, same_or_near_tie, save
+from tests.models.checkpoints import draw_prompts, greedy, make_model, same_or_near_tie, save, weights_of
 from tests.models.drive import Driver, make_config
 from tests.models.shapes import THROUGH_TRANSFORMERS
 from tests.models.test_every_schedule import ALONE, CHUNKED, PRECISIONS, PROMPTS, run
 from tests.models.test_parity import jobs_for
+from tests.quant.test_gptq import pack
+from tests.quant.writing import write
 
 QUICK = ("cohere-parallel-head-norms-tied", "olmoe-experts", "exaone4-windows-and-no-positions")
 SHAPES = [pytest.param(shape, marks=() if shape in QUICK else pytest.mark.slow) for shape in THROUGH_TRANSFORMERS]
@@ -120,3 +123,15 @@ def test_rotary_tables_that_grow_are_those_of_the_longest_request(tmp_path):
     both = Driver(executor, chunk=50).run(jobs_for(prompts, 12))
     alone = Driver(executor, chunk=50).run(jobs_for(prompts[1:], 12))
     assert alone[0].output == both[1].output and alone[0].logprobs == both[1].logprobs
+
+
+def test_a_quantized_checkpoint_stays_quantized(tmp_path):
+    sizes = dict(hidden_size=128, intermediate_size=192, num_attention_heads=4, num_key_value_heads=2)
+    model = make_model("smollm3-layers-without-positions", **sizes)
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False}
+    write(model, tmp_path, settings, lambda name, layer: pack(layer, 4, 32, symmetric=True))
+    config = make_config(tmp_path)
+    loaded = load_model(config.model, config.load, torch.device("cpu"))
+    name = "model.layers.1.self_attn.q_proj"
+    assert loaded.get_submodule(name).weight.format.name == "int4"
+    assert torch.equal(weights_of(loaded)[f"{name}.weight"], model.get_submodule(name).weight)

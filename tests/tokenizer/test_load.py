@@ -206,7 +206,7 @@ def test_remote_code_is_refused(tmp_path: Path) -> None:
     config = {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}, "tokenizer_class": "EvilTokenizer"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "config.json").write_text('{"model_type": "evil"}')
-    with pytest.raises(ConfigError, match="cannot load the tokenizer"):
+    with pytest.raises(ConfigError, match=r"evil\.py, which runs only with --trust-remote-code"):
         load_tokenizer(tmp_path)
 
 
