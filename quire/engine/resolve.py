@@ -4,6 +4,7 @@ configuration, and settles every option left open.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any, cast
@@ -21,10 +22,12 @@ from quire.config.types import (
     LoadConfig,
     ModelConfig,
     ParallelConfig,
+    PoolingConfig,
     PreemptionMode,
     SchedulerConfig,
     SchedulingPolicy,
 )
+from quire.engine.pooling import find_pooling, served_length
 from quire.errors import ConfigError, InvalidRequestError, describe
 from quire.loader.hub import BUILTIN_MODELS, resolve_model
 from quire.log import get_logger, warn_once
@@ -49,9 +52,12 @@ def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
     """Every option settled. Raises ConfigError, HubError, ModelLoadError or UnsupportedModelError."""
     path = resolve_model(_model_name(args), revision=args.revision, download_dir=args.download_dir)
     hf = load_hf_config(path, args.hf_overrides)
-    max_model_len = _max_model_len(args, hf)
+    pooling = find_pooling(args, hf, Path(path))
+    max_model_len = _max_model_len(args, hf, None if pooling is None else served_length(Path(path)))
+    if pooling is not None and pooling.is_encoder:
+        args = _for_encoder(args)
     return EngineConfig(
-        model=_model(args, Path(path), hf, max_model_len),
+        model=_model(args, Path(path), hf, max_model_len, pooling),
         load=LoadConfig(args.load_format, args.download_dir, args.revision, args.tokenizer_revision),
         cache=_cache(args),
         scheduler=_scheduler(args, max_model_len, "offline" if offline else "server"),
@@ -68,7 +74,9 @@ def _model_name(args: EngineArgs) -> str:
 # -- the model -----------------------------------------------------------------------------------------------
 
 
-def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> ModelConfig:
+def _model(
+    args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int, pooling: PoolingConfig | None
+) -> ModelConfig:
     model = _model_name(args)
     names = args.served_model_name or model
     return ModelConfig(
@@ -93,6 +101,7 @@ def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> Mo
         logprobs_mode=args.logprobs_mode,
         default_sampling_params=_default_sampling_params(args, path),
         chat_template=_chat_template(args.chat_template),
+        pooling=pooling,
     )
 
 
@@ -107,13 +116,19 @@ def _tokenizer_path(args: EngineArgs, path: Path) -> str:
     return resolve_model(name) if name in BUILTIN_MODELS else name
 
 
-def _max_model_len(args: EngineArgs, hf: HFConfig) -> int:
+def _for_encoder(args: EngineArgs) -> EngineArgs:
+    """A prompt is one step, since every token sees all others; and so no beginning of it serves another prompt."""
+    return dataclasses.replace(args, enable_chunked_prefill=False, enable_prefix_caching=False)
+
+
+def _max_model_len(args: EngineArgs, hf: HFConfig, served: int | None) -> int:
+    """`served`: what the model is meant for, unless the user says otherwise."""
     limit = context_length(hf)
     if args.max_model_len is not None and args.max_model_len > limit:
         raise ConfigError(
             f"max_model_len must be at most {limit}, the model's context length, got {args.max_model_len}"
         )
-    return args.max_model_len or limit
+    return args.max_model_len or min(limit, served or limit)
 
 
 def _dtype(args: EngineArgs, hf: HFConfig, path: Path) -> str:

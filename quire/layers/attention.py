@@ -13,7 +13,7 @@ class Attention(nn.Module):
     """Causal (optionally windowed) attention of this rank's heads; stores the step's keys and values first.
 
     `scale`: of the products of queries and keys, head_dim^-0.5 if None. `soft_cap`, and `alibi_slopes` of all ranks' heads in
-    float32: see `quire.ops.paged_attention`.
+    float32: see `quire.ops.paged_attention`. Without `causal` every token of a request sees all others, which must be in one step.
     """
 
     def __init__(
@@ -26,13 +26,14 @@ class Attention(nn.Module):
         scale: float | None = None,
         soft_cap: float | None = None,
         alibi_slopes: Tensor | None = None,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.layer_index = layer_index
         self.sliding_window = sliding_window
         self.scale = head_dim**-0.5 if scale is None else scale
-        self.soft_cap = soft_cap
+        self.soft_cap, self.causal = soft_cap, causal
         if alibi_slopes is not None:
             first = parallel.tensor_rank() * num_heads
             alibi_slopes = alibi_slopes[first : first + num_heads].contiguous()
@@ -55,6 +56,7 @@ class Attention(nn.Module):
             context.block_size,
             self.alibi_slopes,
             self.soft_cap,
+            self.causal,
         )
         return out.flatten(1)
 
