@@ -63,16 +63,16 @@ def test_every_schedule_gives_the_same_vectors(decoder, kind):
 @pytest.mark.parametrize("mode", ["recompute", "swap"])
 def test_a_request_that_loses_its_seat_starts_again(decoder, kind, mode):
     """Under the policy `fair`: seats of the first tenant, in the middle of long prompts, go to another's."""
-    options = {"pooler_config": {"pooling_type": kind}, "max_num_seqs": 3, "max_num_batched_tokens": 33}
+    options = {"pooler_config": {"pooling_type": kind}, "max_num_seqs": 3, "long_prefill_token_threshold": 7}
     options |= {"scheduling_policy": "fair", "preemption_mode": mode, "swap_space": 0.1}
     expected = embed(decoder[0])
     with LLM(str(decoder[0]), **BASE, runner="pooling", **options) as llm:
         engine = llm.llm_engine
         params = pooling_request(engine.config.model.pooling, None, "embed", 96)
-        order = [7, 5, 6, 0, 1, 2, 3, 4]
         found: dict[str, bytes] = {}
-        for number in order:
-            engine.submit(engine.prepare(str(number), PROMPTS[number], params, tenant="ab"[number < 5]))
+        for tenant, numbers in {"a": [7, 5, 6], "b": [0, 1, 2, 3, 4]}.items():
+            for number in numbers:
+                engine.submit(engine.prepare(str(number), PROMPTS[number], params, tenant=tenant))
             found |= {each.request_id: each.pooled for each in engine.step() if each.finished}
         while engine.has_unfinished_requests():
             found |= {each.request_id: each.pooled for each in engine.step() if each.finished}
