@@ -65,7 +65,7 @@ def test_a_request_that_loses_its_seat_starts_again(decoder, kind, mode):
     """Under the policy `fair`: seats of the first tenant, in the middle of long prompts, go to another's."""
     options = {"pooler_config": {"pooling_type": kind}, "max_num_seqs": 3, "long_prefill_token_threshold": 7}
     options |= {"scheduling_policy": "fair", "preemption_mode": mode, "swap_space": 0.1}
-    expected = embed(decoder[0])
+    expected = embed(decoder[0], pooler_config=options["pooler_config"])
     with LLM(str(decoder[0]), **BASE, runner="pooling", **options) as llm:
         engine = llm.llm_engine
         params = pooling_request(engine.config.model.pooling, None, "embed", 96)
