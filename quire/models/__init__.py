@@ -109,9 +109,9 @@ class ModelRegistry:
     def resolve(architecture: str) -> type[nn.Module]:
         """The class for `architecture`; raises UnsupportedModelError that names the nearest and all that there are."""
         if ModelRegistry.is_headless(architecture):
-            from quire.models.headless import without_head
-
-            return without_head(ModelRegistry.resolve(_HEADLESS[architecture]))
+            whole = ModelRegistry.resolve(_HEADLESS[architecture])
+            headless: type[nn.Module] = importlib.import_module("quire.models.headless").without_head(whole)
+            return headless
         target = _registered.get(architecture) or _ARCHITECTURES.get(architecture)
         if target is None:
             known = ModelRegistry.get_supported_archs()
