@@ -7,7 +7,7 @@ from typing import Any
 
 from quire.engine.engine import LLMEngine
 from quire.engine.inputs import PreparedRequest, Prompt
-from quire.engine.pooling import PoolingTask, cosine, numbers_of, pooling_request, probabilities
+from quire.engine.pooling import PoolingTask, cosine, encode_pair, numbers_of, pooling_request, probabilities
 from quire.engine.prompt_lists import list_of_prompts
 from quire.errors import InvalidRequestError, RequestFailedError, wrong_value
 from quire.outputs import (
@@ -140,7 +140,8 @@ class VectorCalls:
         self, first: list[Prompt], second: list[Prompt], params: PoolingParams | None, use_tqdm: bool
     ) -> list[ScoringRequestOutput]:
         pairs = zip(first * (len(second) // len(first)), second, strict=True)
-        prompts = [self.llm_engine.pair(*pair) for pair in pairs]
+        model, tokenizer = self.llm_engine.config.model, self.llm_engine.get_tokenizer()
+        prompts: list[Prompt] = [encode_pair(model, tokenizer, *pair) for pair in pairs]
         return [
             ScoringRequestOutput(
                 each.request_id, ScoringOutput(probabilities(_vector(each))[0]), each.prompt_token_ids

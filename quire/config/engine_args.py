@@ -84,7 +84,8 @@ class EngineArgs:
     )
     pooler_config: dict[str, Any] | None = option(
         None,
-        "How hidden states become a vector, as JSON: pooling_type (LAST, MEAN, CLS) and normalize; default: as the model's files say.",
+        "How hidden states become a vector, as JSON: pooling_type (LAST, MEAN, CLS) and normalize; "
+        "default: as the model's files say.",
         aliases=("--override-pooler-config",),
     )
     dtype: str = option(

@@ -67,7 +67,8 @@ def _pooling_kind(file: Path) -> PoolingKind:
     named = fields.get("pooling_mode")
     chosen = [named] if named is not None else [mode for flag, mode in _FLAGS.items() if fields.flag(flag, False)]
     if len(chosen) != 1 or chosen[0] not in _KINDS:
-        raise UnsupportedModelError(f"{file}: pooling mode {describe(chosen)} is not supported; supported are {', '.join(_KINDS)}")
+        supported = ", ".join(_KINDS)
+        raise UnsupportedModelError(f"{file}: pooling mode {describe(chosen)} is not supported; supported are {supported}")
     return _KINDS[chosen[0]]
 
 

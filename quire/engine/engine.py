@@ -91,10 +91,6 @@ class LLMEngine:
         """Requests that have not ended."""
         return len(self._outputs)
 
-    def pair(self, first: Prompt, second: Prompt) -> Prompt:
-        """Two texts as one prompt; see `InputProcessor.pair`. Raises InvalidRequestError."""
-        return self._inputs.pair(first, second)
-
     # -- the step --------------------------------------------------------------------------------------------
 
     def step(self) -> list[RequestOutput]:

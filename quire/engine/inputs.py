@@ -111,17 +111,6 @@ class InputProcessor:
         """What the model's generation_config.json recommends, else Quire's defaults."""
         return SamplingParams(**self._config.default_sampling_params)
 
-    def pair(self, first: Prompt, second: Prompt) -> Prompt:
-        """Two texts as the one prompt that a cross-encoder reads. Raises InvalidRequestError, NotSupportedError."""
-        if not isinstance(first, str) or not isinstance(second, str) or self._tokenizer is None:
-            raise InvalidRequestError("a classifier scores two texts, and needs a tokenizer", parameter="prompt")
-        if self._config.pooling is not None and self._config.pooling.has_segments:
-            raise NotSupportedError(
-                f"pairs of texts are not supported yet for {self._config.hf.architecture}, which tells them apart by segments",
-                parameter="model",
-            )
-        return {"prompt": f"{first}{second}", "prompt_token_ids": self._tokenizer.encode_pair(first, second)}
-
     # -- the prompt ------------------------------------------------------------------------------------------
 
     def _parse(

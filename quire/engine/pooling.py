@@ -10,11 +10,12 @@ import numpy as np
 from quire.config.engine_args import EngineArgs
 from quire.config.hf import num_labels
 from quire.config.sentence_transformers import SentencePipeline, read_sentence_pipeline
-from quire.config.types import HFConfig, PoolingConfig
+from quire.config.types import HFConfig, ModelConfig, PoolingConfig
 from quire.errors import ConfigError, InvalidRequestError, NotSupportedError, describe, wrong_value
 from quire.models import ModelRegistry
 from quire.pooling_params import POOLING_KINDS, Pooling, PoolingKind, PoolingParams
 from quire.sampling_params import RequestOutputKind, SamplingParams
+from quire.tokenizer import Tokenizer
 
 PoolingTask = Literal["embed", "classify"]
 
@@ -162,6 +163,20 @@ def _check_dimensions(config: PoolingConfig, dimensions: int | None, hidden_size
         raise wrong_value("dimensions", f"one of {', '.join(map(str, config.dimensions))}", dimensions)
     if not 1 <= dimensions <= hidden_size:
         raise wrong_value("dimensions", f"an integer in [1, {hidden_size}]", dimensions)
+
+
+def encode_pair(model: ModelConfig, tokenizer: Tokenizer, first: object, second: object) -> list[int]:
+    """The token ids of two texts as the one prompt that a cross-encoder reads. Raises InvalidRequestError, NotSupportedError."""
+    if model.pooling is not None and model.pooling.num_labels != 1:
+        raise NotSupportedError("this model is a classifier of single texts: it scores no pairs", parameter="model")
+    if model.pooling is not None and model.pooling.has_segments:
+        raise NotSupportedError(
+            f"pairs of texts are not supported yet for {model.hf.architecture}, which tells them apart by segments",
+            parameter="model",
+        )
+    if not isinstance(first, str) or not isinstance(second, str):
+        raise InvalidRequestError("a cross-encoder scores two texts, got token ids", parameter="prompt")
+    return tokenizer.encode_pair(first, second)
 
 
 # -- vectors -------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ class Attention(nn.Module):
     """Causal (optionally windowed) attention of this rank's heads; stores the step's keys and values first.
 
     `scale`: of the products of queries and keys, head_dim^-0.5 if None. `soft_cap`, and `alibi_slopes` of all ranks' heads in
-    float32: see `quire.ops.paged_attention`. Without `causal` every token of a request sees all others, which must be in one step.
+    float32: see `quire.ops.paged_attention`. Without `causal` a token sees all of its request, which must be one step.
     """
 
     def __init__(

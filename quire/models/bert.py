@@ -140,7 +140,7 @@ class BertModel(nn.Module):
         self.encoder = BertEncoder(config)
 
     def rename(self, name: str) -> str | None:
-        """Without the prefix, and without parts that make no hidden states; the first files call a norm's parts gamma and beta."""
+        """Without the prefix, and without what makes no hidden states; the first files call a norm's parts gamma and beta."""
         name = name.removeprefix(self.prefix)
         if name.startswith(self.unused) or name.endswith(".position_ids"):
             return None

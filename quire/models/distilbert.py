@@ -5,7 +5,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from quire.config.types import HFConfig
-from quire.layers import Attention, ColumnLinear, LayerNorm, PositionEmbedding, QKVLinear, RowLinear, VocabEmbedding
+from quire.layers import (
+    Attention,
+    ColumnLinear,
+    LayerNorm,
+    PositionEmbedding,
+    QKVLinear,
+    RowLinear,
+    VocabEmbedding,
+)
 
 _NORM_EPS = 1e-12
 

@@ -179,9 +179,20 @@ def test_a_generator_embeds_only_when_told_to(decoder):
             assert llm.embed(PROMPTS[0], use_tqdm=False)[0].outputs.embedding
             with pytest.raises(NotSupportedError, match="generates no text"):
                 llm.generate(PROMPTS[0], use_tqdm=False)
-    for wrong, named in (({"runner": "generate", "task": "embed"}, "must agree"), ({"pooler_config": {"pooling_type": "MAX"}, "task": "embed"}, "MEAN")):
-        with pytest.raises(ConfigError, match=named):
-            LLM(str(decoder[0]), **BASE, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"runner": "generate", "task": "embed"}, "must agree"),
+        ({"task": "embed", "pooler_config": {"pooling_type": "MAX"}}, "MEAN"),
+        ({"task": "embed", "pooler_config": {"step": 1}}, "step"),
+        ({"task": "classify"}, "classifies"),
+    ],
+)
+def test_wrong_options(decoder, options, named):
+    with pytest.raises(ConfigError, match=named):
+        LLM(str(decoder[0]), **BASE, **options)
 
 
 def test_scores_are_cosines(decoder):
