@@ -27,7 +27,7 @@ from quire.config.types import (
     SchedulerConfig,
     SchedulingPolicy,
 )
-from quire.engine.pooling import find_pooling, served_length
+from quire.engine.find_pooling import find_pooling, served_length
 from quire.errors import ConfigError, InvalidRequestError, describe
 from quire.loader.hub import BUILTIN_MODELS, resolve_model
 from quire.log import get_logger, warn_once
