@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import mmap
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from quire.errors import ModelLoadError, describe
 from quire.loader.pickled_file import is_zip, read_pickled
+from quire.loader.progress import LoadingLine
 from quire.loader.safetensors_file import read_safetensors
 
 _SAFETENSORS = ("model.safetensors.index.json", "model.safetensors", "*.safetensors")
@@ -37,9 +39,15 @@ class Weights:
         self._is_mapped = False
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for file in self._files:
-            self._is_mapped = self._can_map(file)
-            yield from self._read(file)
+        """While one file is taken in, the disk reads the next."""
+        with LoadingLine(sum(file.stat().st_size for file in self._files)) as line:
+            for file, following in zip(self._files, [*self._files[1:], None], strict=True):
+                self._is_mapped = self._can_map(file)
+                if following is not None:
+                    _read_ahead(following)
+                for name, tensor in self._read(file):
+                    yield name, tensor
+                    line.add(tensor.numel() * tensor.element_size())
 
     def release(self, part: Tensor) -> None:
         """Give back the memory behind a view of the tensor that came last. It must not be used again."""
@@ -92,6 +100,13 @@ def _files_of_index(index: Path) -> list[Path]:
     if missing:
         raise ModelLoadError(f"{index} lists files that are not there: {', '.join(missing)}")
     return files
+
+
+def _read_ahead(file: Path) -> None:
+    """Ask for the file's pages; they go to the cache of the system, not to this process (Linux only)."""
+    if hasattr(os, "posix_fadvise"):
+        with file.open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _drop_pages(part: Tensor) -> None:

@@ -83,7 +83,9 @@ def test_an_index_reaches_no_other_folder(tmp_path, name):
 
 # -- drawn lies ----------------------------------------------------------------------------------------------
 
-_odd_numbers = st.sampled_from([-1, 0, 1, 2, 4, 8, 16, 32, 63, 64, 65, 2**31, 2**32, 2**53, 2**62, 2**63, 2**64, 10**30, 0.5, None, "4", True])
+_odd_numbers = st.sampled_from(
+    [-1, 0, 1, 2, 4, 8, 16, 32, 63, 64, 65, 2**31, 2**32, 2**53, 2**62, 2**63, 2**64, 10**30, 0.5, None, "4", True]
+)
 _shapes = st.lists(_odd_numbers, max_size=4) | st.sampled_from([[4, 4], [16], [8], [], "16", {}])
 _dtypes = st.sampled_from(["F32", "F16", "BF16", "I8", "BOOL", "F64", "F4", "F8_E4M3", "C64", "", "f32", None, 7])
 _offsets = st.lists(_odd_numbers, max_size=3) | st.sampled_from([[0, 64], [0, 32], [32, 64], [64, 64]])
