@@ -57,6 +57,9 @@ class EngineArgs:
     trust_remote_code: bool = option(False, "Allow code that comes with a checkpoint to run.")
     revision: str | None = option(None, "Branch, tag or commit of the model on the hub.")
     tokenizer_revision: str | None = option(None, "Branch, tag or commit of the tokenizer on the hub.")
+    hf_token: str | None = option(
+        None, "Access token for the hub; default: HF_TOKEN, or the one that `hf auth login` has stored."
+    )
     download_dir: str | None = option(None, "Folder for downloads; default: the Hugging Face cache.")
     load_format: str = option(
         "auto",

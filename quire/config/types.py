@@ -123,6 +123,7 @@ class LoadConfig:
     download_dir: str | None = None
     revision: str | None = None
     tokenizer_revision: str | None = None
+    hf_token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,9 @@ _MIN_STEP_TIMEOUT_S = 2.0
 
 def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
     """Every option settled. Raises ConfigError, HubError, ModelLoadError or UnsupportedModelError."""
-    path = resolve_model(_model_name(args), revision=args.revision, download_dir=args.download_dir)
+    path = resolve_model(
+        _model_name(args), revision=args.revision, download_dir=args.download_dir, token=args.hf_token
+    )
     hf = load_hf_config(path, args.hf_overrides)
     pooling = find_pooling(args, hf, Path(path))
     max_model_len = _max_model_len(args, hf, None if pooling is None else served_length(Path(path)))
@@ -58,7 +60,9 @@ def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
         args = _for_encoder(args)
     return EngineConfig(
         model=_model(args, Path(path), hf, max_model_len, pooling),
-        load=LoadConfig(args.load_format, args.download_dir, args.revision, args.tokenizer_revision),
+        load=LoadConfig(
+            args.load_format, args.download_dir, args.revision, args.tokenizer_revision, args.hf_token
+        ),
         cache=_cache(args),
         scheduler=_scheduler(args, max_model_len, "offline" if offline else "server"),
         parallel=_parallel(args),
