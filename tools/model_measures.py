@@ -17,8 +17,10 @@ from quire.models.proven import MAX_LOGPROB_ERROR, Entry
 from tests.models import plain_torch
 from tests.models.checkpoints import Greedy, draw_prompts, greedy, make_model, save
 from tests.models.drive import Driver, Job, make_config
+from tests.models.encoders import ENCODERS
 from tests.models.shapes import LONGEST, SHAPES, THROUGH_TRANSFORMERS
 from tests.models.test_every_schedule import ALONE, CHUNKED, PRECISIONS, run
+from tools.vector_measures import measure_encoder
 
 NUM_PROMPTS, NUM_TOKENS = 16, 32
 NUM_TEXTS, TEXT_TOKENS = 16, 96
@@ -42,6 +44,8 @@ def cases() -> dict[str, Case]:
     for shape, make in plain_torch.MODELS.items():
         architecture = make().config["architectures"][0]
         found[shape] = Case(architecture, lambda folder, make=make: _measure_plain(make(), folder))
+    for shape, (architecture, _) in ENCODERS.items():
+        found[shape] = Case(architecture, lambda folder, shape=shape: measure_encoder(shape, folder))
     return found
 
 

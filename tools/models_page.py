@@ -24,6 +24,9 @@ _ARCHITECTURE_HEAD = (
     "| architecture | reference | checkpoints | prompts with equal tokens | max logprob error | int8 perplexity "
     "| int4 perplexity | every schedule | |\n|---|---|--:|--:|--:|--:|--:|---|---|"
 )
+_ENCODER_HEAD = (
+    "| architecture | reference | checkpoints | max error of a number | every schedule | |\n|---|---|--:|--:|---|---|"
+)
 _FORMAT_HEAD = (
     "| format | written by | weights equal | max weight error | max logprob error | memory / file | speed / bfloat16 |\n"
     "|---|---|--:|--:|--:|--:|--:|"
@@ -75,12 +78,15 @@ def tables() -> str:
     by_name: dict[str, list[Entry]] = {}
     for entry in known["architectures"].values():
         by_name.setdefault(entry["architecture"], []).append(entry)
-    own = [_row(name, _entries_of(name, by_name)) for name in ModelRegistry.get_supported_archs()]
+    names = ModelRegistry.get_supported_archs()
+    own = [_row(name, _entries_of(name, by_name)) for name in names if not ModelRegistry.is_encoder(name)]
+    encoders = [_encoder_row(name, _entries_of(name, by_name)) for name in names if ModelRegistry.is_encoder(name)]
     others = [_row(name, by_name[name]) for name in sorted(by_name) if not ModelRegistry.has(name)]
     formats = [_format_row(name, entry) for name, entry in known["formats"].items()]
     parts = [
         ("## Architectures with a file in Quire", _ARCHITECTURE_HEAD, own),
         ("## Architectures through transformers", _ARCHITECTURE_HEAD, others),
+        ("## Encoders", _ENCODER_HEAD, encoders),
         ("## Quantized checkpoints", _FORMAT_HEAD, formats),
     ]
     return "".join("\n".join([f"\n{title}\n", head, *rows, ""]) for title, head, rows in parts)
@@ -110,7 +116,6 @@ def _row(architecture: str, entries: list[Entry]) -> str:
         return f"| `{architecture}` | | 0 | | | | | | not measured |"
     prompts, equal, ties = (sum(_numbers(entries, name)) for name in ("prompts", "prompts_equal", "near_ties"))
     parity = f"{equal} of {prompts}" + (f" ({ties} to a near tie)" if ties else "")
-    same = [entry["same_in_every_schedule"] for entry in entries if "same_in_every_schedule" in entry]
     cells = [
         f"`{architecture}`",
         ", ".join(sorted({entry["reference"] for entry in entries})),
@@ -119,10 +124,29 @@ def _row(architecture: str, entries: list[Entry]) -> str:
         _worst(entries, "max_logprob_error", ".0e"),
         _worst(entries, "int8_perplexity_ratio", ".4f"),
         _worst(entries, "int4_perplexity_ratio", ".3f"),
-        ("same bits" if all(same) else "**other bits**") if same else "",
+        _sameness(entries),
         "green" if all(map(is_green, entries)) else "**red**",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _encoder_row(architecture: str, entries: list[Entry]) -> str:
+    """The same for a model that gives vectors or classes."""
+    if not entries:
+        return f"| `{architecture}` | | 0 | | | not measured |"
+    cells = [
+        f"`{architecture}`",
+        ", ".join(sorted({entry["reference"] for entry in entries})),
+        str(len(entries)),
+        _worst(entries, "max_vector_error", ".0e"),
+        _sameness(entries),
+        "green" if all(map(is_green, entries)) else "**red**",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _sameness(entries: Iterable[Entry]) -> str:
+    return "same bits" if all(entry.get("same_in_every_schedule") for entry in entries) else "**other bits**"
 
 
 def _numbers(entries: Iterable[Entry], name: str) -> list[float]:

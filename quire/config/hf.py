@@ -43,6 +43,10 @@ _ACTIVATION_BY_DEFAULT = {
     "gptj": "gelu_new",
     "bloom": "gelu_new",
     "falcon": "gelu",
+    "bert": "gelu",
+    "roberta": "gelu",
+    "xlm-roberta": "gelu",
+    "distilbert": "gelu",
 }
 _TIED_BY_DEFAULT = frozenset(
     {"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "opt", "bloom", "falcon", "starcoder2"}
@@ -58,7 +62,7 @@ CONTEXT_FIELDS = (
     "model_max_length",
     "seq_length",
 )
-_INNER_FIELDS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
+_INNER_FIELDS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim")
 _LAYER_NORM_FIELDS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 _GENERATION_FIELDS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty")
 
@@ -80,12 +84,12 @@ def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) ->
     folder = Path(path)
     fields = read_fields(folder, overrides)
     architecture, model_type = architecture_of(fields)
-    hidden_size = fields.positive("hidden_size", "n_embd", "d_model", "n_embed")
-    num_layers = fields.positive("num_hidden_layers", "n_layer", "num_layers")
-    num_heads = fields.positive("num_attention_heads", "n_head", "num_heads")
+    hidden_size = fields.positive("hidden_size", "n_embd", "d_model", "n_embed", "dim")
+    num_layers = fields.positive("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    num_heads = fields.positive("num_attention_heads", "n_head", "num_heads", "n_heads")
     # Beyond its training length the first Qwen turns and scales in ways of its own.
     names = ("seq_length",) if model_type == "qwen" else CONTEXT_FIELDS
-    max_position = fields.positive(*names, default=2048)
+    max_position = _num_positions(fields, model_type, fields.positive(*names, default=2048))
     head_dim = fields.positive(
         "head_dim", "kv_channels", default=_default_head_dim(fields, hidden_size, num_heads)
     )
@@ -130,6 +134,12 @@ def token_ids_of(fields: Fields, folder: Path) -> tuple[int | None, tuple[int, .
     return _bos(fields), _eos(fields, read_json(folder / "generation_config.json") or {})
 
 
+def num_labels(config: HFConfig) -> int:
+    """Classes of a classifier's checkpoint."""
+    labels = config.fields.get("id2label")
+    return len(labels) if isinstance(labels, dict) else config.fields.positive("num_labels", default=2)
+
+
 def generation_defaults(path: str | Path) -> dict[str, Any]:
     """SamplingParams fields that folder `path`'s generation_config.json sets: its sampling advice to every request.
 
@@ -172,6 +182,17 @@ def _default_head_dim(fields: Fields, hidden_size: int, num_heads: int) -> int |
     if fields.get("head_dim", "kv_channels") is None and hidden_size % num_heads:
         raise fields.wrong("hidden_size", f"a multiple of num_attention_heads ({num_heads})", hidden_size)
     return hidden_size // num_heads
+
+
+def _num_positions(fields: Fields, model_type: str, num_rows: int) -> int:
+    """Rows of the position table that tokens stand for: RoBERTa's count from the one behind its padding token's."""
+    if model_type not in ("roberta", "xlm-roberta"):
+        return num_rows
+    padding = fields.get("pad_token_id")
+    first = (1 if padding is None else int(padding)) + 1
+    if num_rows <= first:
+        raise fields.wrong("max_position_embeddings", f"more than pad_token_id + 1 ({first})", num_rows)
+    return num_rows - first
 
 
 def _activation(fields: Fields, model_type: str) -> str:

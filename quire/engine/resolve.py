@@ -4,6 +4,7 @@ configuration, and settles every option left open.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any, cast
@@ -22,10 +23,12 @@ from quire.config.types import (
     LoadConfig,
     ModelConfig,
     ParallelConfig,
+    PoolingConfig,
     PreemptionMode,
     SchedulerConfig,
     SchedulingPolicy,
 )
+from quire.engine.find_pooling import find_pooling, served_length
 from quire.errors import ConfigError, InvalidRequestError, describe
 from quire.loader.hub import BUILTIN_MODELS, resolve_model
 from quire.log import get_logger, warn_once
@@ -53,13 +56,19 @@ def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
         _model_name(args),
         revision=args.revision,
         download_dir=args.download_dir,
+        token=args.hf_token,
         with_code=args.trust_remote_code,
     )
     hf, model_impl = read_model(path, args)
-    max_model_len = _max_model_len(args, hf)
+    pooling = find_pooling(args, hf, Path(path))
+    max_model_len = _max_model_len(args, hf, None if pooling is None else served_length(Path(path)))
+    if pooling is not None and pooling.is_encoder:
+        args = _for_encoder(args)
     return EngineConfig(
-        model=_model(args, Path(path), hf, model_impl, max_model_len),
-        load=LoadConfig(args.load_format, args.download_dir, args.revision, args.tokenizer_revision),
+        model=_model(args, Path(path), hf, model_impl, max_model_len, pooling),
+        load=LoadConfig(
+            args.load_format, args.download_dir, args.revision, args.tokenizer_revision, args.hf_token
+        ),
         cache=_cache(args),
         scheduler=_scheduler(args, max_model_len, "offline" if offline else "server"),
         parallel=_parallel(args),
@@ -92,7 +101,14 @@ def read_model(path: str, args: EngineArgs) -> tuple[HFConfig, str]:
     return hf, "transformers"
 
 
-def _model(args: EngineArgs, path: Path, hf: HFConfig, model_impl: str, max_model_len: int) -> ModelConfig:
+def _model(
+    args: EngineArgs,
+    path: Path,
+    hf: HFConfig,
+    model_impl: str,
+    max_model_len: int,
+    pooling: PoolingConfig | None,
+) -> ModelConfig:
     model = _model_name(args)
     names = args.served_model_name or model
     return ModelConfig(
@@ -118,6 +134,7 @@ def _model(args: EngineArgs, path: Path, hf: HFConfig, model_impl: str, max_mode
         logprobs_mode=args.logprobs_mode,
         default_sampling_params=_default_sampling_params(args, path),
         chat_template=_chat_template(args.chat_template),
+        pooling=pooling,
     )
 
 
@@ -132,13 +149,19 @@ def _tokenizer_path(args: EngineArgs, path: Path) -> str:
     return resolve_model(name) if name in BUILTIN_MODELS else name
 
 
-def _max_model_len(args: EngineArgs, hf: HFConfig) -> int:
+def _for_encoder(args: EngineArgs) -> EngineArgs:
+    """A prompt is one step, since every token sees all others; and so no beginning of it serves another prompt."""
+    return dataclasses.replace(args, enable_chunked_prefill=False, enable_prefix_caching=False)
+
+
+def _max_model_len(args: EngineArgs, hf: HFConfig, served: int | None) -> int:
+    """`served`: what the model is meant for, unless the user says otherwise."""
     limit = context_length(hf)
     if args.max_model_len is not None and args.max_model_len > limit:
         raise ConfigError(
             f"max_model_len must be at most {limit}, the model's context length, got {args.max_model_len}"
         )
-    return args.max_model_len or limit
+    return args.max_model_len or min(limit, served or limit)
 
 
 def _dtype(args: EngineArgs, hf: HFConfig, path: Path) -> str:

@@ -1,7 +1,7 @@
 """The pieces that models are written in. Tensor parallelism, weight loading and quantization live here, not in models."""
 
 from quire.layers.attention import Attention, alibi_slopes
-from quire.layers.embedding import LMHead, PositionEmbedding, TiedLMHead, VocabEmbedding
+from quire.layers.embedding import LMHead, PositionEmbedding, SegmentPositions, TiedLMHead, VocabEmbedding
 from quire.layers.fused import split_groups, split_rows, transpose
 from quire.layers.linear import ColumnLinear, GateUpLinear, QKVLinear, RowLinear
 from quire.layers.norm import HeadLayerNorms, LayerNorm, RMSNorm
@@ -20,6 +20,7 @@ __all__ = [
     "RMSNorm",
     "RotaryEmbedding",
     "RowLinear",
+    "SegmentPositions",
     "TiedLMHead",
     "VocabEmbedding",
     "alibi_slopes",

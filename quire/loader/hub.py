@@ -47,13 +47,15 @@ def resolve_model(
         return _download(model, revision, download_dir, token, patterns)
 
 
-def resolve_tokenizer(tokenizer: str, revision: str | None = None, download_dir: str | None = None) -> str:
+def resolve_tokenizer(
+    tokenizer: str, revision: str | None = None, download_dir: str | None = None, token: str | None = None
+) -> str:
     """The local folder of `tokenizer`, found as in `resolve_model` but without weights; raises the same."""
     folder = _local_folder("tokenizer", tokenizer)
     if folder is not None:
         return folder
     with hub_errors("tokenizer", tokenizer, revision):
-        return _download(tokenizer, revision, download_dir, envs.hf_token(), _CONFIG_FILES)
+        return _download(tokenizer, revision, download_dir, token or envs.hf_token(), _CONFIG_FILES)
 
 
 def _local_folder(what: str, name: str) -> str | None:

@@ -14,9 +14,14 @@ if TYPE_CHECKING:
 _ARCHITECTURES: dict[str, str] = {
     "BaiChuanForCausalLM": "quire.models.baichuan:BaichuanForCausalLM",
     "BaichuanForCausalLM": "quire.models.baichuan:BaichuanForCausalLM",
+    "BertForMaskedLM": "quire.models.bert:BertModel",
+    "BertForSequenceClassification": "quire.models.bert:BertForSequenceClassification",
+    "BertModel": "quire.models.bert:BertModel",
     "BloomForCausalLM": "quire.models.bloom:BloomForCausalLM",
     "ChatGLMForConditionalGeneration": "quire.models.chatglm:ChatGLMForCausalLM",
     "ChatGLMModel": "quire.models.chatglm:ChatGLMForCausalLM",
+    "DistilBertForMaskedLM": "quire.models.distilbert:DistilBertModel",
+    "DistilBertModel": "quire.models.distilbert:DistilBertModel",
     "FalconForCausalLM": "quire.models.falcon:FalconForCausalLM",
     "GPT2LMHeadModel": "quire.models.gpt2:GPT2LMHeadModel",
     "GPTJForCausalLM": "quire.models.gptj:GPTJForCausalLM",
@@ -37,10 +42,40 @@ _ARCHITECTURES: dict[str, str] = {
     "QWenLMHeadModel": "quire.models.qwen:QWenLMHeadModel",
     "Qwen2ForCausalLM": "quire.models.qwen2:Qwen2ForCausalLM",
     "Qwen3ForCausalLM": "quire.models.qwen3:Qwen3ForCausalLM",
+    "RobertaForMaskedLM": "quire.models.roberta:RobertaModel",
+    "RobertaForSequenceClassification": "quire.models.roberta:RobertaForSequenceClassification",
+    "RobertaModel": "quire.models.roberta:RobertaModel",
     "StableLMEpochForCausalLM": "quire.models.stablelm:StableLmForCausalLM",
     "StableLmForCausalLM": "quire.models.stablelm:StableLmForCausalLM",
     "Starcoder2ForCausalLM": "quire.models.starcoder2:Starcoder2ForCausalLM",
+    "XLMRobertaForMaskedLM": "quire.models.roberta:RobertaModel",
+    "XLMRobertaForSequenceClassification": "quire.models.roberta:RobertaForSequenceClassification",
+    "XLMRobertaModel": "quire.models.roberta:RobertaModel",
 }
+
+_ENCODERS = frozenset(
+    {
+        "BertForMaskedLM",
+        "BertForSequenceClassification",
+        "BertModel",
+        "DistilBertForMaskedLM",
+        "DistilBertModel",
+        "RobertaForMaskedLM",
+        "RobertaForSequenceClassification",
+        "RobertaModel",
+        "XLMRobertaForMaskedLM",
+        "XLMRobertaForSequenceClassification",
+        "XLMRobertaModel",
+    }
+)
+"""Architectures whose tokens see the whole prompt: they give vectors, no text."""
+_HEADLESS = {
+    "LlamaModel": "LlamaForCausalLM",
+    "MistralModel": "MistralForCausalLM",
+    "Qwen2Model": "Qwen2ForCausalLM",
+    "Qwen3Model": "Qwen3ForCausalLM",
+}
+"""Architectures that are others without an output head: they give vectors, no text."""
 
 _registered: dict[str, str | type[nn.Module]] = {}
 
@@ -51,7 +86,7 @@ class ModelRegistry:
     @staticmethod
     def get_supported_archs() -> list[str]:
         """Names as they stand in a checkpoint's `architectures`."""
-        return sorted({**_ARCHITECTURES, **_registered})
+        return sorted({**_ARCHITECTURES, **_HEADLESS, **_registered})
 
     @staticmethod
     def register_model(architecture: str, model: str | type[nn.Module]) -> None:
@@ -61,14 +96,25 @@ class ModelRegistry:
         _registered[architecture] = model
 
     @staticmethod
+    def is_encoder(architecture: str) -> bool:
+        """Whether its tokens see the whole prompt; known without loading its class."""
+        return architecture in _ENCODERS and architecture not in _registered
+
+    @staticmethod
+    def is_headless(architecture: str) -> bool:
+        """Whether it is a decoder without an output head; known without loading its class."""
+        return architecture in _HEADLESS and architecture not in _registered
+
+    @staticmethod
     def has(architecture: str) -> bool:
         """Whether there is a class for `architecture`."""
-        return architecture in _registered or architecture in _ARCHITECTURES
+        return architecture in _registered or architecture in _ARCHITECTURES or architecture in _HEADLESS
 
     @staticmethod
     def target(architecture: str) -> str:
         """Where the class of a supported `architecture` is: "module:class". Names of one class are one architecture."""
-        target = _registered.get(architecture) or _ARCHITECTURES[architecture]
+        whole = _HEADLESS.get(architecture, architecture)
+        target = _registered.get(architecture) or _ARCHITECTURES[whole]
         return target if isinstance(target, str) else f"{target.__module__}:{target.__name__}"
 
     @staticmethod
@@ -89,6 +135,10 @@ class ModelRegistry:
     def resolve(architecture: str) -> type[nn.Module]:
         """The class for `architecture`; raises UnsupportedModelError as `check` does."""
         ModelRegistry.check(architecture)
+        if ModelRegistry.is_headless(architecture):
+            whole = ModelRegistry.resolve(_HEADLESS[architecture])
+            headless: type[nn.Module] = importlib.import_module("quire.models.headless").without_head(whole)
+            return headless
         target = _registered.get(architecture) or _ARCHITECTURES[architecture]
         if not isinstance(target, str):
             return target

@@ -13,6 +13,8 @@ from typing import Any
 FILE = Path(__file__).with_name("proven.json")
 MAX_LOGPROB_ERROR = 1e-4
 """Between Quire and the reference, both in float32; also how close two tokens must be for either to be right."""
+MAX_VECTOR_ERROR = 1e-4
+"""The same for a number of an encoder's vector of length 1, or of a classifier's output."""
 
 Entry = dict[str, Any]
 
@@ -28,6 +30,7 @@ def is_green(entry: Entry) -> bool:
     return (
         entry.get("prompts_equal", 0) == entry.get("prompts", 0)
         and entry.get("max_logprob_error", 0.0) <= MAX_LOGPROB_ERROR
+        and entry.get("max_vector_error", 0.0) <= MAX_VECTOR_ERROR
         and entry.get("same_in_every_schedule", True)
     )
 

@@ -89,6 +89,11 @@ class TransformersTokenizer(Tokenizer):
         check_texts([text], parameter)
         return list(self._loaded.encode(text, add_special_tokens=add_special_tokens))
 
+    def encode_pair(self, first: str, second: str, *, parameter: str = "prompt") -> list[int]:
+        """See `Tokenizer.encode_pair`."""
+        check_texts([first, second], parameter)
+        return list(self._loaded.encode(first, second))
+
     def encode_spans(
         self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"
     ) -> list[tuple[int, int, int]]:

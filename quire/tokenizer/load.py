@@ -37,6 +37,7 @@ def load_tokenizer(
     trust_remote_code: bool = False,
     revision: str | None = None,
     download_dir: str | None = None,
+    token: str | None = None,
 ) -> Tokenizer:
     """Load the tokenizer of a model folder (or of a hub name, at `revision`).
 
@@ -50,7 +51,7 @@ def load_tokenizer(
     if tokenizer_mode not in TOKENIZER_MODES:
         allowed = ", ".join(TOKENIZER_MODES)
         raise ConfigError(f"tokenizer_mode must be one of {allowed}, got {tokenizer_mode!r}")
-    folder = _resolve_folder(Path(path), revision, download_dir)
+    folder = _resolve_folder(Path(path), revision, download_dir, token)
     settings = read_settings(folder)
     direct = _load_directly(folder, settings) if tokenizer_mode == "auto" else None
     if direct is not None:
@@ -60,10 +61,10 @@ def load_tokenizer(
     )
 
 
-def _resolve_folder(path: Path, revision: str | None, download_dir: str | None) -> Path:
+def _resolve_folder(path: Path, revision: str | None, download_dir: str | None, token: str | None) -> Path:
     if path.is_file() and path.name == "tokenizer.json":
         return path.parent
-    return Path(resolve_tokenizer(str(path), revision, download_dir))
+    return Path(resolve_tokenizer(str(path), revision, download_dir, token))
 
 
 def _load_directly(folder: Path, settings: TokenizerSettings) -> Tokenizer | None:

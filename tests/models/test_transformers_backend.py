@@ -22,7 +22,7 @@ from tests.models.drive import Driver, make_config
 from tests.models.shapes import THROUGH_TRANSFORMERS
 from tests.models.test_every_schedule import ALONE, CHUNKED, PRECISIONS, PROMPTS, run
 from tests.models.test_parity import jobs_for
-from tests.quant.test_gptq import pack
+from tests.quant.encoders import gptq
 from tests.quant.writing import write
 
 QUICK = ("cohere-parallel-head-norms-tied", "olmoe-experts", "exaone4-windows-and-no-positions")
@@ -129,7 +129,7 @@ def test_a_quantized_checkpoint_stays_quantized(tmp_path):
     sizes = dict(hidden_size=128, intermediate_size=192, num_attention_heads=4, num_key_value_heads=2)
     model = make_model("smollm3-layers-without-positions", **sizes)
     settings = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True, "desc_act": False}
-    write(model, tmp_path, settings, lambda name, layer: pack(layer, 4, 32, symmetric=True))
+    write(model, tmp_path, settings, gptq(4, 32))
     config = make_config(tmp_path)
     loaded = load_model(config.model, config.load, torch.device("cpu"))
     name = "model.layers.1.self_attn.q_proj"

@@ -17,6 +17,8 @@ class FakeHub:
     def __init__(self, repo: str, files: dict[str, bytes]) -> None:
         self.repo, self.files = repo, files
         self.gets: list[str] = []
+        self.authorizations: set[str | None] = set()
+        """What requests said of who asks."""
         self.damage: set[str] = set()
         self.hold = threading.Event()
         """While clear, large files stop in the middle."""
@@ -61,6 +63,7 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             self._answer(with_body=True)
 
         def _answer(self, with_body: bool) -> None:
+            hub.authorizations.add(self.headers.get("Authorization"))
             path = self.path.partition("?")[0]
             if path.startswith(f"/api/models/{hub.repo}"):
                 revision = path.removeprefix(f"/api/models/{hub.repo}").removeprefix("/revision/")

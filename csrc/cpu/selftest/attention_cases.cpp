@@ -52,6 +52,7 @@ struct AttentionShape {
   int64_t window;
   float soft_cap;
   bool alibi;
+  bool causal = true;
 };
 
 KVPools make_pools(const AttentionShape& shape, std::vector<uint8_t>& keys, std::vector<uint8_t>& values) {
@@ -117,6 +118,7 @@ void run_attention(const AttentionShape& shape, Level level, Hash& hash) {
   args.window = shape.window;
   args.scale = 0.125f;
   args.soft_cap = shape.soft_cap;
+  args.causal = shape.causal;
   args.pools = pools;
   run(paged_attention_for(level), args);
   hash.add(not_zero(out));
@@ -131,11 +133,12 @@ void add_attention_cases(std::vector<Case>& all) {
       {KVDType::float32, 4, 2, 128, 0, 20.0f, true}, {KVDType::bfloat16, 6, 2, 64, 0, 0.0f, false},
       {KVDType::float16, 6, 2, 64, 0, 0.0f, false},  {KVDType::int8, 6, 2, 64, 0, 0.0f, false},
       {KVDType::int8, 4, 2, 128, 50, 0.0f, true},    {KVDType::bfloat16, 7, 1, 21, 50, 20.0f, true},
-      {KVDType::int8, 8, 1, 21, 0, 20.0f, false}};
+      {KVDType::int8, 8, 1, 21, 0, 20.0f, false},    {KVDType::float32, 6, 6, 24, 0, 0.0f, false, false},
+      {KVDType::bfloat16, 6, 2, 32, 0, 0.0f, false, false}};
   for (const AttentionShape& shape : shapes)
     all.push_back({std::string("attention ") + names[static_cast<int>(shape.dtype)] + " " +
                        std::to_string(shape.num_heads) + "/" + std::to_string(shape.num_kv_heads) + "x" +
-                       std::to_string(shape.head_dim),
+                       std::to_string(shape.head_dim) + (shape.causal ? "" : " both ways"),
                    [=](Level level, Hash& hash) { run_attention(shape, level, hash); }});
 }
 

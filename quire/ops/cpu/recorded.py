@@ -310,6 +310,7 @@ def paged_attention(
     block_size: int = 16,
     alibi_slopes: Tensor | None = None,
     soft_cap: float | None = None,
+    causal: bool = True,
 ) -> Tensor:
     """Over the step's own requests."""
     record = recording()
@@ -325,7 +326,7 @@ def paged_attention(
     def build(at: Address) -> Any:
         rows = _rows(at, target), _rows(at, source)
         return attention_instruction(
-            *rows, heads, pools, record.layout, scale, sliding_window, slopes, soft_cap
+            *rows, heads, pools, record.layout, scale, sliding_window, slopes, soft_cap, causal
         )
 
     record.emit("attention", (q,), (out,), build, keep=(k_cache, v_cache))
