@@ -82,7 +82,7 @@ def _size_and_speed(fixture: Fixture, folder: Path) -> Entry:
     model = _model(LARGE).bfloat16()  # and so what is not quantized is the same in both
     bfloat16 = save(model, folder / "bfloat16")
     quantized = fixture.make(model, folder / "quantized")
-    config = make_config(quantized)
+    config = make_config(quantized, dtype="bfloat16")
     memory = weight_bytes(load_model(config.model, config.load, torch.device("cpu")))
     gc.collect()
     return {

@@ -114,6 +114,14 @@ def check_calls(calls: list[Call], hf: HFConfig, text: Any) -> None:
                 f"layer {call.layer} has {found[0]} key/value heads of {found[1]}, "
                 f"but its configuration says {hf.num_key_value_heads} of {hf.head_dim}",
             )
-        kinds = getattr(text, "layer_types", None)
-        if kinds is not None and (kinds[call.layer] == "sliding_attention") != (call.window is not None):
-            raise UnsupportedModelError(f"layer {call.layer} is of type {kinds[call.layer]}, but its window is {call.window}")
+        if _is_windowed(text, call.layer) != (call.window is not None):
+            kind = "windowed" if call.window is None else "to attend to all positions"
+            raise UnsupportedModelError(f"layer {call.layer} ought to be {kind}, but its window is {call.window}")
+
+
+def _is_windowed(text: Any, layer: int) -> bool:
+    """Whether the configuration says that a layer attends within a sliding window."""
+    kinds = getattr(text, "layer_types", None)
+    if kinds is not None:
+        return bool(kinds[layer] == "sliding_attention")
+    return bool(getattr(text, "sliding_window", None)) and bool(getattr(text, "use_sliding_window", True))
