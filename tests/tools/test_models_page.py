@@ -8,6 +8,7 @@ import pytest
 
 from quire.models import ModelRegistry, proven
 from tests.models.shapes import THROUGH_TRANSFORMERS
+from tests.quant.fixtures import FIXTURES
 from tools import models_page
 from tools.model_measures import cases
 
@@ -40,6 +41,7 @@ def test_so_have_those_that_prove_the_way_through_transformers():
 def test_every_result_is_of_a_checkpoint_that_there_is():
     known = {name: entry["architecture"] for name, entry in proven.read_proven()["architectures"].items()}
     assert known.items() <= {name: case.architecture for name, case in cases().items()}.items()
+    assert set(proven.read_proven()["formats"]) == {fixture.name for fixture in FIXTURES}
 
 
 @pytest.mark.parametrize(
@@ -73,4 +75,4 @@ def test_names_of_one_class_share_their_row(tmp_path, monkeypatch):
     assert rows["LLaMAForCausalLM"] == rows["LlamaForCausalLM"].replace("LlamaFor", "LLaMAFor")
     assert rows["OPTForCausalLM"].endswith("| not measured |")
     known = set(ModelRegistry.get_supported_archs())
-    assert set(models_page.missing_architectures()) == known - {"LlamaForCausalLM", "LLaMAForCausalLM"}
+    assert set(models_page.missing_architectures()) == known - {"LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"}
