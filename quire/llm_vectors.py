@@ -7,15 +7,24 @@ from typing import Any
 
 from quire.engine.engine import LLMEngine
 from quire.engine.inputs import PreparedRequest, Prompt
-from quire.engine.pooling import PoolingTask, cosine, encode_pair, numbers_of, pooling_request, probabilities
+from quire.engine.pooling import (
+    PoolingTask,
+    cosine,
+    encode_pair,
+    numbers_of,
+    own_task,
+    pooling_output,
+    pooling_request,
+    probabilities,
+    vector_of,
+)
 from quire.engine.prompt_lists import list_of_prompts
-from quire.errors import InvalidRequestError, RequestFailedError, wrong_value
+from quire.errors import InvalidRequestError, wrong_value
 from quire.outputs import (
     ClassificationOutput,
     ClassificationRequestOutput,
     EmbeddingOutput,
     EmbeddingRequestOutput,
-    PoolingOutput,
     PoolingRequestOutput,
     RequestOutput,
     ScoringOutput,
@@ -51,7 +60,7 @@ class VectorCalls:
         return [
             EmbeddingRequestOutput(
                 each.request_id,
-                EmbeddingOutput(numbers_of(_vector(each))),
+                EmbeddingOutput(numbers_of(vector_of(each))),
                 each.prompt_token_ids,
                 num_cached_tokens=each.num_cached_tokens,
             )
@@ -70,20 +79,10 @@ class VectorCalls:
 
         `pooling_task`: embed or classify; None: what the model does. Raises as `embed` does.
         """
-        import torch
-
         if pooling_task is not None and pooling_task not in TASKS:
             raise wrong_value("pooling_task", f"one of {', '.join(TASKS)}", pooling_task)
-        task = pooling_task or self._own_task
-        return [
-            PoolingRequestOutput(
-                each.request_id,
-                PoolingOutput(torch.tensor(numbers_of(_vector(each)))),
-                each.prompt_token_ids,
-                num_cached_tokens=each.num_cached_tokens,
-            )
-            for each in self._pool(prompts, pooling_params, task, use_tqdm)
-        ]
+        found = self._pool(prompts, pooling_params, pooling_task or self._own_task, use_tqdm)
+        return [pooling_output(each) for each in found]
 
     def classify(
         self,
@@ -96,7 +95,7 @@ class VectorCalls:
         return [
             ClassificationRequestOutput(
                 each.request_id,
-                ClassificationOutput(probabilities(_vector(each))),
+                ClassificationOutput(probabilities(vector_of(each))),
                 each.prompt_token_ids,
                 num_cached_tokens=each.num_cached_tokens,
             )
@@ -129,7 +128,7 @@ class VectorCalls:
         return [
             ScoringRequestOutput(
                 b.request_id,
-                ScoringOutput(cosine(_vector(a), _vector(b))),
+                ScoringOutput(cosine(vector_of(a), vector_of(b))),
                 a.prompt_token_ids + b.prompt_token_ids,
                 num_cached_tokens=(a.num_cached_tokens or 0) + (b.num_cached_tokens or 0),
             )
@@ -144,15 +143,14 @@ class VectorCalls:
         prompts: list[Prompt] = [encode_pair(model, tokenizer, *pair) for pair in pairs]
         return [
             ScoringRequestOutput(
-                each.request_id, ScoringOutput(probabilities(_vector(each))[0]), each.prompt_token_ids
+                each.request_id, ScoringOutput(probabilities(vector_of(each))[0]), each.prompt_token_ids
             )
             for each in self._pool(prompts, params, "classify", use_tqdm)
         ]
 
     @property
     def _own_task(self) -> PoolingTask:
-        config = self.llm_engine.config.model.pooling
-        return "classify" if config is not None and config.num_labels else "embed"
+        return own_task(self.llm_engine.config.model.pooling)
 
     def _pool(
         self,
@@ -164,10 +162,3 @@ class VectorCalls:
         model = self.llm_engine.config.model
         request = pooling_request(model.pooling, params, task, model.hf.hidden_size)
         return self._run(self._prepare(list_of_prompts(prompts, "prompts"), request), use_tqdm)
-
-
-def _vector(output: RequestOutput) -> bytes:
-    """Raises RequestFailedError for a request that has none."""
-    if output.pooled is None:
-        raise RequestFailedError(output.error or f"request {output.request_id} ended without a vector")
-    return output.pooled

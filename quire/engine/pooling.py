@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 
 from quire.config.types import ModelConfig, PoolingConfig
-from quire.errors import InvalidRequestError, NotSupportedError, wrong_value
+from quire.errors import InvalidRequestError, NotSupportedError, RequestFailedError, wrong_value
+from quire.outputs import PoolingOutput, PoolingRequestOutput, RequestOutput
 from quire.pooling_params import Pooling, PoolingParams
 from quire.sampling_params import RequestOutputKind, SamplingParams
 from quire.tokenizer import Tokenizer
@@ -40,6 +41,11 @@ def pooling_request(
         truncate_prompt_tokens=params.truncate_prompt_tokens,
         pooling=pooling,
     )
+
+
+def own_task(config: PoolingConfig | None) -> PoolingTask:
+    """What a model does with a prompt."""
+    return "classify" if config is not None and config.num_labels else "embed"
 
 
 def _check_task(config: PoolingConfig | None, task: PoolingTask) -> PoolingConfig:
@@ -87,6 +93,23 @@ def encode_pair(model: ModelConfig, tokenizer: Tokenizer, first: object, second:
 
 
 # -- vectors -------------------------------------------------------------------------------------------------
+
+
+def vector_of(output: RequestOutput) -> bytes:
+    """The vector that a request ended with, little-endian float32; raises RequestFailedError for one without."""
+    if output.pooled is None:
+        raise RequestFailedError(output.error or f"request {output.request_id} ended without a vector")
+    return output.pooled
+
+
+def pooling_output(output: RequestOutput) -> PoolingRequestOutput:
+    """The vector as a tensor, as vLLM gives it. Raises RequestFailedError."""
+    import torch
+
+    data = torch.tensor(numbers_of(vector_of(output)))
+    return PoolingRequestOutput(
+        output.request_id, PoolingOutput(data), output.prompt_token_ids, num_cached_tokens=output.num_cached_tokens
+    )
 
 
 def numbers_of(pooled: bytes) -> list[float]:

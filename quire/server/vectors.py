@@ -8,9 +8,15 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from quire.engine.pooling import PoolingTask, cosine, encode_pair, pooling_request, probabilities
-from quire.errors import RequestFailedError
-from quire.outputs import RequestOutput
+from quire.engine.pooling import (
+    PoolingTask,
+    cosine,
+    encode_pair,
+    own_task,
+    pooling_request,
+    probabilities,
+    vector_of,
+)
 from quire.pooling_params import PoolingParams
 from quire.server.context import ServerContext
 from quire.server.generation import Generation, collect
@@ -43,8 +49,7 @@ class VectorRequest:
     @property
     def own_task(self) -> PoolingTask:
         """What the model does with a text."""
-        config = self.model.config.model.pooling
-        return "classify" if config is not None and config.num_labels else "embed"
+        return own_task(self.model.config.model.pooling)
 
     async def pool(
         self, context: ServerContext, request: Request, prompts: Sequence[Prompt], task: PoolingTask
@@ -61,7 +66,7 @@ class VectorRequest:
             add_special_tokens=self.add_special_tokens,
         )
         outputs = await collect(context, request, generation)
-        return Vectors([_vector(each) for each in outputs], sum(len(each.prompt_token_ids) for each in outputs))
+        return Vectors([vector_of(each) for each in outputs], sum(len(each.prompt_token_ids) for each in outputs))
 
     async def score(
         self, context: ServerContext, request: Request, first: Sequence[str], second: Sequence[str]
@@ -84,9 +89,3 @@ class VectorRequest:
 
         is_short = sum(map(len, firsts)) + sum(map(len, seconds)) <= _INLINE_CHARS
         return encode() if is_short else await asyncio.to_thread(encode)
-
-
-def _vector(output: RequestOutput) -> bytes:
-    if output.pooled is None:
-        raise RequestFailedError(f"request {output.request_id} ended without a vector")
-    return output.pooled

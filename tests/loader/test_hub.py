@@ -28,7 +28,7 @@ def resolve(options):
     try:
         config = EngineArgs(**options).create_engine_config()
         tokenizer = load_text_side(config)
-        return [config.model.path, config.model.max_model_len, type(tokenizer).__name__, tokenizer.bos_token_id is None]
+        return [config.model.path, config.model.max_model_len, type(tokenizer).__name__]
     except QuireError as error:
         return f"{type(error).__name__}: {error}"
 
@@ -79,32 +79,28 @@ def test_revisions_from_the_cache_without_a_network(tmp_path):
         {"model": "owner/bare", "tokenizer": "owner/words"},
         {"model": "owner/bare", "tokenizer": "owner/model", "tokenizer_revision": "v1"},
         {"model": "owner/bare", "tokenizer": "owner/model", "tokenizer_revision": "v9"},
-        model | {"tokenizer_mode": "hf"},
         {"model": "owner/nobody"},
         HF_HOME=str(tmp_path / "home"),
         HF_HUB_OFFLINE="1",
     )
-    words = ["FastTokenizer", True]
-    assert found[0] == [str(main), 1024, *words]
-    assert found[1] == found[2] == [str(old), 512, *words]
+    assert found[0] == [str(main), 1024, "FastTokenizer"]
+    assert found[1] == found[2] == [str(old), 512, "FastTokenizer"]
     assert "owner/model at revision v9 is not in the local cache" in found[3]
-    assert found[4] == [str(moved), 256, *words]
+    assert found[4] == [str(moved), 256, "FastTokenizer"]
     assert found[5].startswith("ConfigError") and "holds no tokenizer" in found[5]
-    assert found[6] == found[7] == [str(bare), 1024, *words]
+    assert found[6] == found[7] == [str(bare), 1024, "FastTokenizer"]
     assert "tokenizer owner/model at revision v9 is not in the local cache" in found[8]
-    assert found[9] == [str(main), 1024, *words]
-    assert found[10].startswith("HubError") and "HF_HUB_OFFLINE=1" in found[10]
+    assert found[9].startswith("HubError") and "HF_HUB_OFFLINE=1" in found[9]
 
 
 @pytest.mark.parametrize(
     ("options", "environment", "expected"),
     [
         ({"hf_token": "hf_given"}, {"HF_TOKEN": "hf_other"}, "Bearer hf_given"),
-        ({}, {"HF_TOKEN": "hf_named"}, "Bearer hf_named"),
-        ({}, {"HUGGING_FACE_HUB_TOKEN": "hf_older"}, "Bearer hf_older"),
+        ({}, {"HUGGING_FACE_HUB_TOKEN": "hf_named"}, "Bearer hf_named"),
         ({}, {}, None),
     ],
-    ids=["option", "variable", "older variable", "none"],
+    ids=["option", "variable", "none"],
 )
 def test_whose_token_the_hub_sees(tmp_path, options, environment, expected):
     files = {name: (FOLIO / name).read_bytes() for name in (*CONFIG, *TOKENIZER, "README.md")}
@@ -116,7 +112,7 @@ def test_whose_token_the_hub_sees(tmp_path, options, environment, expected):
         )  # fmt: skip
     finally:
         hub.close()
-    assert found[1:] == [1024, "FastTokenizer", True], found
+    assert found[1:] == [1024, "FastTokenizer"], found
     assert hub.authorizations == {expected}
     assert sorted(hub.gets) == sorted((*CONFIG, *TOKENIZER))
 

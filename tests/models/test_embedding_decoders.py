@@ -9,7 +9,7 @@ import json
 import pytest
 import torch
 
-from quire import LLM, PoolingParams
+from quire import LLM, AsyncLLMEngine, EngineArgs, PoolingParams
 from quire.engine.pooling import numbers_of, pooling_request
 from quire.errors import ConfigError, InvalidRequestError, NotSupportedError, UnsupportedModelError
 from quire.ops import cpu
@@ -193,6 +193,17 @@ def test_a_generator_embeds_only_when_told_to(decoder):
 def test_wrong_options(decoder, options, named):
     with pytest.raises(ConfigError, match=named):
         LLM(str(decoder[0]), **BASE, **options)
+
+
+async def test_the_asynchronous_engine_encodes(decoder):
+    engine = AsyncLLMEngine.from_engine_args(EngineArgs(str(decoder[0]), **BASE, task="embed"))
+    try:
+        found = [output async for output in engine.encode(PROMPTS[3], PoolingParams(normalize=False))]
+    finally:
+        await engine.shutdown()
+    with LLM(str(decoder[0]), **BASE, task="embed") as llm:
+        (expected,) = llm.encode(PROMPTS[3], PoolingParams(normalize=False), use_tqdm=False)
+    assert len(found) == 1 and torch.equal(found[0].outputs.data, expected.outputs.data)
 
 
 def test_scores_are_cosines(decoder):
