@@ -26,7 +26,18 @@ if TYPE_CHECKING:
     )
     from quire.llm import LLM
     from quire.models import ModelRegistry
-    from quire.outputs import BeamSearchOutput, BeamSearchSequence, CompletionOutput, Logprob, RequestOutput
+    from quire.outputs import (
+        BeamSearchOutput,
+        BeamSearchSequence,
+        ClassificationRequestOutput,
+        CompletionOutput,
+        EmbeddingRequestOutput,
+        Logprob,
+        PoolingRequestOutput,
+        RequestOutput,
+        ScoringRequestOutput,
+    )
+    from quire.pooling_params import PoolingParams
     from quire.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 
 __version__ = "0.1.0"
@@ -38,9 +49,20 @@ _HOMES = {
     "EngineArgs": "quire.config.engine_args",
     "AsyncEngineArgs": "quire.config.engine_args",
     "ModelRegistry": "quire.models",
+    "PoolingParams": "quire.pooling_params",
     **dict.fromkeys(("SamplingParams", "BeamSearchParams", "RequestOutputKind"), "quire.sampling_params"),
     **dict.fromkeys(
-        ("RequestOutput", "CompletionOutput", "Logprob", "BeamSearchOutput", "BeamSearchSequence"),
+        (
+            "RequestOutput",
+            "CompletionOutput",
+            "Logprob",
+            "BeamSearchOutput",
+            "BeamSearchSequence",
+            "EmbeddingRequestOutput",
+            "PoolingRequestOutput",
+            "ClassificationRequestOutput",
+            "ScoringRequestOutput",
+        ),
         "quire.outputs",
     ),
     **dict.fromkeys(
@@ -70,8 +92,10 @@ __all__ = [
     "BeamSearchOutput",
     "BeamSearchParams",
     "BeamSearchSequence",
+    "ClassificationRequestOutput",
     "CompletionOutput",
     "ConfigError",
+    "EmbeddingRequestOutput",
     "EngineArgs",
     "EngineDeadError",
     "HubError",
@@ -81,6 +105,8 @@ __all__ = [
     "ModelLoadError",
     "ModelRegistry",
     "NotSupportedError",
+    "PoolingParams",
+    "PoolingRequestOutput",
     "PromptTooLongError",
     "QueueFullError",
     "QuireError",
@@ -88,6 +114,7 @@ __all__ = [
     "RequestOutput",
     "RequestOutputKind",
     "SamplingParams",
+    "ScoringRequestOutput",
     "UnknownModelError",
     "UnsupportedModelError",
 ]

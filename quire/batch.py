@@ -91,6 +91,8 @@ class RequestResult(msgspec.Struct, array_like=True, gc=False):
     """For the prompt positions that this step computed: entry j is about the token after computed position j."""
     error: str | None = None
     """The request alone failed; it is finished with this message."""
+    pooled: bytes | None = None
+    """Of a request that pools, with its last chunk: its vector, little-endian float32."""
 
 
 class StepResult(msgspec.Struct, array_like=True):

@@ -17,7 +17,9 @@ from quire.engine.inputs import PreparedRequest, Prompt
 from quire.engine.interrupt import defer_interrupt
 from quire.engine.metrics import Metric, snapshot
 from quire.engine.progress import Progress
+from quire.engine.prompt_lists import list_of_prompts
 from quire.errors import InvalidRequestError, NotSupportedError, describe
+from quire.llm_vectors import VectorCalls
 from quire.outputs import BeamSearchOutput, RequestOutput
 from quire.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 from quire.tokenizer import Tokenizer, render_chat
@@ -26,7 +28,7 @@ Messages = list[dict[str, Any]]
 """One conversation: dicts with `role` and `content`."""
 
 
-class LLM:
+class LLM(VectorCalls):
     """A loaded model for batch inference. Not thread-safe; for concurrent requests use `AsyncLLMEngine`."""
 
     def __init__(self, model: str | None = None, *, tokenizer: str | None = None, **engine_args: Any) -> None:
@@ -267,16 +269,7 @@ def _batch_of_prompts(
         raise InvalidRequestError(
             "give either prompts or prompt_token_ids", parameter="prompts", value=prompts
         )
-    batch: Any = prompts if prompts is not None else prompt_token_ids
-    if isinstance(batch, str | dict):
-        return [batch]
-    if not isinstance(batch, Sequence):
-        raise InvalidRequestError(
-            f"prompts must be a prompt or a list of them, got {describe(batch)}", parameter="prompts"
-        )
-    if batch and all(isinstance(item, int) for item in batch):
-        return [list(batch)]
-    return list(batch)
+    return list_of_prompts(prompts if prompts is not None else prompt_token_ids, "prompts")
 
 
 def _batch_of_conversations(messages: Any) -> list[Messages]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -67,6 +67,8 @@ class RequestOutput:
     """Prompt tokens whose KV came from the prefix cache."""
     error: str | None = None
     """Why the request failed, when finish_reason is `error`."""
+    pooled: bytes | None = None
+    """The vector of a request that pools, at its end: little-endian float32."""
 
 
 @dataclass(slots=True)
@@ -86,3 +88,87 @@ class BeamSearchOutput:
     """The best beams of one prompt, best first."""
 
     sequences: list[BeamSearchSequence]
+
+
+@dataclass(slots=True)
+class EmbeddingOutput:
+    """One embedding."""
+
+    embedding: list[float]
+
+    @property
+    def hidden_size(self) -> int:
+        """Its length."""
+        return len(self.embedding)
+
+
+@dataclass(slots=True)
+class EmbeddingRequestOutput:
+    """What `LLM.embed` gives for one prompt."""
+
+    request_id: str
+    outputs: EmbeddingOutput
+    prompt_token_ids: list[int]
+    finished: bool = True
+    num_cached_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class PoolingOutput:
+    """Pooled numbers as they are."""
+
+    data: Any
+    """A tensor of one dimension, float32."""
+
+
+@dataclass(slots=True)
+class PoolingRequestOutput:
+    """What `LLM.encode` gives for one prompt."""
+
+    request_id: str
+    outputs: PoolingOutput
+    prompt_token_ids: list[int]
+    finished: bool = True
+    num_cached_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class ClassificationOutput:
+    """The probability of each class."""
+
+    probs: list[float]
+
+    @property
+    def num_classes(self) -> int:
+        """How many there are."""
+        return len(self.probs)
+
+
+@dataclass(slots=True)
+class ClassificationRequestOutput:
+    """What `LLM.classify` gives for one prompt."""
+
+    request_id: str
+    outputs: ClassificationOutput
+    prompt_token_ids: list[int]
+    finished: bool = True
+    num_cached_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class ScoringOutput:
+    """How well two texts fit: a cosine, or a probability."""
+
+    score: float
+
+
+@dataclass(slots=True)
+class ScoringRequestOutput:
+    """What `LLM.score` gives for one pair of prompts."""
+
+    request_id: str
+    outputs: ScoringOutput
+    prompt_token_ids: list[int]
+    """Of both."""
+    finished: bool = True
+    num_cached_tokens: int | None = None

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from quire.errors import InvalidRequestError, NotSupportedError, describe
+from quire.pooling_params import Pooling
 
 GREEDY_TEMPERATURE = 1e-5
 """Temperatures below this are greedy decoding."""
@@ -100,6 +101,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Filled in by the engine from `bad_words`."""
     eos_token_ids: list[int] = msgspec.field(default_factory=list)
     """Filled in by the engine: the model's end-of-sequence tokens (unless ignore_eos)."""
+    pooling: Pooling | None = None
+    """Filled in by the engine from `PoolingParams`: the request ends with a vector, and generates nothing."""
 
     def __post_init__(self) -> None:
         self._normalise()
@@ -122,10 +125,10 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     @property
     def reads_prefix_cache(self) -> bool:
-        """Whether cached prompt blocks may be used (prompt logprobs need every position computed)."""
+        """Whether cached prompt blocks may be used (prompt logprobs and some vectors need every position computed)."""
         if self.skip_reading_prefix_cache is not None:
             return not self.skip_reading_prefix_cache
-        return self.prompt_logprobs is None
+        return self.prompt_logprobs is None and not (self.pooling is not None and self.pooling.needs_every_state)
 
     @property
     def stop_ids(self) -> frozenset[int]:

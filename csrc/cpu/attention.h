@@ -1,4 +1,4 @@
-// paged_attention: causal attention of a step's tokens over the paged cache, for prompt chunks and single tokens alike.
+// paged_attention: attention of a step's tokens over the paged cache, for prompt chunks and single tokens alike.
 #pragma once
 
 #include "batch_layout.h"
@@ -20,6 +20,7 @@ struct PagedAttentionArgs {
   int64_t window;              // positions that a token sees, its own included; 0: all
   float scale;
   float soft_cap;              // 0: none
+  bool causal;                 // a token sees none after it; else all of its request
   KVPools pools;
 };
 

@@ -82,13 +82,14 @@ InstructionPtr latent_attention(uintptr_t out, int64_t out_stride, uintptr_t q, 
   args.q_tail_stride = q_rope_stride;
   args.num_heads = num_heads;
   args.scale = static_cast<float>(scale);
+  args.causal = true;
   args.pools = pools;
   return make_instruction(paged_attention_for(checked_level(level)), args, std::move(layout));
 }
 
 InstructionPtr paged_attention(uintptr_t out, int64_t out_stride, uintptr_t q, int64_t q_stride, int64_t num_heads,
                                const KVPools& pools, LayoutPtr layout, double scale, int64_t window,
-                               uintptr_t alibi_slopes, double soft_cap, int level) {
+                               uintptr_t alibi_slopes, double soft_cap, bool causal, int level) {
   PagedAttentionArgs args{};
   args.out = pointer<float>(out);
   args.q = pointer<const float>(q);
@@ -101,6 +102,7 @@ InstructionPtr paged_attention(uintptr_t out, int64_t out_stride, uintptr_t q, i
   args.window = window;
   args.scale = static_cast<float>(scale);
   args.soft_cap = static_cast<float>(soft_cap);
+  args.causal = causal;
   args.pools = pools;
   return make_instruction(paged_attention_for(checked_level(level)), args, std::move(layout));
 }
@@ -130,7 +132,7 @@ void bind_attention(nb::module_& m) {
   m.def("rotary", &rotary, "q"_a, "q_stride"_a, "q_out"_a, "q_out_stride"_a, "num_heads"_a, "k"_a, "k_stride"_a,
         "k_out"_a, "k_out_stride"_a, "v"_a, "v_stride"_a, "cos_sin"_a, "rotary_dim"_a, "pools"_a, "layout"_a, "level"_a);
   m.def("paged_attention", &paged_attention, "out"_a, "out_stride"_a, "q"_a, "q_stride"_a, "num_heads"_a, "pools"_a,
-        "layout"_a, "scale"_a, "window"_a, "alibi_slopes"_a, "soft_cap"_a, "level"_a);
+        "layout"_a, "scale"_a, "window"_a, "alibi_slopes"_a, "soft_cap"_a, "causal"_a, "level"_a);
   m.def("silu_and_mul", &silu_and_mul, "out"_a, "x"_a, "rows"_a, "dim"_a, "dtype"_a, "level"_a);
 }
 

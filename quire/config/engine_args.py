@@ -47,15 +47,50 @@ class EngineArgs:
     skip_tokenizer_init: bool = option(
         False, "Load no tokenizer: prompts are token ids and outputs have no text."
     )
-    trust_remote_code: bool = option(False, "Allow code that comes with a checkpoint to run.")
+    model_impl: str = option(
+        "auto",
+        "What computes the model: quire (vllm means the same), transformers, which is slower, or auto: transformers for "
+        "architectures that Quire has no file for.",
+        choices=("auto", "quire", "vllm", "transformers"),
+    )
+    trust_remote_code: bool = option(
+        False, "Allow code that comes with a checkpoint to run, where neither Quire nor transformers has its class."
+    )
     revision: str | None = option(None, "Branch, tag or commit of the model on the hub.")
     tokenizer_revision: str | None = option(None, "Branch, tag or commit of the tokenizer on the hub.")
+    hf_token: str | None = option(
+        None, "Access token for the hub; default: HF_TOKEN, or the one that `hf auth login` has stored."
+    )
     download_dir: str | None = option(None, "Folder for downloads; default: the Hugging Face cache.")
     load_format: str = option(
         "auto",
         "How weights are read.",
         choices=("auto", "safetensors", "pt", "gguf", "dummy"),
         later_choices=("npcache", "tensorizer", "sharded_state", "bitsandbytes"),
+    )
+    runner: str = option(
+        "auto",
+        "generate: text; pooling: vectors; auto: vectors for encoders and for checkpoints made for sentence-transformers.",
+        choices=("auto", "generate", "pooling"),
+        later_choices=("draft",),
+    )
+    convert: str = option(
+        "auto",
+        "embed: vectors of a model that was made for text.",
+        choices=("auto", "none", "embed", "classify"),
+        later_choices=("reward",),
+    )
+    task: str = option(
+        "auto",
+        "Older name of runner and convert.",
+        choices=("auto", "generate", "embed", "embedding", "classify", "score", "encode"),
+        later_choices=("reward", "transcription", "draft"),
+    )
+    pooler_config: dict[str, Any] | None = option(
+        None,
+        "How hidden states become a vector, as JSON: pooling_type (LAST, MEAN, CLS) and normalize; "
+        "default: as the model's files say.",
+        aliases=("--override-pooler-config",),
     )
     dtype: str = option(
         "auto", "Type of weights and activations; activations on a CPU are always float32.", choices=_DTYPES

@@ -43,6 +43,10 @@ _ACTIVATION_BY_DEFAULT = {
     "gptj": "gelu_new",
     "bloom": "gelu_new",
     "falcon": "gelu",
+    "bert": "gelu",
+    "roberta": "gelu",
+    "xlm-roberta": "gelu",
+    "distilbert": "gelu",
 }
 _TIED_BY_DEFAULT = frozenset(
     {"gemma", "gemma2", "gemma3", "gemma3_text", "gpt2", "opt", "bloom", "falcon", "starcoder2"}
@@ -53,16 +57,30 @@ _WINDOWED_IF_ASKED = frozenset({"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
 _DEFAULT_WINDOWS = {"mistral": 4096, "gemma2": 4096, "gemma3_text": 4096}
 _GEMMA3_PATTERN = 6
 """Of so many layers the last sees all positions."""
-_CONTEXT_FIELDS = (
+CONTEXT_FIELDS = (
     "max_position_embeddings",
     "n_positions",
     "max_sequence_length",
     "model_max_length",
     "seq_length",
 )
-_INNER_FIELDS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
+_INNER_FIELDS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "hidden_dim")
 _LAYER_NORM_FIELDS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 _GENERATION_FIELDS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty")
+
+
+def read_fields(
+    path: str | Path, overrides: dict[str, Any] | None = None, stated: dict[str, Any] | None = None
+) -> Fields:
+    """config.json of folder `path` as it stands, with `overrides` in place of its own fields. Raises ModelLoadError.
+
+    `stated`: the fields themselves, of a checkpoint at `path` that is one file.
+    """
+    source = Path(path) if stated is not None else Path(path) / "config.json"
+    raw = read_json(source) if stated is None else stated
+    if raw is None:
+        raise ModelLoadError(f"{path} has no config.json: it is not a Hugging Face checkpoint folder")
+    return Fields({**raw, **(overrides or {})}, str(source))
 
 
 def load_hf_config(
@@ -75,23 +93,19 @@ def load_hf_config(
     Raises ModelLoadError or UnsupportedModelError naming file and field.
     """
     folder = Path(path)
-    source = folder if stated is not None else folder / "config.json"
-    raw = read_json(source) if stated is None else stated
-    if raw is None:
-        raise ModelLoadError(f"{folder} has no config.json: it is not a Hugging Face checkpoint folder")
-    raw = {**raw, **(overrides or {})}
-    fields = Fields(raw, str(source))
-    architecture, model_type = _architecture(fields)
-    hidden_size = fields.positive("hidden_size", "n_embd", "d_model", "n_embed")
-    num_layers = fields.positive("num_hidden_layers", "n_layer", "num_layers")
-    num_heads = fields.positive("num_attention_heads", "n_head", "num_heads")
+    fields = read_fields(folder, overrides, stated)
+    architecture, model_type = architecture_of(fields)
+    hidden_size = fields.positive("hidden_size", "n_embd", "d_model", "n_embed", "dim")
+    num_layers = fields.positive("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+    num_heads = fields.positive("num_attention_heads", "n_head", "num_heads", "n_heads")
     # Beyond its training length the first Qwen turns and scales in ways of its own.
-    names = ("seq_length",) if model_type == "qwen" else _CONTEXT_FIELDS
-    max_position = fields.positive(*names, default=2048)
+    names = ("seq_length",) if model_type == "qwen" else CONTEXT_FIELDS
+    max_position = _num_positions(fields, model_type, fields.positive(*names, default=2048))
     head_dim = _head_dim(fields, model_type, hidden_size, num_heads)
     window, window_layers = _sliding_window(fields, model_type, num_layers)
     rope = read_rope(fields, model_type, max_position, head_dim)
     attention_bias = fields.flag("attention_bias", model_type in _QKV_BIAS_BY_DEFAULT)
+    bos_token_id, eos_token_ids = token_ids_of(fields, folder)
     return HFConfig(
         architecture=architecture,
         model_type=model_type,
@@ -118,11 +132,22 @@ def load_hf_config(
         sliding_window=window,
         sliding_window_layers=window_layers,
         dtype=_dtype(fields),
-        bos_token_id=_bos(fields),
-        eos_token_ids=_eos(fields, read_json(folder / "generation_config.json") or {}),
+        bos_token_id=bos_token_id,
+        eos_token_ids=eos_token_ids,
         quantization=read_quantization(fields, folder),
         fields=fields,
     )
+
+
+def token_ids_of(fields: Fields, folder: Path) -> tuple[int | None, tuple[int, ...]]:
+    """(beginning-of-sequence id, end-of-sequence ids) of config.json and of the generation_config.json beside it."""
+    return _bos(fields), _eos(fields, read_json(folder / "generation_config.json") or {})
+
+
+def num_labels(config: HFConfig) -> int:
+    """Classes of a classifier's checkpoint."""
+    labels = config.fields.get("id2label")
+    return len(labels) if isinstance(labels, dict) else config.fields.positive("num_labels", default=2)
 
 
 def generation_defaults(path: str | Path) -> dict[str, Any]:
@@ -143,7 +168,8 @@ def generation_defaults(path: str | Path) -> dict[str, Any]:
     return defaults
 
 
-def _architecture(fields: Fields) -> tuple[str, str]:
+def architecture_of(fields: Fields) -> tuple[str, str]:
+    """(name of the model's class, model type). Raises ModelLoadError where the file names no class."""
     names, model_type = fields.get("architectures"), fields.get("model_type")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise fields.wrong("architectures", "a list with the model's class name", names)
@@ -168,6 +194,17 @@ def _head_dim(fields: Fields, model_type: str, hidden_size: int, num_heads: int)
     if fields.get("head_dim", "kv_channels") is None and hidden_size % num_heads:
         raise fields.wrong("hidden_size", f"a multiple of num_attention_heads ({num_heads})", hidden_size)
     return fields.positive("head_dim", "kv_channels", default=hidden_size // num_heads)
+
+
+def _num_positions(fields: Fields, model_type: str, num_rows: int) -> int:
+    """Rows of the position table that tokens stand for: RoBERTa's count from the one behind its padding token's."""
+    if model_type not in ("roberta", "xlm-roberta"):
+        return num_rows
+    padding = fields.get("pad_token_id")
+    first = (1 if padding is None else int(padding)) + 1
+    if num_rows <= first:
+        raise fields.wrong("max_position_embeddings", f"more than pad_token_id + 1 ({first})", num_rows)
+    return num_rows - first
 
 
 def _activation(fields: Fields, model_type: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from quire.config.fields import Fields
 from quire.config.quantization import QuantizationConfig
+from quire.pooling_params import PoolingKind
 
 SchedulingPolicy = Literal["fcfs", "priority", "fair"]
 PreemptionMode = Literal["recompute", "swap"]
@@ -71,6 +72,25 @@ class HFConfig:
 
 
 @dataclass(frozen=True)
+class PoolingConfig:
+    """What a model that gives vectors instead of text makes of a prompt's hidden states."""
+
+    kind: PoolingKind
+    normalize: bool = True
+    """Whether vectors get the length 1, unless a request says otherwise."""
+    is_encoder: bool = False
+    """Every token sees all others: a prompt is one step, and nothing of it is cached."""
+    allows_dimensions: bool = False
+    """Whether the model was trained for vectors that are cut off."""
+    dimensions: tuple[int, ...] = ()
+    """The lengths that it was trained for; empty: any."""
+    num_labels: int = 0
+    """Above 0 the model is a classifier, with so many numbers for a prompt."""
+    has_segments: bool = False
+    """Whether it tells the two texts of a pair apart by a number beside each token."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Which model, where its files are, and how it is computed."""
 
@@ -87,6 +107,8 @@ class ModelConfig:
     seed: int = 0
     tokenizer_mode: str = "auto"
     skip_tokenizer_init: bool = False
+    model_impl: str = "quire"
+    """`quire`, or `transformers` for an architecture that runs through the classes of that package."""
     trust_remote_code: bool = False
     quantization: str | None = None
     """`int8` or `int4`: linear layers are rounded to it at load. None: stored in `dtype`, or as the checkpoint quantized them."""
@@ -102,6 +124,8 @@ class ModelConfig:
     """SamplingParams fields taken from generation_config.json (unless told otherwise)."""
     chat_template: str | None = None
     """Template text given by the user instead of the tokenizer's."""
+    pooling: PoolingConfig | None = None
+    """None: the model generates text."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +137,7 @@ class LoadConfig:
     download_dir: str | None = None
     revision: str | None = None
     tokenizer_revision: str | None = None
+    hf_token: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

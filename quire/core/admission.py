@@ -10,15 +10,18 @@ from quire.errors import InvalidRequestError, PromptTooLongError
 def check_prompt(request: Request, config: SchedulerConfig, num_slots: int) -> None:
     """Raise PromptTooLongError, with the numbers, unless the prompt and one token fit the context, the pool and a step.
 
-    `num_slots` are the tokens that the whole KV pool holds. Raises InvalidRequestError for an empty prompt.
+    A request that pools needs no room for a token. `num_slots` are the tokens that the whole KV pool holds. Raises
+    InvalidRequestError for an empty prompt.
     """
     num_tokens = request.num_prompt_tokens
+    num_new = 0 if request.params.pooling is not None else 1
     if num_tokens == 0:
         raise InvalidRequestError("the prompt must hold at least 1 token, got 0", parameter="prompt", value=0)
-    if num_tokens + 1 > config.max_model_len:
-        raise _too_long(num_tokens, f"the model's context (max_model_len) is {config.max_model_len} tokens")
-    if num_tokens + 1 > num_slots:
-        raise _too_long(num_tokens, f"the whole KV cache holds {num_slots} tokens")
+    if num_tokens + num_new > config.max_model_len:
+        rule = f"the model's context (max_model_len) is {config.max_model_len} tokens"
+        raise _too_long(num_tokens, rule, num_new)
+    if num_tokens + num_new > num_slots:
+        raise _too_long(num_tokens, f"the whole KV cache holds {num_slots} tokens", num_new)
     if not config.enable_chunked_prefill and num_tokens > config.max_num_batched_tokens:
         limit = config.max_num_batched_tokens
         raise _too_long(
@@ -41,7 +44,7 @@ def check_fork(request: Request, parent: Request) -> None:
         )
 
 
-def _too_long(num_tokens: int, rule: str, num_new: int = 1) -> PromptTooLongError:
+def _too_long(num_tokens: int, rule: str, num_new: int) -> PromptTooLongError:
     room = " and needs room for 1 more" if num_new else ""
     return PromptTooLongError(
         f"the prompt has {num_tokens} tokens{room}; {rule}", parameter="prompt", value=num_tokens

@@ -26,6 +26,7 @@ def make_update(
     logprobs: list[TokenLogprobs] | None = None,
     prompt_logprobs: list[TokenLogprobs] | None = None,
     error: str | None = None,
+    pooled: bytes | None = None,
 ) -> RequestUpdate:
     """What a step did: what it added, and the request's state after it."""
     return RequestUpdate(
@@ -39,6 +40,7 @@ def make_update(
         request.num_cached_tokens,
         request.num_preemptions,
         request.first_scheduled_time,
+        pooled,
     )
 
 

@@ -216,3 +216,5 @@ class RequestUpdate(msgspec.Struct, array_like=True, gc=False):
     """How often the request was preempted so far."""
     first_scheduled_time: float | None = None
     """When the first token was scheduled, in seconds since the epoch; None if it never was."""
+    pooled: bytes | None = None
+    """The vector that ends a request that pools: little-endian float32."""

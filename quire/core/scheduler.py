@@ -353,10 +353,14 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         self.num_preemptions += 1
         request.num_preemptions += 1
-        if not (self.config.preemption_mode == "swap" and self.blocks.swap_out(request)):
+        if not (self._may_swap(request) and self.blocks.swap_out(request)):
             self.blocks.free(request)
             request.num_computed_tokens = 0
         self._requeue(request)
+
+    def _may_swap(self, request: Request) -> bool:
+        """Not one that pools: what the worker has gathered of its hidden states is lost with its place there."""
+        return self.config.preemption_mode == "swap" and request.params.pooling is None
 
     def _requeue(self, request: Request) -> None:
         request.status = RequestStatus.PREEMPTED
@@ -380,6 +384,8 @@ class Scheduler:
             self._set_computed(request, entry.num_computed_tokens + entry.num_tokens)
             prompt_logprobs = take_unreported(request, entry, outcome)
             return make_update(request, [], None, prompt_logprobs) if prompt_logprobs else None
+        if request.params.pooling is not None:
+            return self._finish_pooling(request, outcome.pooled)
         if not token_ids:
             return self._finish(request, RequestStatus.FINISHED_ERROR, error="the worker sampled no token")
         num_known = request.num_tokens
@@ -393,6 +399,12 @@ class Scheduler:
             return make_update(request, token_ids, outcome.logprobs, prompt_logprobs)
         logprobs = outcome.logprobs[:num_new] if outcome.logprobs is not None else None
         return self._finish(request, status, token_ids[:num_new], logprobs, prompt_logprobs)
+
+    def _finish_pooling(self, request: Request, pooled: bytes | None) -> RequestUpdate:
+        self._set_computed(request, request.num_tokens)
+        if pooled is None:
+            return self._finish(request, RequestStatus.FINISHED_ERROR, error="the worker gave no vector")
+        return self._finish(request, RequestStatus.FINISHED_STOPPED, pooled=pooled)
 
     def _set_computed(self, request: Request, num_computed_tokens: int) -> None:
         """Tokens [0, num_computed_tokens) are verified and in blocks: cache those, and let forks of the prompt go."""
@@ -423,6 +435,7 @@ class Scheduler:
         logprobs: list[TokenLogprobs] | None = None,
         prompt_logprobs: list[TokenLogprobs] | None = None,
         error: str | None = None,
+        pooled: bytes | None = None,
     ) -> RequestUpdate:
         if request.status is _RUNNING:
             self.running.remove(request)
@@ -438,7 +451,7 @@ class Scheduler:
         self._release_forks(request)
         if self.log is not None:
             self.log.finish(request)
-        return make_update(request, new_token_ids or [], logprobs, prompt_logprobs, error)
+        return make_update(request, new_token_ids or [], logprobs, prompt_logprobs, error, pooled)
 
     def _forget_in_worker(self, request: Request) -> None:
         if request.is_known_to_worker:

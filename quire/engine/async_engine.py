@@ -26,13 +26,15 @@ from quire.engine.observation import Observation
 from quire.engine.output_stream import Bulletin, OnNews, OutputStream, RequestStream
 from quire.engine.outputs import OutputProcessor
 from quire.engine.pending_calls import PendingCalls
+from quire.engine.pooling import own_task, pooling_output, pooling_request
 from quire.engine.process_client import ProcessClient
 from quire.engine.replay import Replay
 from quire.engine.stats import EngineStats, StatsHistory, StatsLogger
 from quire.engine.text import load_text_side
 from quire.errors import EngineDeadError, NotReadyError, NotSupportedError, RequestFailedError
 from quire.log import get_logger
-from quire.outputs import RequestOutput
+from quire.outputs import PoolingRequestOutput, RequestOutput
+from quire.pooling_params import PoolingParams
 from quire.sampling_params import SamplingParams
 from quire.tokenizer import Tokenizer
 
@@ -119,6 +121,20 @@ class AsyncLLMEngine:
                     return
         finally:
             stream.close()
+
+    async def encode(
+        self,
+        prompt: Prompt,
+        pooling_params: PoolingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+    ) -> AsyncIterator[PoolingRequestOutput]:
+        """The pooled numbers of one prompt, as `LLM.encode` gives them: one output, at the end. Raises as `generate` does."""
+        model = self.config.model
+        params = pooling_request(model.pooling, pooling_params, own_task(model.pooling), model.hf.hidden_size)
+        async for output in self.generate(prompt, params, request_id, priority=priority):
+            yield pooling_output(output)
 
     async def open(
         self,

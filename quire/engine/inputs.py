@@ -17,9 +17,9 @@ from typing import Any
 from quire.config.types import ModelConfig
 from quire.engine.clients import ONLY_CLIENT, ClientPlace
 from quire.engine.messages import AddRequest
-from quire.errors import InvalidRequestError, PromptTooLongError, describe, wrong_value
+from quire.errors import InvalidRequestError, NotSupportedError, PromptTooLongError, describe, wrong_value
 from quire.sampling_params import SamplingParams
-from quire.tokenizer import Tokenizer
+from quire.tokenizer import Tokenizer, encode_within
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text, token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
@@ -90,8 +90,9 @@ class InputProcessor:
         params = self.default_params() if params is None else params
         if not isinstance(params, SamplingParams):
             raise InvalidRequestError(f"sampling_params must be SamplingParams, got {describe(params)}")
+        self._check_output(params)
         token_ids = self._tokenize(text, token_ids, params, add_special_tokens)
-        self._check_prompt(token_ids)
+        self._check_prompt(token_ids, params)
         self._check_params(params, limit_logprobs)
         params = self._complete(params, len(token_ids))
         return PreparedRequest(
@@ -143,7 +144,7 @@ class InputProcessor:
         keep = params.truncate_prompt_tokens
         if keep is None:
             return ids
-        return ids[-(self._max_model_len - 1 if keep == -1 else keep) :]
+        return ids[-(self._longest(params) if keep == -1 else keep) :]
 
     def _encode(self, text: str, params: SamplingParams, add_special_tokens: bool) -> list[int]:
         if self._tokenizer is None:
@@ -153,24 +154,33 @@ class InputProcessor:
             )
         if not text:
             raise InvalidRequestError("prompt must not be empty", parameter="prompt", value=text)
+        keep = params.truncate_prompt_tokens
+        if params.pooling is not None and keep is not None:
+            longest = self._longest(params)
+            return encode_within(self._tokenizer, text, longest if keep == -1 else keep, add_special_tokens)
         max_chars = self._max_model_len * self._tokenizer.max_chars_per_token
-        if params.truncate_prompt_tokens is None and len(text) > max_chars:
+        if keep is None and len(text) > max_chars:
             raise self._too_long(f"{len(text)} characters, more than that many tokens can hold")
         return self._tokenizer.encode(text, add_special_tokens)
 
-    def _check_prompt(self, token_ids: list[int]) -> None:
+    def _longest(self, params: SamplingParams) -> int:
+        """Tokens that a prompt may have: all but one, unless no output follows."""
+        return self._max_model_len - (params.pooling is None)
+
+    def _check_prompt(self, token_ids: list[int], params: SamplingParams) -> None:
         if not token_ids:
             raise InvalidRequestError(
                 "prompt must hold at least one token", parameter="prompt", value=token_ids
             )
-        if len(token_ids) >= self._max_model_len:
+        if len(token_ids) > self._longest(params):
             raise self._too_long(f"{len(token_ids)} tokens", len(token_ids))
         self._check_ids("prompt_token_ids", token_ids)
 
     def _too_long(self, amount: str, num_tokens: int | None = None) -> PromptTooLongError:
         return PromptTooLongError(
             f"This model's maximum context length is {self._max_model_len} tokens. However, your prompt "
-            f"contains {amount}. Please shorten the prompt, leaving room for at least one token of output.",
+            f"contains {amount}. Please shorten the prompt"
+            + ("." if self._config.pooling else ", leaving room for at least one token of output."),
             parameter="prompt",
             num_tokens=num_tokens,
             max_model_len=self._max_model_len,
@@ -194,6 +204,14 @@ class InputProcessor:
                 )
 
     # -- the parameters --------------------------------------------------------------------------------------
+
+    def _check_output(self, params: SamplingParams) -> None:
+        if params.pooling is None and self._config.pooling is not None:
+            raise NotSupportedError(
+                "this model gives vectors and generates no text: use LLM.embed or /v1/embeddings, or start it with "
+                "runner=generate (--runner generate) if it is no encoder",
+                parameter="model",
+            )
 
     def _check_params(self, params: SamplingParams, limit_logprobs: bool) -> None:
         self._check_ids("stop_token_ids", params.stop_token_ids)
@@ -225,6 +243,8 @@ class InputProcessor:
 
     def _complete(self, params: SamplingParams, num_prompt_tokens: int) -> SamplingParams:
         """A copy with everything resolved: room for output, end-of-sequence ids, token ids of bad words."""
+        if params.pooling is not None:
+            return params
         room = self._max_model_len - num_prompt_tokens
         max_tokens = room if params.max_tokens is None else min(params.max_tokens, room)
         return _changed(

@@ -120,6 +120,7 @@ class RequestState:
         self.num_live = params.n
         """Sequences that have not ended."""
         self.error: str | None = None
+        self._pooled: bytes | None = None
         self._prompt_logprobs = LogprobsCollector(tokenizer) if params.prompt_logprobs is not None else None
         self._num_cached_tokens: int | None = None
         self._num_preemptions = [0] * params.n
@@ -141,6 +142,8 @@ class RequestState:
             self._apply_prompt(update)
         if update.error is not None:
             self.error = update.error
+        if update.pooled is not None:
+            self._pooled = update.pooled
         sequence = self.sequences[index]
         must_abort = sequence.apply(update)
         has_ended = sequence.finish_reason is not None
@@ -197,6 +200,7 @@ class RequestState:
             self._metrics,
             self._num_cached_tokens,
             self.error,
+            self._pooled,
         )
 
 

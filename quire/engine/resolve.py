@@ -4,6 +4,7 @@ configuration, and settles every option left open.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,7 @@ import msgspec
 
 from quire import platform
 from quire.config.engine_args import QUANTIZATIONS_AT_LOAD, EngineArgs
-from quire.config.hf import generation_defaults
+from quire.config.hf import architecture_of, generation_defaults
 from quire.config.quantization import settle_quantization
 from quire.config.rope import context_length
 from quire.config.types import (
@@ -22,14 +23,17 @@ from quire.config.types import (
     LoadConfig,
     ModelConfig,
     ParallelConfig,
+    PoolingConfig,
     PreemptionMode,
     SchedulerConfig,
     SchedulingPolicy,
 )
+from quire.engine.find_pooling import find_pooling, served_length
 from quire.errors import ConfigError, InvalidRequestError, describe
-from quire.loader.configuration import checkpoint_in, load_config
+from quire.loader.configuration import checkpoint_in, is_gguf, load_config, read_checkpoint_fields
 from quire.loader.hub import BUILTIN_MODELS, resolve_model
 from quire.log import get_logger, warn_once
+from quire.models import ModelRegistry
 from quire.sampling_params import SamplingParams
 
 _log = get_logger(__name__)
@@ -49,13 +53,24 @@ _MIN_STEP_TIMEOUT_S = 2.0
 
 def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
     """Every option settled. Raises ConfigError, HubError, ModelLoadError or UnsupportedModelError."""
-    path = resolve_model(_model_name(args), revision=args.revision, download_dir=args.download_dir)
+    path = resolve_model(
+        _model_name(args),
+        revision=args.revision,
+        download_dir=args.download_dir,
+        token=args.hf_token,
+        with_code=args.trust_remote_code,
+    )
     path = checkpoint_in(path, args.load_format)
-    hf = load_config(path, args.hf_overrides)
-    max_model_len = _max_model_len(args, hf)
+    hf, model_impl = read_model(path, args)
+    pooling = find_pooling(args, hf, Path(path))
+    max_model_len = _max_model_len(args, hf, None if pooling is None else served_length(Path(path)))
+    if pooling is not None and pooling.is_encoder:
+        args = _for_encoder(args)
     return EngineConfig(
-        model=_model(args, Path(path), hf, max_model_len),
-        load=LoadConfig(args.load_format, args.download_dir, args.revision, args.tokenizer_revision),
+        model=_model(args, Path(path), hf, model_impl, max_model_len, pooling),
+        load=LoadConfig(
+            args.load_format, args.download_dir, args.revision, args.tokenizer_revision, args.hf_token
+        ),
         cache=_cache(args),
         scheduler=_scheduler(args, max_model_len, "offline" if offline else "server"),
         parallel=_parallel(args),
@@ -71,7 +86,34 @@ def _model_name(args: EngineArgs) -> str:
 # -- the model -----------------------------------------------------------------------------------------------
 
 
-def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> ModelConfig:
+def read_model(path: str, args: EngineArgs) -> tuple[HFConfig, str]:
+    """(configuration of the checkpoint at `path`, `quire` or `transformers`: what will compute it).
+
+    Raises UnsupportedModelError for an architecture that does not run so.
+    """
+    architecture, _ = architecture_of(read_checkpoint_fields(path, args.hf_overrides))
+    if is_gguf(path) and args.model_impl == "transformers":
+        raise ConfigError("model_impl transformers needs a Hugging Face checkpoint folder, but the model is a GGUF file")
+    wants_own = args.model_impl in ("quire", "vllm") or is_gguf(path)
+    if wants_own or (args.model_impl == "auto" and ModelRegistry.has(architecture)):
+        ModelRegistry.check(architecture)
+        return load_config(path, args.hf_overrides), "quire"
+    # Loads torch and transformers.
+    from quire.models.transformers_backend.classes import read_transformers_config
+
+    hf = read_transformers_config(path, args.hf_overrides, args.trust_remote_code)
+    _log.info("architecture %s runs through transformers, on Quire's cache and linear layers", architecture)
+    return hf, "transformers"
+
+
+def _model(
+    args: EngineArgs,
+    path: Path,
+    hf: HFConfig,
+    model_impl: str,
+    max_model_len: int,
+    pooling: PoolingConfig | None,
+) -> ModelConfig:
     model = _model_name(args)
     names = args.served_model_name or model
     return ModelConfig(
@@ -85,6 +127,7 @@ def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> Mo
         seed=args.seed,
         tokenizer_mode=args.tokenizer_mode,
         skip_tokenizer_init=args.skip_tokenizer_init,
+        model_impl=model_impl,
         trust_remote_code=args.trust_remote_code,
         quantization=settle_quantization(args.quantization, hf.quantization, QUANTIZATIONS_AT_LOAD),
         quantization_group_size=_one_of("quantization_group_size", args.quantization_group_size, _GROUP_SIZES),
@@ -96,6 +139,7 @@ def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> Mo
         logprobs_mode=args.logprobs_mode,
         default_sampling_params=_default_sampling_params(args, path),
         chat_template=_chat_template(args.chat_template),
+        pooling=pooling,
     )
 
 
@@ -110,13 +154,19 @@ def _tokenizer_path(args: EngineArgs, path: Path) -> str:
     return resolve_model(name) if name in BUILTIN_MODELS else name
 
 
-def _max_model_len(args: EngineArgs, hf: HFConfig) -> int:
+def _for_encoder(args: EngineArgs) -> EngineArgs:
+    """A prompt is one step, since every token sees all others; and so no beginning of it serves another prompt."""
+    return dataclasses.replace(args, enable_chunked_prefill=False, enable_prefix_caching=False)
+
+
+def _max_model_len(args: EngineArgs, hf: HFConfig, served: int | None) -> int:
+    """`served`: what the model is meant for, unless the user says otherwise."""
     limit = context_length(hf)
     if args.max_model_len is not None and args.max_model_len > limit:
         raise ConfigError(
             f"max_model_len must be at most {limit}, the model's context length, got {args.max_model_len}"
         )
-    return args.max_model_len or limit
+    return args.max_model_len or min(limit, served or limit)
 
 
 def _dtype(args: EngineArgs, hf: HFConfig, path: Path) -> str:

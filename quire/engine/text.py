@@ -22,6 +22,7 @@ def load_text_side(config: EngineConfig) -> Tokenizer | None:
         trust_remote_code=model.trust_remote_code,
         revision=config.load.tokenizer_revision,
         download_dir=config.load.download_dir,
+        token=config.load.hf_token,
     )
 
 

@@ -1,7 +1,7 @@
 """The pieces that models are written in. Tensor parallelism, weight loading and quantization live here, not in models."""
 
 from quire.layers.attention import Attention, alibi_slopes
-from quire.layers.embedding import LMHead, PositionEmbedding, TiedLMHead, VocabEmbedding
+from quire.layers.embedding import LMHead, PositionEmbedding, SegmentPositions, TiedLMHead, VocabEmbedding
 from quire.layers.fused import split_groups, split_rows, transpose
 from quire.layers.latent import LatentAttention, LatentLinear, LatentQueryLinear, LatentUpProjection
 from quire.layers.linear import (
@@ -39,6 +39,7 @@ __all__ = [
     "Router",
     "Routing",
     "RowLinear",
+    "SegmentPositions",
     "TiedLMHead",
     "VocabEmbedding",
     "alibi_slopes",

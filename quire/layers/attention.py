@@ -13,7 +13,7 @@ class Attention(nn.Module):
     """Causal (optionally windowed) attention of this rank's heads; stores the step's keys and values first.
 
     `scale`: of the products of queries and keys, head_dim^-0.5 if None. `soft_cap`, and `alibi_slopes` of all ranks' heads in
-    float32: see `quire.ops.paged_attention`.
+    float32: see `quire.ops.paged_attention`. Without `causal` a token sees all of its request, which must be one step.
     """
 
     def __init__(
@@ -26,13 +26,14 @@ class Attention(nn.Module):
         scale: float | None = None,
         soft_cap: float | None = None,
         alibi_slopes: Tensor | None = None,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.layer_index = layer_index
         self.sliding_window = sliding_window
         self.scale = head_dim**-0.5 if scale is None else scale
-        self.soft_cap = soft_cap
+        self.soft_cap, self.causal = soft_cap, causal
         if alibi_slopes is not None:
             first = parallel.tensor_rank() * num_heads
             alibi_slopes = alibi_slopes[first : first + num_heads].contiguous()
@@ -40,23 +41,49 @@ class Attention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [T, H, D], k and v [T, KH, D] after position embedding -> [T, H * D]."""
-        context = current_context()
-        k_cache, v_cache = context.kv_caches[self.layer_index]
-        ops.write_kv(k, v, k_cache, v_cache, context.slot_mapping)
-        out = ops.paged_attention(
+        out = attend(
             q,
-            k_cache,
-            v_cache,
-            context.block_tables,
-            context.query_start,
-            context.seq_lens,
+            k,
+            v,
+            self.layer_index,
             self.scale,
             self.sliding_window,
-            context.block_size,
             self.alibi_slopes,
             self.soft_cap,
+            self.causal,
         )
         return out.flatten(1)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layer_index: int,
+    scale: float,
+    sliding_window: int | None = None,
+    alibi_slopes: Tensor | None = None,
+    soft_cap: float | None = None,
+    causal: bool = True,
+) -> Tensor:
+    """Store k and v [T, KH, D] in the layer's pools and attend from q [T, H, D]; returns [T, H, D]."""
+    context = current_context()
+    k_cache, v_cache = context.kv_caches[layer_index]
+    ops.write_kv(k, v, k_cache, v_cache, context.slot_mapping)
+    return ops.paged_attention(
+        q,
+        k_cache,
+        v_cache,
+        context.block_tables,
+        context.query_start,
+        context.seq_lens,
+        scale,
+        sliding_window,
+        context.block_size,
+        alibi_slopes,
+        soft_cap,
+        causal,
+    )
 
 
 def alibi_slopes(num_heads: int) -> Tensor:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quire import parallel
-from quire.quant import Quantizable, Slot, WeightShard, share_of
+from quire import ops, parallel
+from quire.ops.weights import PackedWeight, WeightFormat
+from quire.quant import Loadable, Quantizable, Slot, WeightShard, share_of
 
 
 class _Vocabulary(Quantizable):
@@ -61,6 +62,40 @@ class PositionEmbedding(Quantizable):
     def forward(self, positions: Tensor) -> Tensor:
         """positions [T] -> [T, hidden_size]."""
         return self.quant.embed(self, positions)
+
+
+class SegmentPositions(Loadable):
+    """Positions to learned vectors, with the vector of segment 0 added to each: what BERT adds to the words of a single text.
+
+    Parts "position" and "segment" of the weight; `offset`: rows of the checkpoint before position 0. Never quantized.
+    """
+
+    weight: Tensor | PackedWeight
+
+    def __init__(self, num_positions: int, hidden_size: int, num_segments: int, offset: int = 0) -> None:
+        super().__init__()
+        self.num_positions, self.num_segments, self.offset = num_positions, num_segments, offset
+        self.slots["weight"] = Slot((num_positions + 1, hidden_size), self.place, ("position", "segment"))
+
+    def place(self, shape: tuple[int, ...], tensor: Tensor, part_id: Hashable) -> tuple[int, Tensor]:
+        """The rows from position 0 on, and segment 0 behind them."""
+        if part_id == "segment":
+            return self.num_positions, share_of(tensor, (self.num_segments, shape[1]), 0, 0, 1)[:1]
+        return 0, share_of(tensor, (self.num_positions + self.offset, shape[1]), 0, 0, 1)[self.offset :]
+
+    def after_load(self) -> None:
+        """Add the segment to every position."""
+        rows = self.slots.pop("weight").tensor
+        table = rows[:-1] + rows[-1]
+        if table.device.type == "cpu":
+            self.weight = ops.pack_weight(table, WeightFormat("float32"))
+        else:
+            self.register_buffer("weight", table, persistent=False)
+        super().after_load()
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """positions [T] -> [T, hidden_size]."""
+        return ops.embedding(positions, self.weight)
 
 
 class LMHead(_Vocabulary):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from quire.config.hf import load_hf_config
+from quire.config.fields import Fields
+from quire.config.hf import load_hf_config, read_fields
 from quire.config.types import HFConfig
 from quire.errors import ModelLoadError
 
@@ -38,9 +39,19 @@ def checkpoint_in(folder: str, load_format: str) -> str:
 
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> HFConfig:
     """The configuration of the checkpoint at `path`; see `load_hf_config`."""
+    return load_hf_config(path, overrides, _stated(path))
+
+
+def read_checkpoint_fields(path: str | Path, overrides: dict[str, Any] | None = None) -> Fields:
+    """Its fields as they stand; see `read_fields`."""
+    return read_fields(path, overrides, _stated(path))
+
+
+def _stated(path: str | Path) -> dict[str, Any] | None:
+    """What a GGUF file says of its model, as a config.json would; None for a folder."""
     if not is_gguf(path):
-        return load_hf_config(path, overrides)
+        return None
     from quire.loader.gguf.config import hf_fields
     from quire.loader.gguf.header import read_header
 
-    return load_hf_config(path, overrides, hf_fields(read_header(path)))
+    return hf_fields(read_header(path))

@@ -9,21 +9,21 @@ from __future__ import annotations
 import ctypes
 import json
 import mmap
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quire.errors import ModelLoadError
+from quire.errors import ModelLoadError, describe
 from quire.loader.configuration import is_gguf
+from quire.loader.pickled_file import is_zip, read_pickled
+from quire.loader.progress import LoadingLine
+from quire.loader.safetensors_file import read_safetensors
 from quire.quant import EncodedWeight
 
 _SAFETENSORS = ("model.safetensors.index.json", "model.safetensors", "*.safetensors")
 _PICKLED = ("pytorch_model.bin.index.json", "pytorch_model.bin", "*.bin")
-_GIT_LFS_HEAD = b"version https://git-lfs"
-_GIT_LFS_ADVICE = "it is a Git LFS pointer, not the weights: run `git lfs pull` in its folder"
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "consolidated")
 
 
@@ -41,9 +41,15 @@ class Weights:
         self._is_mapped = False
 
     def __iter__(self) -> Iterator[tuple[str, Tensor | EncodedWeight]]:
-        for file in self._files:
-            self._is_mapped = self._can_map(file)
-            yield from self._read(file)
+        """While one file is taken in, the disk reads the next."""
+        with LoadingLine(sum(file.stat().st_size for file in self._files)) as line:
+            for file, following in zip(self._files, [*self._files[1:], None], strict=True):
+                self._is_mapped = self._can_map(file)
+                if following is not None:
+                    _read_ahead(following)
+                for name, tensor in self._read(file):
+                    yield name, tensor
+                    line.add(sum(part.numel() * part.element_size() for part in _tensors_of(tensor)))
 
     def release(self, part: Tensor) -> None:
         """Give back the memory behind a view of the tensor that came last. It must not be used again."""
@@ -64,11 +70,11 @@ def read_weights(path: str, load_format: str = "auto") -> Weights:
     if load_format in ("auto", "safetensors"):
         files = _weight_files(folder, _SAFETENSORS)
         if files:
-            return Weights(files, _read_safetensors, can_map=lambda file: True)
+            return Weights(files, read_safetensors, can_map=lambda file: True)
     if load_format in ("auto", "pt"):
         files = _weight_files(folder, _PICKLED)
         if files:
-            return Weights(files, _read_pickled, can_map=_is_zip)
+            return Weights(files, read_pickled, can_map=is_zip)
     wanted = {"auto": "*.safetensors or *.bin", "safetensors": "*.safetensors", "pt": "*.bin", "gguf": "*.gguf"}.get(
         load_format
     )
@@ -89,38 +95,28 @@ def _weight_files(folder: Path, names: tuple[str, str, str]) -> list[Path]:
 
 def _files_of_index(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ModelLoadError(f"{index} is not an index of weights: {error}") from error
-    files = [index.parent / name for name in names]
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ModelLoadError(f"{index} may list files of its own folder only, got {describe(name)}")
+    files = [index.parent / name for name in sorted(names)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise ModelLoadError(f"{index} lists files that are not there: {', '.join(missing)}")
     return files
 
 
-def _read_safetensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    try:
-        with safe_open(file, framework="pt", device="cpu") as opened:
-            for name in opened.keys():  # noqa: SIM118  (not a dict)
-                yield name, opened.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        reason = _GIT_LFS_ADVICE if _is_git_lfs_pointer(file) else str(error)
-        raise ModelLoadError(f"{file} cannot be read as safetensors: {reason}") from error
+def _read_ahead(file: Path) -> None:
+    """Ask for the file's pages; they go to the cache of the system, not to this process (Linux only)."""
+    if hasattr(os, "posix_fadvise"):
+        with file.open("rb") as opened:
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
-def _read_pickled(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a .bin file; the restricted unpickler refuses anything but tensors."""
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
-    except Exception as error:  # a damaged or hostile pickle can raise anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if _is_git_lfs_pointer(file):
-            reason = _GIT_LFS_ADVICE
-        raise ModelLoadError(f"{file} is not a plain file of tensors and was not loaded: {reason}") from error
-    if not isinstance(tensors, dict):
-        raise ModelLoadError(f"{file} must hold a map from name to tensor, got {type(tensors).__name__}")
-    yield from ((name, tensor) for name, tensor in tensors.items() if isinstance(tensor, Tensor))
+def _tensors_of(weight: Tensor | EncodedWeight) -> list[Tensor]:
+    return [weight] if isinstance(weight, Tensor) else weight.tensors()
 
 
 def _drop_pages(part: Tensor) -> None:
@@ -133,15 +129,3 @@ def _drop_pages(part: Tensor) -> None:
     stop = (first + extent * part.element_size()) // page * page
     if stop > start:
         ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_DONTNEED)
-
-
-def _is_git_lfs_pointer(file: Path) -> bool:
-    """Whether a clone left this small text in place of the weights."""
-    with file.open("rb") as opened:
-        return opened.read(len(_GIT_LFS_HEAD)) == _GIT_LFS_HEAD
-
-
-def _is_zip(file: Path) -> bool:
-    """Whether the file has the format since torch 1.6, the one that can be mapped."""
-    with file.open("rb") as opened:
-        return opened.read(2) == b"PK"

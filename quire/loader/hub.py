@@ -17,6 +17,7 @@ _BUILTIN = Path(__file__).resolve().parents[1] / "builtin"
 """Beside this file, also in an editable install (where the package has a second folder, without data)."""
 
 _CONFIG_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "tokenizer*", "*.tiktoken"]
+_CODE = ["*.py"]
 _SAFETENSORS = ["*.safetensors", "*.safetensors.index.json"]
 _PICKLED = ["*.bin", "*.bin.index.json"]
 _UNWANTED = ["original/*", "consolidated*", "onnx/*", "*training_args.bin", "optimizer*", "scheduler*"]
@@ -30,10 +31,12 @@ def resolve_model(
     revision: str | None = None,
     download_dir: str | None = None,
     token: str | None = None,
+    with_code: bool = False,
 ) -> str:
     """The local folder of `model`: a folder, a built-in name, or a hub id ("owner/name") at `revision`. A GGUF file is itself.
 
-    Downloads only configuration, tokenizer and weights (safetensors where the repository has them).
+    Downloads only configuration, tokenizer and weights (safetensors where the repository has them), and Python files if
+    `with_code`.
     Raises ModelLoadError for a path that is not there, HubError when the hub cannot help; both say what to do.
     """
     folder = _local_folder("model", model)
@@ -41,17 +44,19 @@ def resolve_model(
         return folder
     token = token or envs.hf_token()
     with hub_errors("model", model, revision):
-        patterns = _CONFIG_FILES + _weight_patterns(model, revision, token)
+        patterns = _CONFIG_FILES + (_CODE if with_code else []) + _weight_patterns(model, revision, token)
         return _download(model, revision, download_dir, token, patterns)
 
 
-def resolve_tokenizer(tokenizer: str, revision: str | None = None, download_dir: str | None = None) -> str:
+def resolve_tokenizer(
+    tokenizer: str, revision: str | None = None, download_dir: str | None = None, token: str | None = None
+) -> str:
     """The local folder of `tokenizer`, found as in `resolve_model` but without weights; raises the same."""
     folder = _local_folder("tokenizer", tokenizer)
     if folder is not None:
         return folder
     with hub_errors("tokenizer", tokenizer, revision):
-        return _download(tokenizer, revision, download_dir, envs.hf_token(), _CONFIG_FILES)
+        return _download(tokenizer, revision, download_dir, token or envs.hf_token(), _CONFIG_FILES)
 
 
 def _local_folder(what: str, name: str) -> str | None:

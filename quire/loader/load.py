@@ -50,6 +50,8 @@ def load_model(config: ModelConfig, load: LoadConfig, device: torch.device) -> n
     else:
         weights = read_weights(config.path, load.load_format)
         load_weights(model, weights, device, make_checkpoint_format(config))
+    if hasattr(model, "after_load"):
+        model.after_load()
     num_bytes, seconds = weight_bytes(model), time.perf_counter() - start
     _logger.info("loaded %s: %.2f GiB of weights in %.1f s", config.model, num_bytes / 2**30, seconds)
     return model
@@ -60,18 +62,26 @@ def build_model(config: ModelConfig, device: torch.device) -> nn.Module:
 
     Activations and small parameters (norms, biases) are in the model's type, on a CPU always in float32.
     """
-    model_class = ModelRegistry.resolve(config.hf.architecture)
     activations = torch.float32 if device.type == "cpu" else getattr(torch, config.dtype)
     scheme = make_scheme(config, device)
     with _default_dtype(activations), torch.device(device):
         try:
-            model = model_class(_with_served_positions(config))
+            model = _construct(config)
         except ValueError as error:
             raise ModelLoadError(f"{config.model}: {error}") from error
     for layer in model.modules():
         if isinstance(layer, Quantizable):
             layer.set_quant(scheme.method_for(layer.shard))
     return model.eval()
+
+
+def _construct(config: ModelConfig) -> nn.Module:
+    """The model's class, Quire's own or the one around a class of transformers, made with its configuration."""
+    if config.model_impl == "transformers":
+        from quire.models.transformers_backend.model import TransformersForCausalLM
+
+        return TransformersForCausalLM(config)
+    return ModelRegistry.resolve(config.hf.architecture)(_with_served_positions(config))
 
 
 def _with_served_positions(config: ModelConfig) -> HFConfig:

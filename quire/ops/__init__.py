@@ -273,6 +273,7 @@ def paged_attention(
     block_size: int = 16,
     alibi_slopes: Tensor | None = None,
     soft_cap: float | None = None,
+    causal: bool = True,
 ) -> Tensor:
     """Causal attention of new tokens over each request's blocks: prompt chunks, decode rows, drafts alike.
 
@@ -282,8 +283,11 @@ def paged_attention(
     `sliding_window` = w a token at position p sees positions p - w + 1 to p. Returns [T, H, D]:
     softmax(scale * q k^T) v, softmax in float32. Over bfloat16 and int8 pools a backend may round queries and weights to
     bfloat16 and to 16-bit integers. With `soft_cap` = c a score s becomes c * tanh(s / c) (2408.00118), then
-    `alibi_slopes` [H] float32 add slope * (key position - query position) (ALiBi, 2108.12409).
+    `alibi_slopes` [H] float32 add slope * (key position - query position) (ALiBi, 2108.12409). Without `causal` every token
+    sees all seq_lens[r] tokens of its request, as in an encoder (1810.04805); then there is neither window nor slopes.
     """
+    if not causal and (sliding_window is not None or alibi_slopes is not None):
+        raise ValueError("sliding_window and alibi_slopes must be None without causal: both count from the token that looks")
     attend = select("paged_attention", q.device)
     return attend(
         q,
@@ -297,6 +301,7 @@ def paged_attention(
         block_size,
         alibi_slopes,
         soft_cap,
+        causal,
     )
 
 

@@ -364,6 +364,8 @@ class _Scoring:
     window: int | None
     slopes: Tensor | None
     soft_cap: float | None
+    causal: bool
+    """Else every query stands at the end of its request."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, query_position: Tensor, key_position: Tensor) -> Tensor:
         """q [..., KH, G, n, D] over k and v [..., KH, 1, L, D]; query_position [..., 1, 1, n, 1], key_position [L]."""
@@ -396,9 +398,10 @@ def paged_attention(
     block_size: int = 16,
     alibi_slopes: Tensor | None = None,
     soft_cap: float | None = None,
+    causal: bool = True,
 ) -> Tensor:
     """See `quire.ops.paged_attention`. Rows of one token go in batches of like length, chunks one by one."""
-    scoring = _Scoring(scale, sliding_window, alibi_slopes, soft_cap)
+    scoring = _Scoring(scale, sliding_window, alibi_slopes, soft_cap, causal)
     out = torch.empty_like(q)
     starts, lengths = query_start.tolist(), seq_lens.tolist()
     buckets: dict[int, list[int]] = {}
@@ -441,11 +444,12 @@ def _attend_chunk(
     num_kv_heads = k.shape[1]
     heads = q.view(num_queries, num_kv_heads, num_heads // num_kv_heads, head_dim).permute(1, 2, 0, 3)
     positions = torch.arange(length, device=q.device)
+    standing = positions[length - num_queries :] if scoring.causal else positions[-1:]
     out = scoring.attend(
         heads,
         k.transpose(0, 1).unsqueeze(1),
         v.transpose(0, 1).unsqueeze(1),
-        positions[length - num_queries :, None],
+        standing[:, None].expand(num_queries, 1),
         positions,
     )
     return out.permute(2, 0, 1, 3).reshape(num_queries, num_heads, head_dim)

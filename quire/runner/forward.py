@@ -25,12 +25,19 @@ def prepare_model(
     op_by_op = OpByOp(model, kv_cache, device)
     if parallel.tensor_size() > 1:
         return op_by_op
-    forward, head = partial(run_model, model, kv_cache), cast(RowFunction, model.compute_logits)
+    not_capturable: str | None = getattr(model, "not_capturable", None)
+    if not_capturable is not None:
+        return _op_by_op_with_warning(op_by_op, model, not_capturable)
+    forward, head = partial(run_model, model, kv_cache), head_of(model)
     try:
         return capture_model(forward, head, hidden_size, max_tokens, max_rows, device) or op_by_op
     except NotCapturable as reason:
-        _logger.warning("%s runs op by op, which is slower: %s", type(model).__name__, reason)
-        return op_by_op
+        return _op_by_op_with_warning(op_by_op, model, str(reason))
+
+
+def _op_by_op_with_warning(op_by_op: OpByOp, model: nn.Module, reason: str) -> OpByOp:
+    _logger.warning("%s runs op by op, which is slower: %s", type(model).__name__, reason)
+    return op_by_op
 
 
 class OpByOp:
@@ -66,7 +73,16 @@ class OpByOp:
     @torch.inference_mode()
     def head(self, hidden: Tensor) -> Tensor:
         """See `CapturedModel.head`."""
-        return cast(RowFunction, self._model.compute_logits)(hidden)
+        return head_of(self._model)(hidden)
+
+
+def head_of(model: nn.Module) -> RowFunction:
+    """What makes logits of hidden states; of a model that has no such part, what gives them back as they are."""
+    return cast(RowFunction, getattr(model, "compute_logits", _as_they_are))
+
+
+def _as_they_are(hidden: Tensor) -> Tensor:
+    return hidden
 
 
 def run_model(model: nn.Module, kv_cache: KVCache, step: StepTensors) -> Tensor:

@@ -70,7 +70,7 @@ def plan_kv_cache(config: EngineConfig, device: torch.device, free_bytes: int | 
         memory = cache.kv_cache_memory_bytes
         if memory is None:
             memory = _free_for_cache(config, device) if free_bytes is None else free_bytes
-        num_blocks = min(memory // size, blocks_per_request * limits.max_num_seqs)
+        num_blocks = min(memory // size, _most_blocks(config, blocks_per_request))
     if num_blocks < blocks_per_request:
         raise ConfigError(_too_small(num_blocks, blocks_per_request, size, config, device))
     spec = KVCacheSpec(num_blocks, cache.swap_space_bytes // size, cache.block_size, size)
@@ -85,6 +85,15 @@ def plan_kv_cache(config: EngineConfig, device: torch.device, free_bytes: int | 
         limits.max_model_len,
     )
     return spec
+
+
+def _most_blocks(config: EngineConfig, blocks_per_request: int) -> int:
+    """What all seats can use; of an encoder, whose requests last one step, what one step can, and the block that stays empty."""
+    limits, pooling = config.scheduler, config.model.pooling
+    most = blocks_per_request * limits.max_num_seqs
+    if pooling is not None and pooling.is_encoder:
+        most = min(most, limits.max_num_batched_tokens // config.cache.block_size + limits.max_num_seqs) + 1
+    return max(most, blocks_per_request)
 
 
 def cache_dtype(config: EngineConfig) -> torch.dtype:

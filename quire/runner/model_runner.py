@@ -1,4 +1,6 @@
-"""Executes one ScheduledBatch on one rank: bookkeeping, block copies, the model, logits of the rows that need them, sampling."""
+"""Executes one ScheduledBatch on one rank: bookkeeping, block copies, the model, logits of the rows that need them, sampling,
+pooling.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +20,7 @@ from quire.runner.forward import prepare_model
 from quire.runner.inputs import RequestTable
 from quire.runner.kv_cache import KVCache
 from quire.runner.logprobs import check_logprobs_mode, prompt_logprobs
+from quire.runner.pooling import PoolingState
 from quire.runner.sampler import Sampler, SamplerOutput, accepted_tokens
 from quire.runner.sampling_state import RequestSamplingState, SamplingRow
 
@@ -59,6 +62,8 @@ class ModelRunner:
         self._errors: dict[str, str] = {}
         self._scored: set[str] = set()
         """Requests that want logprobs of their prompts."""
+        self._pools: dict[str, PoolingState] = {}
+        """Requests that end with a vector. They sample nothing."""
         self._sampler = Sampler(self._vocab_size, self._logprobs_mode)
 
     def execute(self, batch: ScheduledBatch) -> StepResult:
@@ -72,6 +77,8 @@ class ModelRunner:
             self._compute(batch, step, results)
             if self._scored:
                 self._score_prompts(batch, step, results)
+            if self._pools:
+                self._pool(batch, step, results)
         if self._errors:
             results = [self._or_error(result) for result in results]
         return StepResult(batch.step_id, results, step_time_s=time.perf_counter() - start)
@@ -88,6 +95,7 @@ class ModelRunner:
             self._next_rows.pop(request_id, None)
             self._errors.pop(request_id, None)
             self._scored.discard(request_id)
+            self._pools.pop(request_id, None)
         for request in batch.new_requests:
             self._add(request)
 
@@ -100,6 +108,9 @@ class ModelRunner:
             self._errors[request.request_id] = rule
             request = msgspec.structs.replace(request, token_ids=[0] * len(ids))
         self._table.add(request)
+        if request.params.pooling is not None:
+            self._pools[request.request_id] = PoolingState(request.params.pooling)
+            return
         if request.params.prompt_logprobs is not None:
             self._scored.add(request.request_id)
         prompt, output = (
@@ -145,7 +156,7 @@ class ModelRunner:
         for i, request in enumerate(batch.requests):
             request_id = request.request_id
             end += request.num_tokens
-            if not request.samples or request_id in errors:
+            if not request.samples or request_id in errors or request_id in self._pools:
                 continue
             row, drafts = next_rows[request_id], request.draft_token_ids
             plan.indices.append(i)
@@ -196,6 +207,20 @@ class ModelRunner:
             self._table.append_tokens(self._table.row_of[request.request_id], accepted)
             for token_id in accepted:
                 state.append(token_id)
+
+    # -- vectors ---------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _pool(self, batch: ScheduledBatch, step: Step, results: list[RequestResult]) -> None:
+        start = 0
+        for request, count, result in zip(batch.requests, step.counts, results, strict=True):
+            first, start = start, start + count
+            state = self._pools.get(request.request_id)
+            if state is None or request.request_id in self._errors:
+                continue
+            state.take(self._model.hidden(first, start))
+            if request.samples:
+                result.pooled = state.finish(lambda rows: self._model.head(rows.to(self._device)))
 
     # -- prompt logprobs -------------------------------------------------------------------------------------
 

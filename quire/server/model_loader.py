@@ -13,9 +13,9 @@ from quire.config.engine_args import EngineArgs
 from quire.config.rope import context_length
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.engine.process_client import ProcessClient
+from quire.engine.resolve import read_model
 from quire.engine.text import load_text_side
 from quire.errors import ModelLoadError
-from quire.loader.configuration import load_config
 from quire.server.checkpoint_facts import read_facts
 from quire.server.models_dir import Checkpoint
 from quire.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ class EngineLoader:
         """See `ModelLoader.plan`."""
         folder = str(checkpoint.folder)
         check_weights(folder, self._args.load_format)  # before others make room for it
-        limit = context_length(load_config(folder, self._args.hf_overrides))
+        limit = context_length(read_model(folder, self._args)[0])
         args = replace(
             self._args,
             model=folder,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.errors import ConfigError, NotSupportedError
-from quire.tokenizer.settings import SPECIAL_TOKEN_NAMES, TokenizerSettings
+from quire.tokenizer.settings import SPECIAL_TOKEN_NAMES, TokenizerSettings, read_json
 from quire.tokenizer.text_stream import TextStream, WindowStream
 from quire.tokenizer.tokenizer import FastTokenizer, Tokenizer, check_texts
 
@@ -43,12 +43,26 @@ def load_with_transformers(
 
 def _why_not(folder: Path, settings: TokenizerSettings, error: Exception) -> str:
     """What to tell the user of a folder that transformers cannot load either."""
+    if settings.has_remote_code and "trust_remote_code" in str(error):
+        return (
+            f"the tokenizer in {folder} brings code of its own, {_code_file(folder)}, which runs only with "
+            "--trust-remote-code (trust_remote_code=True)"
+        )
     if not settings.has_remote_code and not any(next(folder.glob(name), None) for name in _VOCABULARIES):
         return (
             f"{folder} holds no tokenizer (no tokenizer.json, tokenizer.model, or vocab.json with merges.txt): "
             "give its folder or hub id as the tokenizer, or set skip_tokenizer_init"
         )
     return f"transformers cannot load the tokenizer in {folder}: {' '.join(str(error).split())}"
+
+
+def _code_file(folder: Path) -> str:
+    """The file that tokenizer_config.json wants to run."""
+    references = read_json(folder / "tokenizer_config.json")["auto_map"]
+    if isinstance(references, dict):
+        references = references.get("AutoTokenizer")
+    named = [str(name) for name in (references if isinstance(references, list) else [references]) if name]
+    return " or ".join(dict.fromkeys(f"{name.rpartition('--')[2].split('.')[0]}.py" for name in named))
 
 
 def wrap(loaded: Any, settings: TokenizerSettings) -> Tokenizer:
@@ -74,6 +88,11 @@ class TransformersTokenizer(Tokenizer):
         """See `Tokenizer.encode`."""
         check_texts([text], parameter)
         return list(self._loaded.encode(text, add_special_tokens=add_special_tokens))
+
+    def encode_pair(self, first: str, second: str, *, parameter: str = "prompt") -> list[int]:
+        """See `Tokenizer.encode_pair`."""
+        check_texts([first, second], parameter)
+        return list(self._loaded.encode(first, second))
 
     def encode_spans(
         self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"

@@ -39,6 +39,7 @@ def load_tokenizer(
     trust_remote_code: bool = False,
     revision: str | None = None,
     download_dir: str | None = None,
+    token: str | None = None,
 ) -> Tokenizer:
     """Load the tokenizer of a model folder, of a GGUF file, or of a hub name at `revision`.
 
@@ -52,7 +53,7 @@ def load_tokenizer(
     if tokenizer_mode not in TOKENIZER_MODES:
         allowed = ", ".join(TOKENIZER_MODES)
         raise ConfigError(f"tokenizer_mode must be one of {allowed}, got {tokenizer_mode!r}")
-    folder = _resolve_folder(Path(path), revision, download_dir)
+    folder = _resolve_folder(Path(path), revision, download_dir, token)
     if is_gguf(folder):
         return load_gguf_tokenizer(folder)
     settings = read_settings(folder)
@@ -64,10 +65,10 @@ def load_tokenizer(
     )
 
 
-def _resolve_folder(path: Path, revision: str | None, download_dir: str | None) -> Path:
+def _resolve_folder(path: Path, revision: str | None, download_dir: str | None, token: str | None) -> Path:
     if path.is_file() and path.name == "tokenizer.json":
         return path.parent
-    return Path(resolve_tokenizer(str(path), revision, download_dir))
+    return Path(resolve_tokenizer(str(path), revision, download_dir, token))
 
 
 def _load_directly(folder: Path, settings: TokenizerSettings) -> Tokenizer | None:

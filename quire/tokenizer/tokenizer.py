@@ -55,6 +55,13 @@ class Tokenizer(ABC):
         """
 
     @abstractmethod
+    def encode_pair(self, first: str, second: str, *, parameter: str = "prompt") -> list[int]:
+        """Token ids of two texts in one, with what the model expects before, between and after them.
+
+        Raises InvalidRequestError as `encode` does.
+        """
+
+    @abstractmethod
     def encode_batch(
         self, texts: Sequence[str], add_special_tokens: bool = True, *, parameter: str = "prompt"
     ) -> list[list[int]]:
@@ -211,6 +218,11 @@ class FastTokenizer(Tokenizer):
         except TypeError:
             check_texts([text], parameter)
             raise
+
+    def encode_pair(self, first: str, second: str, *, parameter: str = "prompt") -> list[int]:
+        """See `Tokenizer.encode_pair`."""
+        check_texts([first, second], parameter)
+        return list(self._backend.encode(first, second).ids)
 
     def encode_spans(
         self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
+import re
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +19,7 @@ from quire.config.hf import load_hf_config
 from quire.config.types import LoadConfig, ModelConfig
 from quire.errors import HubError, ModelLoadError, UnsupportedModelError
 from quire.loader import hub, load_model, resolve_model
+from quire.loader.formats import read_weights
 from quire.models import ModelRegistry
 from tests.models.checkpoints import make_model, save, weights_of
 
@@ -88,6 +92,24 @@ def test_sharded_and_pickled_forms_are_the_same(original, tmp_path):
     os.unlink(tmp_path / "parts" / "pytorch_model-1.bin")
     with pytest.raises(ModelLoadError, match=r"not there: pytorch_model-1\.bin"):
         load(tmp_path / "parts")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_line_shows_how_far_it_is(original, monkeypatch, is_terminal):
+    stream = Terminal() if is_terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    for _ in read_weights(str(original)):
+        pass
+    shown = stream.getvalue()
+    if is_terminal:
+        assert re.match(r"\rloading weights: +\d+ % of 0\.00 GiB", shown) and shown.endswith("\r\x1b[K")
+    else:
+        assert shown == ""
 
 
 def test_missing_and_unexpected_tensors_are_named(folder):

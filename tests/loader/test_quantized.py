@@ -139,10 +139,11 @@ def memory(key):
         return next(int(line.split()[1]) for line in status if line.startswith(key)) * 1024
 
 def load(folder):
-    config = ModelConfig(folder, folder, folder, load_hf_config(folder), "float32", 64, ("m",), quantization="int8",
-                         embedding_quantization="int8")
+    config = ModelConfig(folder, folder, folder, load_hf_config(folder), dtype, 64, ("m",), quantization=precision,
+                         embedding_quantization=precision)
     return load_model(config, LoadConfig(), torch.device("cpu"))
 
+dtype, precision = sys.argv[3], sys.argv[4] if sys.argv[4] != "none" else None
 load(sys.argv[1])
 before = memory("VmHWM")
 model = load(sys.argv[2])
@@ -153,14 +154,36 @@ print(json.dumps({"growth": memory("VmHWM") - before, "weights": weight_bytes(mo
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_float_weights_are_never_held(folder, tmp_path):
     """160 MB of float32 become 40 MB; beyond those the process grows by little more than one piece of 16 MB."""
-    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 150_000}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    tensors = load_file(folder / "model.safetensors")
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        tensors[name] = torch.randn(150_000, 128)
-    save_file(tensors, tmp_path / "model.safetensors")
-    command = [sys.executable, "-c", MEASURE, str(folder), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
+    write_large(folder, tmp_path, 150_000, torch.float32)
+    found = measure(folder, tmp_path, "float32", "int8")
     assert found["weights"] < 42e6
     assert found["growth"] < found["weights"] + 34e6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+@pytest.mark.parametrize(("dtype", "quantization"), [("bfloat16", "none"), ("float32", "none"), ("bfloat16", "int8")])
+def test_peak_memory(folder, tmp_path, dtype, quantization):
+    """Loading a checkpoint of shards takes at most 1.15 times what stays."""
+    write_large(folder, tmp_path, 1_200_000, torch.bfloat16)
+    found = measure(folder, tmp_path, dtype, quantization)
+    assert found["weights"] > 300e6
+    assert found["growth"] <= 1.15 * found["weights"]
+
+
+def write_large(folder, target, vocab_size, dtype) -> None:
+    """The checkpoint with another vocabulary, in two shards."""
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": vocab_size}
+    (target / "config.json").write_text(json.dumps(config))
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
+    tensors["model.embed_tokens.weight"] = torch.randn(vocab_size, 128, dtype=dtype)
+    save_file({"lm_head.weight": torch.randn(vocab_size, 128, dtype=dtype)}, target / "model-2.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, target / "model-1.safetensors")
+
+
+def measure(folder, target, dtype, quantization) -> dict[str, int]:
+    """What loading `target` adds to a process that has loaded `folder`, and what of it stays."""
+    command = [sys.executable, "-c", MEASURE, str(folder), str(target), dtype, quantization]
+    found: dict[str, int] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return found

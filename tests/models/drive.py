@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quire.batch import NewRequest, RequestResult, ScheduledBatch, ScheduledRequest, TokenLogprobs
+from quire.config.engine_args import EngineArgs
 from quire.config.types import (
     CacheConfig,
     EngineConfig,
@@ -14,8 +15,8 @@ from quire.config.types import (
     ParallelConfig,
     SchedulerConfig,
 )
+from quire.engine.resolve import read_model
 from quire.executor.base import Executor
-from quire.loader.configuration import load_config
 from quire.sampling_params import SamplingParams
 
 
@@ -27,10 +28,16 @@ def make_config(
     block_size: int = 16,
     device: str = "cpu",
     load_format: str = "auto",
+    trust_remote_code: bool = False,
     **cache: object,
 ) -> EngineConfig:
     """An EngineConfig for the checkpoint in `path`."""
-    model = ModelConfig(str(path), str(path), str(path), load_config(path), dtype, max_model_len, ("m",))
+    hf, model_impl = read_model(str(path), EngineArgs(trust_remote_code=trust_remote_code))
+    model = ModelConfig(
+        *(str(path), str(path), str(path), hf, dtype, max_model_len, ("m",)),
+        model_impl=model_impl,
+        trust_remote_code=trust_remote_code,
+    )
     return EngineConfig(
         model,
         LoadConfig(load_format=load_format),

@@ -356,6 +356,40 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+THROUGH_TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "cohere-parallel-head-norms-tied": (
+        "CohereForCausalLM",
+        _BODY | dict(num_attention_heads=4, num_key_value_heads=2, use_qk_norm=True, logit_scale=0.25),
+    ),
+    "olmoe-experts": (
+        "OlmoeForCausalLM",
+        _BODY
+        | dict(num_attention_heads=3, num_key_value_heads=1, intermediate_size=44, tie_word_embeddings=False)
+        | dict(num_experts=7, num_experts_per_tok=3, norm_topk_prob=True),
+    ),
+    "exaone4-windows-and-no-positions": (
+        "Exaone4ForCausalLM",
+        _BODY
+        | dict(num_attention_heads=4, num_key_value_heads=2, head_dim=80, sliding_window=24, num_hidden_layers=4)
+        | {"sliding_window_pattern": 4},
+    ),
+    "smollm3-layers-without-positions": (
+        "SmolLM3ForCausalLM",
+        _BODY
+        | dict(num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, num_hidden_layers=4)
+        | {"no_rope_layer_interval": 2},
+    ),
+    "nemotron-squared-relu-partial-rotary": (
+        "NemotronForCausalLM",
+        _BODY | dict(num_attention_heads=4, num_key_value_heads=1, head_dim=80, tie_word_embeddings=False),
+    ),
+    "olmo-norms-without-weights": (
+        "OlmoForCausalLM",
+        _BODY | dict(num_attention_heads=3, num_key_value_heads=3, clip_qkv=2.0, tie_word_embeddings=True),
+    ),
+}
+"""The same for architectures without a file of their own, which run through the classes of transformers."""
+
 LONGEST = {"falcon-rw-alibi": 200}
 """Longest prompts, in tokens, where it is not 300. transformers computes Falcon's ALiBi in bfloat16, exact up to position 256."""
 ATTENTION = {"falcon-rw-alibi": "sdpa"}
@@ -364,5 +398,5 @@ ATTENTION = {"falcon-rw-alibi": "sdpa"}
 
 def config_values(shape: str) -> tuple[str, dict[str, Any]]:
     """(class of transformers, its configuration's values)."""
-    name, values = SHAPES[shape]
+    name, values = (SHAPES | THROUGH_TRANSFORMERS)[shape]
     return name, _SPECIAL | values

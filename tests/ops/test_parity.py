@@ -248,7 +248,7 @@ class Paged:
             slots = torch.tensor([own[p // block_size] * block_size + p % block_size for p in range(n)])
             ops.write_kv(self.keys[i], self.values[i], *self.pools, slots)
 
-    def attend(self, window=None, only=None, slopes=None, cap=None):
+    def attend(self, window=None, only=None, slopes=None, cap=None, causal=True):
         rows = range(len(self.lengths)) if only is None else [only]
         starts = [sum(self.counts[:i]) for i in range(len(self.counts) + 1)]
         q = self.q if only is None else self.q[starts[only] : starts[only + 1]]
@@ -264,6 +264,7 @@ class Paged:
             self.block_size,
             slopes,
             cap,
+            causal,
         )
 
 
@@ -303,6 +304,28 @@ def test_paged_attention(backend, mix, window, heads, kv_heads, head_dim, block_
         for i, count in enumerate(counts if backend != "reference" else []):
             assert torch.equal(paged.attend(window, only=i), result[start : start + count])
             start += count
+
+
+@pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
+@pytest.mark.parametrize("lengths", [[1], [5, 33, 1, 16], [300, 7, 513]], ids=str)
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim", "block_size"), [(4, 4, 24, 16), (6, 2, 80, 8)])
+def test_attention_both_ways(backend, lengths, heads, kv_heads, head_dim, block_size):
+    """Every token sees its whole request, and a request's rows are the same to the last bit alone."""
+    with layout(backend):
+        paged = Paged(lengths, lengths, heads, kv_heads, head_dim, block_size, torch.float32)
+        result = paged.attend(causal=False)
+        start = 0
+        for i, n in enumerate(lengths):
+            q, k, v = (x.double() for x in (paged.q[start : start + n], paged.keys[i], paged.values[i]))
+            k, v = (x.repeat_interleave(heads // kv_heads, 1) for x in (k, v))
+            weights = (torch.einsum("qhd,khd->hqk", q, k) * head_dim**-0.5).softmax(-1)
+            expected = torch.einsum("hqk,khd->qhd", weights, v)
+            torch.testing.assert_close(result[start : start + n].double(), expected, rtol=2e-5, atol=1e-5)
+            if backend != "reference":
+                assert torch.equal(paged.attend(causal=False, only=i), result[start : start + n])
+            start += n
+        with pytest.raises(ValueError, match="without causal"):
+            paged.attend(window=3, causal=False)
 
 
 CACHE_TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-5, torch.bfloat16: 8e-3, torch.int8: 1e-3}

@@ -63,6 +63,7 @@ GOOD_BODIES: dict[str, dict[str, Any]] = {
         "tools": [{"name": "f", "input_schema": _TOOL["parameters"]}],
     },
     "/completion": {"prompt": [5, "hi"], "n_predict": 2, "n_probs": 1, "logit_bias": [[5, 1.5], ["a", False]], **_SAMPLING},
+    "/embedding": {"content": ["hi", [5, 6]], "embd_normalize": 2},
     "/tokenize": {"content": "hi", "with_pieces": True, "add_special": True},
     "/detokenize": {"tokens": [5, 6]},
     "/": {"inputs": "hi", "parameters": _PARAMETERS},
@@ -102,6 +103,7 @@ def post_routes() -> list[tuple[Api, Route]]:
 _SAME_BODY = {
     "/chat/completions": "/v1/chat/completions",
     "/completions": "/completion",
+    "/embeddings": "/embedding",
     "/v1/messages/count_tokens": "/v1/messages",
     "/v1/responses/input_tokens": "/v1/responses",
 }

@@ -17,6 +17,8 @@ class FakeHub:
     def __init__(self, repo: str, files: dict[str, bytes]) -> None:
         self.repo, self.files = repo, files
         self.gets: list[str] = []
+        self.authorizations: set[str | None] = set()
+        """What requests for the repository said of who asks."""
         self.damage: set[str] = set()
         self.hold = threading.Event()
         """While clear, large files stop in the middle."""
@@ -42,6 +44,13 @@ class FakeHub:
             siblings.append(entry)
         return {"id": self.repo, "modelId": self.repo, "sha": COMMIT, "siblings": siblings, "tags": []}
 
+    def tree(self) -> list[dict[str, Any]]:
+        """The files of the one commit."""
+        return [
+            {"type": "file", "path": name, "size": len(content), "oid": _blob_id(content)}
+            for name, content in self.files.items()
+        ]
+
 
 def _blob_id(content: bytes) -> str:
     return hashlib.sha1(content).hexdigest()
@@ -62,6 +71,11 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self, with_body: bool) -> None:
             path = self.path.partition("?")[0]
+            if hub.repo in path:
+                hub.authorizations.add(self.headers.get("Authorization"))
+            if path == f"/api/models/{hub.repo}/tree/{COMMIT}":
+                self._send(json.dumps(hub.tree()).encode(), {}, with_body)
+                return
             if path.startswith(f"/api/models/{hub.repo}"):
                 revision = path.removeprefix(f"/api/models/{hub.repo}").removeprefix("/revision/")
                 if revision in ("", "main", COMMIT):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import struct
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from quire.engine.output_stream import OnNews, OutputStream
 from quire.engine.stats import EngineStats
 from quire.errors import EngineDeadError, InvalidRequestError, NotReadyError, PromptTooLongError
 from quire.outputs import CompletionOutput, FinishReason, Logprob, RequestMetrics, RequestOutput
+from quire.pooling_params import Pooling
 from quire.sampling_params import RequestOutputKind, SamplingParams
 
 VOCAB_SIZE = 256
@@ -54,6 +56,10 @@ class MockTokenizer:
     def encode(self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt") -> list[int]:
         """Bytes, after a 1 for the beginning of text."""
         return [1, *text.encode()] if add_special_tokens else list(text.encode())
+
+    def encode_pair(self, first: str, second: str, *, parameter: str = "prompt") -> list[int]:
+        """A 1 before each text."""
+        return [1, *first.encode(), 1, *second.encode()]
 
     def encode_spans(
         self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"
@@ -229,6 +235,10 @@ class MockEngine:
     async def _steps(
         self, request_id: str, prompt: Any, ids: list[int], params: SamplingParams
     ) -> AsyncIterator[RequestOutput]:
+        if params.pooling is not None:
+            await asyncio.sleep(self.step_s)
+            yield self._pooled(request_id, prompt, ids, params.pooling)
+            return
         room = MAX_MODEL_LEN - len(ids)
         count = min(params.max_tokens or room, room)
         source = [token for token in ids if token > 1] or [65]
@@ -248,6 +258,19 @@ class MockEngine:
                 yield self._output(request_id, prompt, ids, params, part, text, end)
             if failed:
                 return
+
+    def _pooled(self, request_id: str, prompt: Any, ids: list[int], pooling: Pooling) -> RequestOutput:
+        """What the last token is, how many there are, and 1; of a classifier, the logits 0 (and 1)."""
+        numbers = [float(ids[-1]), float(len(ids)), 1.0][: pooling.dimensions]
+        if pooling.classifies:
+            numbers = [0.0, 1.0][: self.config.model.pooling.num_labels]
+        if pooling.normalize:
+            length = sum(number * number for number in numbers) ** 0.5
+            numbers = [number / length for number in numbers]
+        end = CompletionOutput(index=0, text="", token_ids=[], finish_reason="stop")
+        pooled = struct.pack(f"<{len(numbers)}f", *numbers)
+        text = prompt if isinstance(prompt, str) else None
+        return RequestOutput(request_id, text, ids, [end], True, metrics=RequestMetrics(queued_s=0.001), pooled=pooled)
 
     def _output(
         self,

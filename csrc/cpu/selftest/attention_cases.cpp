@@ -52,6 +52,7 @@ struct AttentionShape {
   int64_t window;
   float soft_cap;
   bool alibi;
+  bool causal = true;
   int64_t latent_dim = 0;  // of head_dim; 0: no latent cache
 };
 
@@ -128,6 +129,7 @@ void run_attention(const AttentionShape& shape, Level level, Hash& hash) {
   args.soft_cap = shape.soft_cap;
   args.q_tail = shape.latent_dim ? q.data() + shape.num_heads * shape.latent_dim : nullptr;
   args.q_tail_stride = q_size;
+  args.causal = shape.causal;
   args.pools = pools;
   run(paged_attention_for(level), args);
   hash.add(not_zero(out));
@@ -142,14 +144,15 @@ void add_attention_cases(std::vector<Case>& all) {
       {KVDType::float32, 4, 2, 128, 0, 20.0f, true}, {KVDType::bfloat16, 6, 2, 64, 0, 0.0f, false},
       {KVDType::float16, 6, 2, 64, 0, 0.0f, false},  {KVDType::int8, 6, 2, 64, 0, 0.0f, false},
       {KVDType::int8, 4, 2, 128, 50, 0.0f, true},    {KVDType::bfloat16, 7, 1, 21, 50, 20.0f, true},
-      {KVDType::int8, 8, 1, 21, 0, 20.0f, false},    {KVDType::float32, 14, 1, 48, 0, 0.0f, false, 32},
-      {KVDType::bfloat16, 5, 1, 112, 0, 0.0f, false, 80}, {KVDType::float16, 14, 1, 48, 0, 0.0f, false, 32},
-      {KVDType::int8, 14, 1, 576, 0, 0.0f, false, 512},   {KVDType::int8, 3, 1, 32, 0, 0.0f, false, 21},
-      {KVDType::bfloat16, 14, 1, 30, 0, 0.0f, false, 21}};
+      {KVDType::int8, 8, 1, 21, 0, 20.0f, false},
+      {KVDType::float32, 14, 1, 48, 0, 0.0f, false, true, 32},    {KVDType::bfloat16, 5, 1, 112, 0, 0.0f, false, true, 80},
+      {KVDType::float16, 14, 1, 48, 0, 0.0f, false, true, 32},    {KVDType::int8, 14, 1, 576, 0, 0.0f, false, true, 512},
+      {KVDType::int8, 3, 1, 32, 0, 0.0f, false, true, 21},        {KVDType::bfloat16, 14, 1, 30, 0, 0.0f, false, true, 21},
+      {KVDType::float32, 6, 6, 24, 0, 0.0f, false, false},        {KVDType::bfloat16, 6, 2, 32, 0, 0.0f, false, false}};
   for (const AttentionShape& shape : shapes)
     all.push_back({std::string("attention ") + names[static_cast<int>(shape.dtype)] + " " +
                        std::to_string(shape.num_heads) + "/" + std::to_string(shape.num_kv_heads) + "x" +
-                       std::to_string(shape.head_dim) + (shape.latent_dim ? " latent" : ""),
+                       std::to_string(shape.head_dim) + (shape.latent_dim ? " latent" : "") + (shape.causal ? "" : " both ways"),
                    [=](Level level, Hash& hash) { run_attention(shape, level, hash); }});
 }
 

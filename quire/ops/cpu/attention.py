@@ -22,6 +22,7 @@ def attention_instruction(
     sliding_window: int | None = None,
     alibi_slopes: Tensor | None = None,
     soft_cap: float | None = None,
+    causal: bool = True,
     level: int = LEVEL,
 ) -> Any:
     """The instruction that attends from q [T, H, D] to `pools` (of `view_pools`) and writes out [T, H, D].
@@ -42,6 +43,7 @@ def attention_instruction(
         sliding_window or 0,
         address(alibi_slopes),
         soft_cap or 0.0,
+        causal,
         level,
     )
 
@@ -59,6 +61,7 @@ def paged_attention(
     block_size: int = 16,
     alibi_slopes: Tensor | None = None,
     soft_cap: float | None = None,
+    causal: bool = True,
     level: int = LEVEL,
 ) -> Tensor:
     """See `ops.paged_attention`. Queries of other types than float32 are widened, the result is rounded.
@@ -87,7 +90,7 @@ def paged_attention(
         lengths.data_ptr(),
     )
     attention_instruction(
-        rows_of(out), rows_of(wide), num_heads, pools, layout, scale, sliding_window, slopes, soft_cap, level
+        rows_of(out), rows_of(wide), num_heads, pools, layout, scale, sliding_window, slopes, soft_cap, causal, level
     ).run()
     return out.to(q.dtype)
 

@@ -318,6 +318,7 @@ def paged_attention(
     block_size: int = 16,
     alibi_slopes: Tensor | None = None,
     soft_cap: float | None = None,
+    causal: bool = True,
 ) -> Tensor:
     """Over the step's own requests."""
     record = recording()
@@ -333,7 +334,7 @@ def paged_attention(
     def build(at: Address) -> Any:
         rows = rows_at(at, target), rows_at(at, source)
         return attention_instruction(
-            *rows, heads, pools, record.layout, scale, sliding_window, slopes, soft_cap
+            *rows, heads, pools, record.layout, scale, sliding_window, slopes, soft_cap, causal
         )
 
     record.emit("attention", (q,), (out,), build, keep=(k_cache, v_cache))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quire.server.llamacpp.completion import create_completion
+from quire.server.llamacpp.embedding import create_embedding
 from quire.server.llamacpp.errors import llamacpp_error
 from quire.server.llamacpp.properties import (
     apply_template,
@@ -12,7 +13,7 @@ from quire.server.llamacpp.properties import (
     show_props,
     show_slots,
 )
-from quire.server.llamacpp.schemas import CompletionRequest, MessagesRequest
+from quire.server.llamacpp.schemas import CompletionRequest, EmbeddingRequest, MessagesRequest
 from quire.server.protocol import Api, Route
 
 LLAMACPP = Api(
@@ -29,8 +30,8 @@ LLAMACPP = Api(
         Route("GET", "/lora-adapters", list_lora_adapters),
         Route("POST", "/lora-adapters", refuse("changing LoRA adapters")),
         Route("POST", "/infill", refuse("infill")),
-        Route("POST", "/embedding", refuse("embedding")),
-        Route("POST", "/embeddings", refuse("embedding")),
+        Route("POST", "/embedding", create_embedding, body=EmbeddingRequest),
+        Route("POST", "/embeddings", create_embedding, body=EmbeddingRequest),
     ),
     shape_error=llamacpp_error,
     prefixes=(

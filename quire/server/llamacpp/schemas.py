@@ -79,6 +79,18 @@ class CompletionRequest(Struct, kw_only=True):
     lora: list[Any] | None = None
 
 
+class EmbeddingRequest(Struct, kw_only=True):
+    """`POST /embedding` and `POST /embeddings`."""
+
+    model: Any = None
+    """Ignored, as in llama.cpp."""
+    content: Prompt | None = None
+    input: Prompt | None = None
+    """The same, by OpenAI's name."""
+    embd_normalize: Int64 | None = None
+    encoding_format: str | None = None
+
+
 class MessagesRequest(Struct, kw_only=True):
     """`POST /apply-template` and `POST /v1/chat/completions/input_tokens`."""
 

@@ -13,6 +13,7 @@ from starlette.responses import Response
 import quire
 from quire.config.hf import generation_defaults
 from quire.errors import ConfigError, ModelLoadError
+from quire.models import ModelRegistry
 from quire.server.checkpoint_facts import CheckpointFacts, read_facts
 from quire.server.context import ServerContext
 from quire.server.durations import rfc3339
@@ -70,8 +71,17 @@ def _entry(name: str, card: ModelCard) -> dict[str, Any]:
         "size": facts.num_bytes,
         "digest": facts.digest,
         "details": _details(facts),
-        "capabilities": ["completion"],
+        "capabilities": _capabilities(facts, Path(card.folder)),
     }
+
+
+def _capabilities(facts: CheckpointFacts, folder: Path) -> list[str]:
+    """What a server does with the checkpoint unless it is told otherwise; see `find_pooling`."""
+    names = facts.config.get("architectures")
+    architecture = str(names[0]) if isinstance(names, list) and names else ""
+    is_encoder, is_headless = ModelRegistry.is_encoder(architecture), ModelRegistry.is_headless(architecture)
+    gives_vectors = is_encoder or is_headless or (folder / "modules.json").exists()
+    return ["embedding"] if gives_vectors else ["completion"]
 
 
 def _details(facts: CheckpointFacts) -> dict[str, Any]:
@@ -109,7 +119,7 @@ def _describe(card: ModelCard) -> dict[str, Any]:
         "template": template,
         "details": _details(facts),
         "model_info": _model_info(facts),
-        "capabilities": ["completion"],
+        "capabilities": _capabilities(facts, folder),
         "modified_at": rfc3339(facts.modified_at),
     }
     text = _license(folder)
