@@ -44,7 +44,7 @@ class Weights:
             yield from self._read(file)
 
     def release(self, part: Tensor) -> None:
-        """Give back the memory behind a view of a tensor that has come. It must not be used again. (Nothing once a file was copied.)"""
+        """Give back the memory behind a view of a tensor that has come. It must not be used again."""
         if self._is_mapped:
             _drop_pages(part)
 
