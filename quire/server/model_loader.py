@@ -156,7 +156,10 @@ def kv_bytes(config: EngineConfig, num_tokens: int) -> int:
 def weight_bytes(config: EngineConfig) -> int:
     """Memory of the weights as they will be kept."""
     model = config.model
-    total = read_facts(model.path).num_parameters
+    facts = read_facts(model.path)
+    if model.hf.quantization is not None:
+        return facts.num_bytes
+    total = facts.num_parameters
     embedding = min(total, model.hf.vocab_size * model.hf.hidden_size * (1 if model.hf.tie_word_embeddings else 2))
     plain = _BYTES_PER_ELEMENT[model.dtype]
     each = _QUANTIZED_BYTES.get(model.quantization or "", plain)
