@@ -4,8 +4,8 @@
 
 One block (router, choice, experts, weighted sum) with random weights runs as a program, as in a captured model. What it must read
 are the experts that the tokens go to. `dense` is one gated feed-forward block of an expert's shape over as many rows as there are
-pairs of a token and an expert: the same operations, with one block's weights. Times are the best of several runs; the roofline is
-measured in the same run.
+pairs of a token and an expert: the same operations, with one block's weights, which stay in the caches where there are few rows.
+Times are the best of several runs; the roofline is measured in the same run.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _cases(args: argparse.Namespace) -> Iterator[tuple[str, Case, Case]]:
         embedding = make_inputs(shape.hidden)
         for format_name in args.formats:
             format = FORMATS[format_name]
-            chosen = _bytes_of_experts(shape, format, shape.top_k)
+            chosen = int(_bytes_of_experts(shape, format, shape.top_k))
             blocks = [make_block(shape, format) for _ in range(num_copies(chosen, _MAX_COPIES))]
             for num_tokens in args.tokens:
                 name = f"{shape_name} {format_name} T={num_tokens}"

@@ -38,13 +38,13 @@ class Weights:
     ) -> None:
         """`can_map`: whether `read` maps the tensors of that file instead of copying them into memory."""
         self._files, self._read, self._can_map = files, read, can_map
-        self._is_mapped = False
+        self._is_mapped = True
 
     def __iter__(self) -> Iterator[tuple[str, Tensor | EncodedWeight]]:
         """While one file is taken in, the disk reads the next."""
         with LoadingLine(sum(file.stat().st_size for file in self._files)) as line:
             for file, following in zip(self._files, [*self._files[1:], None], strict=True):
-                self._is_mapped = self._can_map(file)
+                self._is_mapped &= self._can_map(file)
                 if following is not None:
                     _read_ahead(following)
                 for name, tensor in self._read(file):
@@ -52,7 +52,7 @@ class Weights:
                     line.add(sum(part.numel() * part.element_size() for part in _tensors_of(tensor)))
 
     def release(self, part: Tensor) -> None:
-        """Give back the memory behind a view of the tensor that came last. It must not be used again."""
+        """Give back the memory behind a view of a tensor that has come. It must not be used again."""
         if self._is_mapped:
             _drop_pages(part)
 

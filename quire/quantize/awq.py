@@ -63,7 +63,7 @@ def find_scales(readers: list[Tensor], hessian: Tensor, magnitudes: Tensor, grid
 
 
 def _loss(weight: Tensor, scales: Tensor, hessian: Tensor, grid: Grid) -> float:
-    steps = grid.best_range(weight * scales, hessian.diagonal() / scales.square())
+    steps = grid.whole_range(weight * scales)
     error = steps.decode(steps.encode(weight * scales)) / scales - weight
     return float(((error @ hessian) * error).sum())
 
