@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quire import LLM, SamplingParams
+from quire import LLM, SamplingParams, parallel
 from quire.config.engine_args import EngineArgs
 from quire.config.hf import load_hf_config
 from quire.config.types import LoadConfig, ModelConfig
@@ -17,7 +17,7 @@ from quire.ops import cpu
 from quire.runner.kv_cache import bytes_per_block, cache_dtype
 from quire.server.model_loader import kv_bytes
 from tests.equivalence.workload import assert_same
-from tests.models.checkpoints import make_model, save
+from tests.models.checkpoints import make_model, save, weights_of
 from tests.models.test_every_schedule import ALONE, CHUNKED, run
 
 needs_kernels = pytest.mark.skipif(cpu.load()[0] is None, reason="the reference ops are equal up to rounding only")
@@ -89,3 +89,19 @@ def test_a_rule_of_routing_that_nobody_knows_is_refused(folder):
     config = load_hf_config(folder, {"topk_method": "dartboard"})
     with pytest.raises(UnsupportedModelError, match="topk_method must be greedy or group_limited_greedy, got 'dartboard'"):
         DeepseekV2ForCausalLM(config)
+
+
+def test_ranks_share_the_heads_and_repeat_the_latents(folder):
+    whole = weights_of(load(folder).model.layers[0].self_attn)
+    shares = []
+    for rank in (0, 1):
+        with parallel.as_rank(rank, 2):
+            shares.append(weights_of(load(folder).model.layers[0].self_attn))
+    for name in ("kv_b_proj.to_latent.weight", "kv_b_proj.to_value.weight"):
+        assert torch.equal(torch.cat([share[name] for share in shares]), whole[name])
+    nope, rope = (
+        torch.cat(parts) for parts in zip(*(share["q_proj.weight"].split((2 * 24, 2 * 16)) for share in shares))
+    )
+    assert torch.equal(torch.cat((nope, rope)), whole["q_proj.weight"])
+    for name in ("kv_a_proj_with_mqa.weight", "kv_a_layernorm.weight"):
+        assert all(torch.equal(share[name], whole[name]) for share in shares)
