@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
         "--group-size",
         type=int,
         default=128,
-        help="inputs that share a scale: 32, 64, 128, or 0 for all of an output's; halved for layers that it does not divide "
+        help="inputs that share a scale: 32, 64, 128, or 0 for all of an output's; halved where it does not divide every layer "
         "(default: 128)",
     )
     parser.add_argument(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -55,35 +54,24 @@ def format_of(grid: Grid) -> str:
     return "int-quantized" if grid.bits == 8 and not grid.group_size and grid.symmetric else "pack-quantized"
 
 
-def quantization_config(grids: dict[str, Grid], floats: Iterable[str]) -> dict[str, Any]:
-    """The `quantization_config` for layers by name, and linear layers that stay in floats."""
-    groups: dict[str, Any] = {}
-    for number, grid in enumerate(dict.fromkeys(grids.values())):
-        names = [name for name, own in grids.items() if own == grid]
-        weights: dict[str, Any] = {"num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric, "dynamic": False}
-        strategy = {"strategy": "group", "group_size": grid.group_size} if grid.group_size else {"strategy": "channel"}
-        is_only = len(set(grids.values())) == 1
-        groups[f"group_{number}"] = {
-            "targets": ["Linear"] if is_only else _patterns(names),
-            "weights": weights | strategy,
-            "input_activations": None,
-            "output_activations": None,
-            "format": format_of(grid),
-        }
-    formats = {group["format"] for group in groups.values()}
+def quantization_config(grid: Grid, floats: Iterable[str]) -> dict[str, Any]:
+    """The `quantization_config` of a model on one grid; `floats` are linear layers that are not."""
+    strategy = {"strategy": "group", "group_size": grid.group_size} if grid.group_size else {"strategy": "channel"}
+    weights = {"num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric, "dynamic": False} | strategy
+    group = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": None,
+        "output_activations": None,
+        "format": format_of(grid),
+    }
     return {
         "quant_method": "compressed-tensors",
-        "format": formats.pop() if len(formats) == 1 else "mixed-precision",
+        "format": format_of(grid),
         "quantization_status": "compressed",
-        "config_groups": groups,
+        "config_groups": {"group_0": group},
         "ignore": sorted(set(floats)),
     }
-
-
-def _patterns(names: list[str]) -> list[str]:
-    """Names with the numbers of blocks left open, as compressed-tensors' regular expressions."""
-    found = (re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in names)
-    return [f"re:^{pattern}$" for pattern in dict.fromkeys(found)]
 
 
 def write(folder: Path, source: Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:

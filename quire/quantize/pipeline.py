@@ -21,12 +21,15 @@ from quire.layers.fused import Transposed
 from quire.loader import load_model
 from quire.loader.formats import read_weights
 from quire.loader.naming import Names, Part
+from quire.log import get_logger
 from quire.quant import Quantizable
 from quire.quantize import awq
 from quire.quantize.calibration import Forward, Inputs, perplexity, read_texts, watching
 from quire.quantize.checkpoint import Rounded, quantization_config, write
 from quire.quantize.grid import Grid
 from quire.quantize.rounding import gptq, round_by_importance, round_to_nearest
+
+_logger = get_logger(__name__)
 
 METHODS = ("rtn", "awq", "gptq")
 Method = Literal["rtn", "awq", "gptq"]
@@ -105,8 +108,8 @@ def quantize(options: QuantizeOptions, report: Report) -> Outcome:
         texts = read_texts(Path(options.calibration), tokenizer, limit, options.num_samples)
     before = work.perplexity(texts)
     tensors = work.quantize(texts)
-    grids = {name.removesuffix(".weight"): rounded.steps.grid for name, rounded in work.rounded.items()}
-    write(Path(options.output), Path(config.model.path), tensors, quantization_config(grids, work.floats))
+    settings = quantization_config(work.grid, work.floats)
+    write(Path(options.output), Path(config.model.path), tensors, settings)
     bytes_before = sum(tensor.nbytes for tensor in work.source.values())
     del work
     again = _resolve(options.output)
@@ -127,6 +130,8 @@ class _Work:
         self._names = Names(self._model)
         self._forward = Forward(self._model, config, options.max_tokens)
         self.source = dict(read_weights(config.path))
+        self.grid = Grid(options.bits, options.group_size, True)
+        """One for all layers: readers of the layout do not all look for more."""
         self.rounded: dict[str, Rounded] = {}
         self.floats = ["lm_head"]
         """Linear layers that stay as they are."""
@@ -140,6 +145,10 @@ class _Work:
     def quantize(self, texts: list[list[int]]) -> dict[str, Tensor]:
         """All tensors of the new checkpoint."""
         linears = self._in_model_order(dict(self._linears()))
+        self.grid = self._choose_grid(list(linears))
+        for name in [name for name in linears if self.grid.group_size and self.source[name].shape[1] % self.grid.group_size]:
+            del linears[name]
+            self.floats.append(name.removesuffix(".weight"))
         changed: dict[str, Tensor] = {}
         for names in _passes(linears) if texts else [list(linears)]:
             inputs = self._watch([linears[name].layer for name in names], texts)
@@ -169,23 +178,26 @@ class _Work:
             layer = self._model.get_submodule(parts[0][0].rpartition(".")[0])
             if not isinstance(layer, Quantizable) or layer.shard.is_embedding or layer.shard.is_exact:
                 continue
-            if self._grid_for(tensor) is None:
-                self.floats.append(name.removesuffix(".weight"))
-                continue
             yield name, _Linear(layer, parts)
 
     def _in_model_order(self, linears: dict[str, _Linear]) -> dict[str, _Linear]:
         places = {layer: place for place, layer in enumerate(self._model.modules())}
         return dict(sorted(linears.items(), key=lambda item: places[item[1].layer]))
 
-    def _grid_for(self, weight: Tensor) -> Grid | None:
-        """The grid of one weight: the largest groups up to those wanted that divide its inputs. None: there are none."""
+    def _choose_grid(self, names: list[str]) -> Grid:
+        """The largest groups up to those wanted that divide the inputs of all layers, but of those that 32 does not divide."""
         options, size = self._options, self._options.group_size
+        if not names:
+            raise ConfigError(f"model must have linear layers, {options.model} has none that can be quantized")
+        dtype = self.source[names[0]].dtype
         if options.bits == 8 or size == 0:
-            return Grid(options.bits, 0, True, weight.dtype)
-        while size >= _SMALLEST_GROUP and weight.shape[1] % size:
+            return Grid(options.bits, 0, True, dtype)
+        inputs = [self.source[name].shape[1] for name in names]
+        while any(count % _SMALLEST_GROUP == 0 and count % size for count in inputs):
             size //= 2
-        return None if size < _SMALLEST_GROUP else Grid(options.bits, size, options.method != "awq", weight.dtype)
+        if size != options.group_size:
+            _logger.info("groups of %d: %d does not divide the inputs of every layer", size, options.group_size)
+        return Grid(options.bits, size, options.method != "awq", dtype)
 
     def _watch(self, layers: list[Quantizable], texts: list[list[int]]) -> dict[Quantizable, Inputs]:
         if self._options.method == "rtn":
@@ -213,22 +225,21 @@ class _Work:
             read = inputs[linears[pair.readers[0]].layer]
 
             readers = [tensor(name) for name in pair.readers]
-            grid = self._grid_for(self.source[pair.readers[0]])
-            assert grid is not None
-            scales = awq.find_scales(readers, read.hessian, read.magnitudes, grid)
+            scales = awq.find_scales(readers, read.hessian, read.magnitudes, self.grid)
             scales, moved = awq.rescale(pair, scales, tensor, self.source[pair.source].dtype)
             changed |= moved
+            bias = pair.source.removesuffix("weight") + "bias"
+            if bias in self.source:
+                changed[bias] = tensor(bias) / scales
             factors |= dict.fromkeys(pair.readers, scales)
             step()
         return factors
 
     def _round(self, name: str, weight: Tensor, linear: _Linear, hessian: Tensor | None) -> None:
-        grid = self._grid_for(self.source[name])
-        assert grid is not None
         if hessian is None:
-            values, steps = round_to_nearest(weight, grid)
+            values, steps = round_to_nearest(weight, self.grid)
         else:
-            values, steps = (gptq if self._options.method == "gptq" else round_by_importance)(weight, hessian, grid)
+            values, steps = (gptq if self._options.method == "gptq" else round_by_importance)(weight, hessian, self.grid)
         self.rounded[name] = rounded = Rounded(values.to(torch.int8), steps)
         if self._options.method == "gptq":
             self._replace(name, linear, rounded.dequantize())

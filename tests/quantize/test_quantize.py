@@ -47,7 +47,7 @@ def quantize(folder, texts, *options: str, samples: int = 2) -> int:
 
 @pytest.mark.parametrize(
     "options",
-    [("--method", "gptq"), ("--method", "awq", "--group-size", "64")],
+    [("--method", "gptq"), ("--method", "awq", "--group-size", "32")],
     ids=lambda options: options[1],
 )
 def test_quire_and_transformers_read_the_same_weights(options, tmp_path, texts, capsys):
