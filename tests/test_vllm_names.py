@@ -110,8 +110,7 @@ def test_dtypes(model, dtype):
 @pytest.mark.parametrize(
     "options",
     [
-        {"quantization": "awq", "dtype": "half"},
-        {"quantization": "gptq"},
+        {"quantization": "marlin", "dtype": "half"},
         {"quantization": "squeezellm"},
         {"tensor_parallel_size": 4},
         {"speculative_model": "other", "num_speculative_tokens": 5, "use_v2_block_manager": True},
