@@ -129,7 +129,7 @@ class _Work:
         self._model = load_model(config, LoadConfig(), torch.device("cpu"))
         self._names = Names(self._model)
         self._forward = Forward(self._model, config, options.max_tokens)
-        self.source = dict(read_weights(config.path))
+        self.source = {name: tensor for name, tensor in read_weights(config.path) if isinstance(tensor, Tensor)}
         self.grid = Grid(options.bits, options.group_size, True)
         """One for all layers: readers of the layout do not all look for more."""
         self.rounded: dict[str, Rounded] = {}
