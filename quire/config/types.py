@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from quire.config.fields import Fields
+from quire.config.vision import VisionConfig
 
 SchedulingPolicy = Literal["fcfs", "priority", "fair"]
 PreemptionMode = Literal["recompute", "swap"]
@@ -49,6 +50,8 @@ class HFConfig:
     """The checkpoint's own dtype."""
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    vision: VisionConfig | None = None
+    """For models that read images; all other fields are the language model's."""
     fields: Fields = field(default_factory=Fields, repr=False, compare=False)
     """The file as read: for what only one family has, and its own model reads."""
 
@@ -101,6 +104,18 @@ class LoadConfig:
     download_dir: str | None = None
     revision: str | None = None
     tokenizer_revision: str | None = None
+
+
+@dataclass(frozen=True)
+class MediaConfig:
+    """Which images a prompt may bring, and from where."""
+
+    max_images: int | None = None
+    """In one prompt; None: as many as the context holds."""
+    local_path: str | None = None
+    """Folder below which file:// addresses are read; None: they are refused."""
+    domains: tuple[str, ...] = ()
+    """Hosts that http(s) addresses may name; none: they are refused."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +177,7 @@ class EngineConfig:
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     parallel: ParallelConfig = ParallelConfig()
+    media: MediaConfig = MediaConfig()
     disable_log_stats: bool = False
     step_timeout_s: float = 600.0
     """An engine process whose loop does not turn for so long is ended; 0: never."""

@@ -29,6 +29,7 @@ _ARCHITECTURES: dict[str, str] = {
     "GraniteForCausalLM": "quire.models.granite:GraniteForCausalLM",
     "LLaMAForCausalLM": "quire.models.llama:LlamaForCausalLM",
     "LlamaForCausalLM": "quire.models.llama:LlamaForCausalLM",
+    "LlavaForConditionalGeneration": "quire.models.llava:LlavaForConditionalGeneration",
     "MistralForCausalLM": "quire.models.mistral:MistralForCausalLM",
     "OPTForCausalLM": "quire.models.opt:OPTForCausalLM",
     "Olmo2ForCausalLM": "quire.models.olmo2:Olmo2ForCausalLM",

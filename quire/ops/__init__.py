@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from quire.ops.activations import ActivationName
+from quire.ops.capture import RowRun
 from quire.ops.registry import select
 from quire.ops.sampling.edits import RowEdits
 from quire.ops.weights import PackedWeight, WeightFormat
@@ -147,6 +148,11 @@ def gate_up_linear(
 def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
     """Rows of weight [vocab, N] at token_ids [T] -> [T, N]; of a packed weight in float32."""
     return select("embedding", token_ids.device)(token_ids, weight)
+
+
+def replace_rows(x: Tensor, runs: Sequence[RowRun]) -> Tensor:
+    """x [T, N] with the vectors of each run in place of its rows, x itself: what follows an embedding where images are read."""
+    return select("replace_rows", x.device)(x, runs)
 
 
 def kv_cache_shape(
