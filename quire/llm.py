@@ -74,8 +74,9 @@ class LLM:
         """Complete prompts; returns `list[RequestOutput]` in the order of the prompts.
 
         A prompt is text, a list of token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`; one prompt
-        alone is a batch of one. `sampling_params` is one for all, or one per prompt; None takes the model's
-        recommendation. With `stream=True` (or `stream` set in the parameters) returns an iterator of outputs
+        alone is a batch of one. The last two may hold `"multi_modal_data": {"image": image}` with a
+        PIL.Image.Image, or a list of them, for a model that reads images, and its image token once for each.
+        `sampling_params` is one for all, or one per prompt; None takes the model's recommendation. With `stream=True` (or `stream` set in the parameters) returns an iterator of outputs
         as they grow instead; closing it aborts what is left. Raises InvalidRequestError before anything runs
         if any request is invalid.
         """
@@ -136,6 +137,8 @@ class LLM:
         engine = self.llm_engine
         default = engine.default_sampling_params()
         starts = self._prepare(_batch_of_prompts(prompts, None), default)
+        if any(start.children[0].images for start in starts):
+            raise NotSupportedError("not supported yet: beam search with images", parameter="multi_modal_data")
 
         def run(batch: list[list[int]], step_params: SamplingParams) -> list[RequestOutput]:
             return self._run(self._prepare(batch, step_params, limit_logprobs=False), use_tqdm)

@@ -19,6 +19,8 @@ from tests.models.shapes import LONGEST, SHAPES, config_values
 NUM_PROMPTS, NUM_TOKENS = 16, 32
 OTHER_NAMES = {"LLaMAForCausalLM", "BaiChuanForCausalLM", "ChatGLMForConditionalGeneration", "StableLMEpochForCausalLM"}
 """Architectures that are others under another name."""
+WITH_IMAGES = {"LlavaForConditionalGeneration"}
+"""Those that `test_llava.py` compares."""
 
 
 @pytest.fixture(scope="module", params=ALL_SHAPES)
@@ -98,4 +100,4 @@ def test_longrope_stretches_for_long_contexts_where_the_engine_serves_them(tmp_p
 def test_every_registered_architecture_has_a_row():
     tested = {name for name, _ in SHAPES.values()}
     tested |= {make().config["architectures"][0] for make in plain_torch.MODELS.values()}
-    assert tested | OTHER_NAMES == set(models.ModelRegistry.get_supported_archs())
+    assert tested | OTHER_NAMES | WITH_IMAGES == set(models.ModelRegistry.get_supported_archs())
