@@ -4,14 +4,16 @@ preemption, several sequences.
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 
 from quire import LLM, SamplingParams
+from quire.engine.messages import AddRequest
 from quire.errors import InvalidRequestError
-from quire.images.processor import make_picture
 from quire.ops import cpu
-from tests.equivalence.workload import SEEDED, assert_same
+from quire.runner import multimodal
+from tests.equivalence.workload import SEEDED, assert_same, logits_hashes
 from tests.models.checkpoints import same_or_near_tie
 from tests.models.llava import (
     IMAGE_TOKEN,
@@ -66,3 +68,149 @@ def test_greedy_equals_transformers(case):
         chosen = output.outputs[0]
         logprob_of = [chosen.logprobs[i][token].logprob for i, token in enumerate(chosen.token_ids)]
         same_or_near_tie(list(chosen.token_ids), logprob_of.__getitem__, expected)
+
+
+# -- every schedule ------------------------------------------------------------------------------------------
+
+ALONE = {"enable_prefix_caching": False, "max_num_batched_tokens": 256}
+CHUNKED = {"enable_prefix_caching": True, "max_num_batched_tokens": 16, "max_num_seqs": 4, "num_threads": 2}
+PRECISIONS = {
+    "float32": {"dtype": "float32"},
+    "int8": {"dtype": "bfloat16", "quantization": "int8"},
+    "int4": {"dtype": "bfloat16", "quantization": "int4"},
+}
+needs_kernels = pytest.mark.skipif(cpu.load()[0] is None, reason="the reference ops are equal up to rounding only")
+
+
+def seeded(index: int, **changes) -> SamplingParams:
+    return SEEDED.params(index, max_tokens=4, detokenize=False, **changes)
+
+
+def run_alone(path, prompts, params, **options):
+    """Each prompt by itself, in one chunk."""
+    with LLM(str(path), **BASE | ALONE | options) as llm:
+        return [llm.generate(p, own, use_tqdm=False)[0] for p, own in zip(prompts, params, strict=True)]
+
+
+def tower_runs(llm: LLM) -> int:
+    return llm.llm_engine.core.executor._worker.runner._images.num_encoded
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_schedule_gives_the_same_logits(path, precision, caplog):
+    prompts = [as_prompt(*prompt) for prompt in PROMPTS.values()]
+    params = [seeded(i) for i in range(len(prompts))]
+    with logits_hashes() as hashes:
+        expected = run_alone(path, prompts, params, **PRECISIONS[precision])
+    with LLM(str(path), **BASE | CHUNKED | PRECISIONS[precision]) as llm, logits_hashes() as found:
+        for is_cached in (False, True):
+            outputs = llm.generate(prompts, params, use_tqdm=False)
+            assert_same(expected, outputs)
+            assert (sum(output.num_cached_tokens for output in outputs) > 100) is is_cached
+        assert tower_runs(llm) == 2
+    assert found == hashes and len(hashes) == 4 * len(prompts)
+    assert "runs op by op" not in caplog.text
+
+
+@needs_kernels
+def test_cached_blocks_belong_to_their_image(path):
+    """The same text with another picture shares only the blocks before the picture, and gets its own answer."""
+    text = list(range(2, 20))
+    prompts = [as_prompt([*text, IMAGE_TOKEN, 3, 4], [picture]) for picture in (A, B, A)]
+    params = [seeded(0)] * 3
+    expected = run_alone(path, prompts, params)
+    assert expected[0].outputs[0].token_ids != expected[1].outputs[0].token_ids
+    with LLM(str(path), **BASE) as llm:
+        outputs = [llm.generate(prompt, own, use_tqdm=False)[0] for prompt, own in zip(prompts, params)]
+    assert_same(expected, outputs)
+    assert [output.num_cached_tokens for output in outputs] == [0, 16, 32]
+
+
+@needs_kernels
+@pytest.mark.parametrize("mode", ["recompute", "swap"])
+def test_preempted_requests_go_on_with_their_images(path, mode):
+    prompts = [as_prompt([10 + i, IMAGE_TOKEN, 3, 4 + i], [picture]) for i, picture in enumerate((A, B, A, B))]
+    params = [seeded(i).clone(max_tokens=40) for i in range(4)]
+    expected = run_alone(path, prompts, params)
+    options = {"num_gpu_blocks_override": 12, "preemption_mode": mode, "swap_space": 0.1, "enable_prefix_caching": False}
+    with LLM(str(path), **BASE | {"max_num_batched_tokens": 16} | options) as llm:
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        assert llm.llm_engine.stats().total_preemptions > 0
+    assert_same(expected, outputs)
+
+
+@needs_kernels
+def test_sequences_of_one_request_share_the_image(path):
+    prompt = as_prompt([7, IMAGE_TOKEN, 8], [A])
+    expected = run_alone(path, [prompt] * 3, [seeded(0).clone(seed=70 + i) for i in range(3)])
+    with LLM(str(path), **BASE | {"max_num_batched_tokens": 16}) as llm:
+        output = llm.generate(prompt, seeded(0).clone(seed=70, n=3), use_tqdm=False)[0]
+        assert tower_runs(llm) == 1
+    assert [list(choice.token_ids) for choice in output.outputs] == [
+        list(alone.outputs[0].token_ids) for alone in expected
+    ]
+
+
+@needs_kernels
+def test_a_request_that_another_process_began_goes_on(path):
+    """What is sent again after the death of the engine's process: the command, over the wire, with the tokens so far."""
+    prompt = as_prompt([7, IMAGE_TOKEN, 8], [B])
+    with LLM(str(path), **BASE) as llm:
+        expected = list(llm.generate(prompt, seeded(3), use_tqdm=False)[0].outputs[0].token_ids)
+        (command,) = llm.llm_engine.prepare("again", prompt, seeded(3)).children
+        command = msgspec.structs.replace(command, output_token_ids=expected[:2], is_replay=True)
+        core = llm.llm_engine.core
+        core.add(msgspec.msgpack.decode(msgspec.msgpack.encode(command), type=AddRequest))
+        assert core.reset_prefix_cache()
+        tokens = expected[:2]
+        while core.has_work():
+            tokens += [token for update in core.step() for token in update.new_token_ids]
+    assert tokens == expected
+
+
+def test_embeddings_that_the_cache_dropped_are_made_again(path, monkeypatch):
+    monkeypatch.setattr(multimodal, "CACHE_BYTES", 0)
+    prompts, params = [as_prompt(*prompt) for prompt in PROMPTS.values()], [seeded(i) for i in range(4)]
+    with LLM(str(path), **BASE | CHUNKED) as llm:
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        assert tower_runs(llm) == 5  # once for each image in a prompt, though most are computed in several chunks
+    assert_same(run_alone(path, prompts, params), outputs)
+
+
+# -- what is refused -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (as_prompt([1, 2], [A]), "the prompt must hold the image token (id 190) once for each image, got it 0 times for 1"),
+        ({"prompt_token_ids": [IMAGE_TOKEN]}, "got it 1 times for 0 images"),
+        (as_prompt([IMAGE_TOKEN], ["a.png"]), "multi_modal_data.image[0] must be a PIL.Image.Image, got 'a.png'"),
+        ({"prompt_token_ids": [1], "multi_modal_data": {"audio": 1}}, 'must be None or {"image": one image or a list of them}'),
+        (as_prompt([IMAGE_TOKEN] * 3, [A] * 3), "a prompt may have at most 2 images (limit_mm_per_prompt), got 3"),
+    ],
+)
+def test_wrong_images_are_refused(limited, prompt, message):
+    with pytest.raises(InvalidRequestError) as raised:
+        limited.generate(prompt, seeded(0), use_tqdm=False)
+    assert message in str(raised.value)
+
+
+@pytest.fixture(scope="module")
+def limited(path):
+    with LLM(str(path), limit_mm_per_prompt={"image": 2}, **BASE) as llm:
+        yield llm
+
+
+def test_images_that_exceed_the_context_are_not_even_opened(path):
+    with LLM(str(path), **BASE) as llm, pytest.raises(InvalidRequestError) as raised:
+        llm.generate(as_prompt([IMAGE_TOKEN] * 6, [None] * 6), seeded(0), use_tqdm=False)
+    assert "6 images of 25 tokens each do not fit the context of 128 tokens" in str(raised.value)
+
+
+def test_a_model_without_vision_refuses_images():
+    with LLM(max_model_len=128) as llm, pytest.raises(InvalidRequestError) as raised:
+        llm.generate(as_prompt([1], [A]), seeded(0), use_tqdm=False)
+    assert raised.value.parameter == "multi_modal_data"
+    assert "this model reads no images" in str(raised.value)
