@@ -6,7 +6,6 @@ enter (or come back after a preemption), afterwards only the blocks and tokens t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -46,7 +45,7 @@ class NewRequest(msgspec.Struct, array_like=True):
     block_ids: list[int]
     """The block table so far, without `ScheduledRequest.new_block_ids` of the same step."""
     num_computed_tokens: int
-    images: Sequence[ImageInput] = ()
+    images: list[ImageInput] = []
     """In the order of their positions."""
     extra: dict[str, Any] | None = None
     """Adapters and the like, for features that need it."""

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.batch import ImageInput
 from quire.config.types import MediaConfig
 from quire.config.vision import VisionConfig
-from quire.errors import InvalidRequestError
-from quire.images import ImageReader, place_images
+from quire.errors import InvalidRequestError, wrong_value
+from quire.images.placeholders import place_images
+from quire.images.reader import ImageReader
 
 
 class ImagePrompts:
     """For one model that reads images."""
 
     def __init__(self, vision: VisionConfig, media: MediaConfig, max_model_len: int) -> None:
-        self._vision, self._media, self._max_model_len = vision, media, max_model_len
+        self._vision, self._max_model_len = vision, max_model_len
         self._reader = ImageReader(vision, media)
 
-    def place(self, token_ids: Sequence[int], images: Sequence[Any]) -> tuple[list[int], tuple[ImageInput, ...]]:
-        """The prompt as the model computes it, and what its placeholders stand for.
+    def place(
+        self, token_ids: Sequence[int], data: object, *, is_cut: bool
+    ) -> tuple[list[int], list[ImageInput]]:
+        """The prompt as the model computes it, and what its placeholders stand for. `data`: the prompt's `multi_modal_data`.
 
-        Counts are checked before an image is touched. Raises InvalidRequestError.
+        Counts are checked before an image is touched. Raises InvalidRequestError, also for a prompt that may have lost tokens.
         """
-        self.check_count(len(images))
+        images = _images_of(data)
+        if images and is_cut:
+            raise InvalidRequestError(
+                "truncate_prompt_tokens cannot be used with images", parameter="truncate_prompt_tokens"
+            )
+        self._reader.check_count(len(images), self._max_model_len)
         found = sum(1 for token_id in token_ids if token_id == self._vision.image_token_id)
         if found != len(images):
             raise InvalidRequestError(
@@ -37,16 +45,13 @@ class ImagePrompts:
         ]
         return place_images(token_ids, pictures, self._vision)
 
-    def check_count(self, num_images: int) -> None:
-        """Raises InvalidRequestError for more images than a prompt may have, or than the context can hold."""
-        limit = self._media.max_images
-        if limit is not None and num_images > limit:
-            raise InvalidRequestError(
-                f"a prompt may have at most {limit} images (limit_mm_per_prompt), got {num_images}", parameter="image"
-            )
-        per_image = self._vision.num_image_tokens
-        if num_images * per_image >= self._max_model_len:
-            raise InvalidRequestError(
-                f"{num_images} images of {per_image} tokens each do not fit the context of {self._max_model_len} tokens",
-                parameter="image",
-            )
+
+def _images_of(data: object) -> list[Any]:
+    if data is None:
+        return []
+    if not isinstance(data, Mapping) or set(data) - {"image"}:
+        raise wrong_value("multi_modal_data", 'None or {"image": one image or a list of them}', data)
+    images = data.get("image")
+    if images is None:
+        return []
+    return list(images) if isinstance(images, list | tuple) else [images]

@@ -164,19 +164,14 @@ class InputProcessor:
 
     def _place_images(
         self, prompt: Prompt, token_ids: list[int], params: SamplingParams
-    ) -> tuple[list[int], tuple[ImageInput, ...]]:
+    ) -> tuple[list[int], list[ImageInput]]:
         """The prompt with a placeholder for each of its images' tokens, and the images."""
         data = prompt.get("multi_modal_data") if isinstance(prompt, Mapping) else None
         if self._images is None:
             if data:
                 raise wrong_value("multi_modal_data", "left out: this model reads no images", data)
-            return token_ids, ()
-        images = _images_of(data)
-        if images and params.truncate_prompt_tokens is not None:
-            raise InvalidRequestError(
-                "truncate_prompt_tokens cannot be used with images", parameter="truncate_prompt_tokens"
-            )
-        return self._images.place(token_ids, images)
+            return token_ids, []
+        return self._images.place(token_ids, data, is_cut=params.truncate_prompt_tokens is not None)
 
     def _encode(self, text: str, params: SamplingParams, add_special_tokens: bool) -> list[int]:
         if self._tokenizer is None:
@@ -310,18 +305,6 @@ class InputProcessor:
             )
             for index in range(params.n)
         ]
-
-
-def _images_of(data: object) -> list[Any]:
-    """The images of `multi_modal_data`."""
-    if data is None:
-        return []
-    if not isinstance(data, Mapping) or set(data) - {"image"}:
-        raise wrong_value("multi_modal_data", 'None or {"image": one image or a list of them}', data)
-    images = data.get("image")
-    if images is None:
-        return []
-    return list(images) if isinstance(images, list | tuple) else [images]
 
 
 def _changed(params: SamplingParams, **changes: Any) -> SamplingParams:

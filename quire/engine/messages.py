@@ -7,7 +7,6 @@ pickled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -43,7 +42,7 @@ class AddRequest(msgspec.Struct, tag="add", array_like=True):
     """Sent again after the death of a process: admitted already, and not counted twice."""
     is_suspect: bool = False
     """May have killed that process: computed while no other suspect is (`quarantine.py`)."""
-    images: Sequence[ImageInput] = ()
+    images: list[ImageInput] = []
     """What the placeholders in the prompt stand for."""
     tenant: str = ""
     """For whom it is computed: what the policy `fair` shares the engine between."""

@@ -1,7 +1,4 @@
-"""Images on their way into a prompt: where they may come from, safe decoding, the tower's input, placeholders. No torch."""
+"""Images on their way into a prompt: where they may come from, safe decoding, the tower's input, placeholders. No torch.
 
-from quire.images.placeholders import place_images
-from quire.images.processor import Picture
-from quire.images.reader import ImageReader
-
-__all__ = ["ImageReader", "Picture", "place_images"]
+Pillow, which takes a while to import, is loaded by `decode`, `processor` and `reader` only.
+"""

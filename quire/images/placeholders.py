@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from quire.batch import ImageInput
 from quire.config.vision import VisionConfig
-from quire.images.processor import Picture
+
+if TYPE_CHECKING:
+    from quire.images.processor import Picture
 
 
 def expand(token_ids: Sequence[int], vision: VisionConfig) -> list[int]:
@@ -19,15 +22,15 @@ def expand(token_ids: Sequence[int], vision: VisionConfig) -> list[int]:
 
 def place_images(
     token_ids: Sequence[int], pictures: Sequence[Picture], vision: VisionConfig
-) -> tuple[list[int], tuple[ImageInput, ...]]:
+) -> tuple[list[int], list[ImageInput]]:
     """The prompt with its image tokens expanded, and what they stand for: the pictures in their order.
 
     The prompt holds as many image tokens as there are pictures.
     """
     per_image = vision.num_image_tokens
     places = [index for index, token_id in enumerate(token_ids) if token_id == vision.image_token_id]
-    images = tuple(
+    images = [
         ImageInput(place + number * (per_image - 1), per_image, picture.content_hash, picture.size, picture.pixels)
         for number, (place, picture) in enumerate(zip(places, pictures, strict=True))
-    )
+    ]
     return expand(token_ids, vision), images

@@ -23,6 +23,19 @@ class ImageReader:
     def __init__(self, vision: VisionConfig, media: MediaConfig) -> None:
         self._vision, self._media = vision, media
 
+    def check_count(self, num_images: int, max_model_len: int) -> None:
+        """Raises InvalidRequestError for more images than a prompt may have, or than the context can hold."""
+        limit, per_image = self._media.max_images, self._vision.num_image_tokens
+        if limit is not None and num_images > limit:
+            raise InvalidRequestError(
+                f"a prompt may have at most {limit} images (limit_mm_per_prompt), got {num_images}", parameter="image"
+            )
+        if num_images * per_image >= max_model_len:
+            raise InvalidRequestError(
+                f"{num_images} images of {per_image} tokens each do not fit the context of {max_model_len} tokens",
+                parameter="image",
+            )
+
     def read_url(self, url: str, parameter: str) -> Picture:
         """A data:, file:// or http(s) URL. Raises InvalidRequestError naming `parameter`: not allowed, or no image."""
         scheme = url.partition(":")[0].lower()
@@ -41,12 +54,14 @@ class ImageReader:
         return make_picture(decode_image(data, parameter), self._vision, parameter)
 
     def read(self, image: Any, parameter: str) -> Picture:
-        """A Pillow image, or one that was read already. Raises InvalidRequestError naming `parameter`."""
+        """An address, a Pillow image, or one that was read already. Raises InvalidRequestError naming `parameter`."""
         if isinstance(image, Picture):
             return image
+        if isinstance(image, str):
+            return self.read_url(image, parameter)
         if isinstance(image, Image.Image):
             return make_picture(image, self._vision, parameter)
-        raise wrong_value(parameter, "a PIL.Image.Image", image)
+        raise wrong_value(parameter, "an address or a PIL.Image.Image", image)
 
 
 def _data_of(url: str, parameter: str) -> bytes:

@@ -186,7 +186,8 @@ def test_embeddings_that_the_cache_dropped_are_made_again(path, monkeypatch):
     [
         (as_prompt([1, 2], [A]), "the prompt must hold the image token (id 190) once for each image, got it 0 times for 1"),
         ({"prompt_token_ids": [IMAGE_TOKEN]}, "got it 1 times for 0 images"),
-        (as_prompt([IMAGE_TOKEN], ["a.png"]), "multi_modal_data.image[0] must be a PIL.Image.Image, got 'a.png'"),
+        (as_prompt([IMAGE_TOKEN], ["a.png"]), "multi_modal_data.image[0] must be a data:, file:// or http(s) URL, got 'a.png'"),
+        (as_prompt([IMAGE_TOKEN], [7]), "multi_modal_data.image[0] must be an address or a PIL.Image.Image, got 7"),
         ({"prompt_token_ids": [1], "multi_modal_data": {"audio": 1}}, 'must be None or {"image": one image or a list of them}'),
         (as_prompt([IMAGE_TOKEN] * 3, [A] * 3), "a prompt may have at most 2 images (limit_mm_per_prompt), got 3"),
     ],
