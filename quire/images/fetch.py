@@ -35,7 +35,7 @@ def fetch(url: str, domains: Sequence[str], parameter: str) -> bytes:
         try:
             found = _get(connection, parts, deadline, parameter)
         finally:
-            connection.close()
+            connection.release()
         if isinstance(found, bytes):
             return found
         url = _redirected(url, found, parameter)
@@ -85,15 +85,24 @@ class _Connection(http.client.HTTPConnection):
         self.default_port = _PORTS[parts.scheme]  # type: ignore[misc]  # what the Host header may leave out
         super().__init__(parts.hostname or "", parts.port or self.default_port, timeout=timeout)
         self._address, self._is_tls = address, parts.scheme == "https"
+        self.opened: socket.socket | None = None
+        """The socket, also when a response has taken it over."""
 
     def connect(self) -> None:
         """See HTTPConnection. The certificate must be the name's."""
-        self.sock = socket.create_connection((self._address, self.port), self.timeout)
+        self.sock = self.opened = socket.create_connection((self._address, self.port), self.timeout)
         if self._is_tls:
             context = ssl.create_default_context()
             wrapped = context.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
-            self.sock = wrapped  # from here on `_cut` reaches it
+            self.sock = self.opened = wrapped
             wrapped.do_handshake()
+
+    def release(self) -> None:
+        """Close the socket, whoever still reads from it. (`close` leaves it to a response that has taken it over.)"""
+        self.close()
+        descriptor = -1 if self.opened is None else self.opened.detach()
+        if descriptor >= 0:
+            socket.close(descriptor)
 
 
 def _connect(parts: SplitResult, deadline: float, parameter: str) -> _Connection:
@@ -123,6 +132,8 @@ def _get(connection: _Connection, parts: SplitResult, deadline: float, parameter
         if response.status != 200:
             raise _refuse(parameter, f"was answered with HTTP status {response.status}")
         return _read(response, deadline, parameter)
+    except InvalidRequestError:
+        raise
     except (OSError, http.client.HTTPException, ValueError) as error:
         if time.monotonic() >= deadline:
             raise _refuse(parameter, f"was not read within {TIME_LIMIT_S:g} s") from None
@@ -137,6 +148,8 @@ def _read(response: http.client.HTTPResponse, deadline: float, parameter: str) -
     body = bytearray()
     while chunk := response.read1(_CHUNK_BYTES):
         body += chunk
+        if time.monotonic() >= deadline:
+            raise TimeoutError
         if len(body) > MAX_BYTES:
             raise _refuse(parameter, f"holds more than {MAX_BYTES} bytes")
     if time.monotonic() >= deadline:  # the end may be the cut
@@ -147,10 +160,9 @@ def _read(response: http.client.HTTPResponse, deadline: float, parameter: str) -
 
 
 def _cut(connection: _Connection) -> None:
-    sock = connection.sock
-    if sock is not None:
+    if connection.opened is not None:
         try:
-            sock.shutdown(socket.SHUT_RDWR)
+            connection.opened.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # closed already
 

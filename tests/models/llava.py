@@ -12,7 +12,14 @@ from PIL import Image
 
 from tests.models.checkpoints import Greedy
 
-VOCAB_SIZE, IMAGE_TOKEN = 199, 190
+VOCAB_SIZE, IMAGE_TOKEN = 269, 258
+"""Bytes, begin and end of a text, the image token; and some that no text has."""
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] | upper }}: "
+    "{% for part in m['content'] if part['type'] == 'image' %}<image>\n{% endfor %}"
+    "{% for part in m['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %} {% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
 _TOWER = {"num_attention_heads": 2, "num_hidden_layers": 3, "patch_size": 7, "initializer_range": 0.15}
 _TEXT = {
     "vocab_size": VOCAB_SIZE,
@@ -82,6 +89,20 @@ def save_llava(model: Any, path: Path, **processing: Any) -> Path:
     }
     (path / "preprocessor_config.json").write_text(json.dumps(values))
     return path
+
+
+def save_tokenizer(path: Path, chat_template: str = TEMPLATE) -> None:
+    """One token per byte, and `<image>`."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={byte: index for index, byte in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "</s>", "<image>"])
+    tokenizer.save(str(path / "tokenizer.json"))
+    values = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "chat_template": chat_template}
+    (path / "tokenizer_config.json").write_text(json.dumps(values))
 
 
 def draw_picture(seed: int, width: int = 60, height: int = 45) -> Image.Image:

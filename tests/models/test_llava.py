@@ -184,7 +184,7 @@ def test_embeddings_that_the_cache_dropped_are_made_again(path, monkeypatch):
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        (as_prompt([1, 2], [A]), "the prompt must hold the image token (id 190) once for each image, got it 0 times for 1"),
+        (as_prompt([1, 2], [A]), "the prompt must hold the image token (id 258) once for each image, got it 0 times for 1"),
         ({"prompt_token_ids": [IMAGE_TOKEN]}, "got it 1 times for 0 images"),
         (as_prompt([IMAGE_TOKEN], ["a.png"]), "multi_modal_data.image[0] must be a data:, file:// or http(s) URL, got 'a.png'"),
         (as_prompt([IMAGE_TOKEN], [7]), "multi_modal_data.image[0] must be an address or a PIL.Image.Image, got 7"),

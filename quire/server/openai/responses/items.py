@@ -8,6 +8,8 @@ from typing import Any
 
 from quire.errors import InvalidRequestError, NotSupportedError, describe, wrong_value
 from quire.server.content_parts import Media, parse_part, refuse_media
+from quire.server.images import vision_of
+from quire.server.models import ServedModel
 from quire.server.prompts import MAX_MESSAGES
 
 Item = dict[str, Any]
@@ -131,6 +133,14 @@ def _text(item: Any, name: str, where: str) -> str:
 def _id_of(item: Item, prefix: str) -> str:
     given = item.get("id")
     return given if isinstance(given, str) and given else new_id(prefix)
+
+
+def check_images(items: Iterable[Item], model: ServedModel) -> None:
+    """Raises NotSupportedError, naming the first image, for a model without vision."""
+    for index, item in enumerate(items):
+        for place, part in enumerate(item.get("content") or () if item["type"] == "message" else ()):
+            if part["type"] == "input_image":
+                vision_of(model, [Media("image", f"input[{index}].content[{place}]")])
 
 
 # -- to messages ---------------------------------------------------------------------------------------------

@@ -18,7 +18,14 @@ from quire.server.openai.params import (
     refuse_constraint,
 )
 from quire.server.openai.response_format import parse_constraint, parse_response_format
-from quire.server.openai.responses.items import Item, message_part, new_id, parse_input, to_messages
+from quire.server.openai.responses.items import (
+    Item,
+    check_images,
+    message_part,
+    new_id,
+    parse_input,
+    to_messages,
+)
 from quire.server.openai.responses.schemas import ResponsesRequest
 from quire.server.openai.responses.store import ResponseStore
 from quire.server.openai.tools import parse_flat_tools, refuse_calls
@@ -43,6 +50,7 @@ class ResponseJob:
         self.created_at = created_at
         self.num_top = _num_logprobs(body, model.config.model.max_logprobs)
         self.input_items = parse_input(body.input)
+        check_images(self.input_items, model)
         self._variables = _template_variables(body)
         self._messages = to_messages(
             store.conversation(body.previous_response_id, tenant) + self.input_items, body.instructions
