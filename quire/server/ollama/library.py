@@ -70,8 +70,12 @@ def _entry(name: str, card: ModelCard) -> dict[str, Any]:
         "size": facts.num_bytes,
         "digest": facts.digest,
         "details": _details(facts),
-        "capabilities": ["completion"],
+        "capabilities": _capabilities(facts),
     }
+
+
+def _capabilities(facts: CheckpointFacts) -> list[str]:
+    return ["completion", "vision"] if "vision_config" in facts.config else ["completion"]
 
 
 def _details(facts: CheckpointFacts) -> dict[str, Any]:
@@ -109,7 +113,7 @@ def _describe(card: ModelCard) -> dict[str, Any]:
         "template": template,
         "details": _details(facts),
         "model_info": _model_info(facts),
-        "capabilities": ["completion"],
+        "capabilities": _capabilities(facts),
         "modified_at": rfc3339(facts.modified_at),
     }
     text = _license(folder)
