@@ -23,14 +23,14 @@ def decode_image(data: bytes, parameter: str) -> Image.Image:
         raise _wrong(parameter, f"must be an image in one of the formats {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _wrong(parameter, f"must be an image of at most {MAX_PIXELS} pixels") from None
-    except _DECODER_ERRORS as error:
-        raise _wrong(parameter, f"holds an image that cannot be read: {error}") from None
+    except _DECODER_ERRORS:
+        raise _wrong(parameter, _DAMAGED) from None
     check_size(image, parameter)
     try:
         image.load()
         return to_rgb(ImageOps.exif_transpose(image))
-    except _DECODER_ERRORS as error:
-        raise _wrong(parameter, f"holds an image that cannot be decoded: {error}") from None
+    except _DECODER_ERRORS:
+        raise _wrong(parameter, _DAMAGED) from None
 
 
 def check_size(image: Image.Image, parameter: str) -> None:
@@ -51,6 +51,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+_DAMAGED = "holds an image file that is cut off or damaged"
+"""Pillow's own words may hold addresses of this process."""
 _DECODER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, OverflowError, MemoryError)
 """What Pillow raises for files that are cut off or malformed."""
 

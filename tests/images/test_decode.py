@@ -66,7 +66,8 @@ def test_a_thread_of_pixels_is_refused() -> None:
 def test_a_file_that_was_cut_off_is_refused(format: str) -> None:
     data = encoded(format)
     for length in (len(data) // 2, 40, 12):
-        assert refusal(data[:length]).startswith("image ")
+        message = refusal(data[:length])
+        assert "is cut off or damaged" in message or "must be an image in one of the formats" in message
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"%!PS-Adobe-3.0", b"<svg xmlns='http://www.w3.org/2000/svg'/>"])

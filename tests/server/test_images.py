@@ -175,7 +175,7 @@ WHERE = "messages[0].content[0]"
     [
         ([image_part("data:image/png;base64,aGk=")], f"{WHERE} must be an image in one of the formats"),
         ([image_part("data:image/png;base64,a")], f"{WHERE} holds text that is not base64"),
-        ([image_part(data_url(A[:300]))], f"{WHERE} holds an image that cannot be decoded"),
+        ([image_part(data_url(A[:300]))], f"{WHERE} holds an image file that is cut off or damaged"),
         ([image_part("http://127.0.0.1/")], f"{WHERE} names the host 127.0.0.1, which is not allowed"),
         ([image_part("http://localhost.example/")], f"{WHERE} names the host localhost.example, which cannot be resolved"),
         ([image_part("file:///etc/passwd")], f"{WHERE} must name a file below the folder"),
