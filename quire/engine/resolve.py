@@ -277,6 +277,7 @@ def _media(args: EngineArgs) -> MediaConfig:
     if folder is not None and not Path(folder).is_dir():
         raise ConfigError(f"allowed_local_media_path must be a folder, got {describe(folder)}")
     domains = args.allowed_media_domains or []
+    domains = [domains] if isinstance(domains, str) else domains
     for domain in domains:
         if not isinstance(domain, str) or not _DOMAIN.fullmatch(domain):
             raise ConfigError(
