@@ -21,7 +21,7 @@ class ImagePrompts:
         self._reader = ImageReader(vision, media)
 
     def place(
-        self, token_ids: Sequence[int], data: object, *, is_cut: bool
+        self, token_ids: Sequence[int], data: object, cache_salt: str | None, *, is_cut: bool
     ) -> tuple[list[int], list[ImageInput]]:
         """The prompt as the model computes it, and what its placeholders stand for. `data`: the prompt's `multi_modal_data`.
 
@@ -43,7 +43,7 @@ class ImagePrompts:
         pictures = [
             self._reader.read(image, f"multi_modal_data.image[{index}]") for index, image in enumerate(images)
         ]
-        return place_images(token_ids, pictures, self._vision)
+        return place_images(token_ids, pictures, self._vision, cache_salt)
 
 
 def _images_of(data: object) -> list[Any]:

@@ -104,7 +104,7 @@ class InputProcessor:
         if not isinstance(params, SamplingParams):
             raise InvalidRequestError(f"sampling_params must be SamplingParams, got {describe(params)}")
         token_ids = self._tokenize(text, token_ids, params, add_special_tokens)
-        token_ids, images = self._place_images(prompt, token_ids, params)
+        token_ids, images = self._place_images(prompt, token_ids, params, cache_salt)
         self._check_prompt(token_ids)
         self._check_params(params, limit_logprobs)
         params = self._complete(params, len(token_ids))
@@ -163,7 +163,7 @@ class InputProcessor:
         return ids[-(self._max_model_len - 1 if keep == -1 else keep) :]
 
     def _place_images(
-        self, prompt: Prompt, token_ids: list[int], params: SamplingParams
+        self, prompt: Prompt, token_ids: list[int], params: SamplingParams, cache_salt: str | None
     ) -> tuple[list[int], list[ImageInput]]:
         """The prompt with a placeholder for each of its images' tokens, and the images."""
         data = prompt.get("multi_modal_data") if isinstance(prompt, Mapping) else None
@@ -171,7 +171,7 @@ class InputProcessor:
             if data:
                 raise wrong_value("multi_modal_data", "left out: this model reads no images", data)
             return token_ids, []
-        return self._images.place(token_ids, data, is_cut=params.truncate_prompt_tokens is not None)
+        return self._images.place(token_ids, data, cache_salt, is_cut=params.truncate_prompt_tokens is not None)
 
     def _encode(self, text: str, params: SamplingParams, add_special_tokens: bool) -> list[int]:
         if self._tokenizer is None:

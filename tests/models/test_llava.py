@@ -128,6 +128,17 @@ def test_cached_blocks_belong_to_their_image(path):
 
 
 @needs_kernels
+def test_a_salt_separates_images_too(path):
+    """Whether somebody else has sent a picture does not show, neither in cached tokens nor in the tower's time."""
+    prompts = [as_prompt([7, IMAGE_TOKEN, 8], [A]) | {"cache_salt": salt} for salt in ("a", "b", "a")]
+    with LLM(str(path), **BASE) as llm:
+        outputs = [llm.generate(prompt, seeded(0), use_tqdm=False)[0] for prompt in prompts]
+        assert tower_runs(llm) == 2
+    assert [output.num_cached_tokens for output in outputs] == [0, 0, 16]
+    assert_same(run_alone(path, prompts[:1], [seeded(0)]) * 3, outputs)
+
+
+@needs_kernels
 @pytest.mark.parametrize("mode", ["recompute", "swap"])
 def test_preempted_requests_go_on_with_their_images(path, mode):
     prompts = [as_prompt([10 + i, IMAGE_TOKEN, 3, 4 + i], [picture]) for i, picture in enumerate((A, B, A, B))]
@@ -215,3 +226,41 @@ def test_a_model_without_vision_refuses_images():
         llm.generate(as_prompt([1], [A]), seeded(0), use_tqdm=False)
     assert raised.value.parameter == "multi_modal_data"
     assert "this model reads no images" in str(raised.value)
+
+
+@needs_kernels
+def test_only_the_language_model_is_rounded(path):
+    with LLM(str(path), dtype="bfloat16", quantization="int8", **BASE) as llm:
+        model = llm.llm_engine.core.executor._worker.model
+    formats = {
+        part: {layer.weight.format.name for layer in getattr(model, part).modules() if hasattr(layer, "quant")}
+        for part in ("vision_tower", "multi_modal_projector", "language_model")
+    }
+    assert formats == {"vision_tower": {"bfloat16"}, "multi_modal_projector": {"bfloat16"}, "language_model": {"int8"}}
+
+
+def test_checkpoints_of_both_layouts_load(path, tmp_path):
+    """transformers before version 5 wrote other names; towers with a head came with more tensors than are read."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path / "model.safetensors")
+    renamed = {
+        name.replace("vision_tower.", "vision_tower.vision_model."): tensor for name, tensor in tensors.items()
+    } | {"vision_tower.vision_model.embeddings.position_ids": torch.zeros(1, 26, dtype=torch.int64)}
+    newest = {
+        name.replace("language_model.lm_head", "lm_head")
+        .replace("language_model.model.", "model.language_model.")
+        .replace("vision_tower.", "model.vision_tower.")
+        .replace("multi_modal", "model.multi_modal"): tensor
+        for name, tensor in tensors.items()
+    }
+    (prompt,) = [as_prompt(*PROMPTS["one-image"])]
+    expected = run_alone(path, [prompt], [seeded(0)])
+    for number, layout in enumerate((renamed, newest)):
+        assert set(layout) != set(tensors)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save_file(layout, folder / "model.safetensors", {"format": "pt"})
+        for name in ("config.json", "preprocessor_config.json"):
+            (folder / name).write_text((path / name).read_text())
+        assert_same(expected, run_alone(folder, [prompt], [seeded(0)]))

@@ -15,9 +15,8 @@ from quire.runner import multimodal
 from quire.runner.multimodal import ImageRows
 from quire.sampling_params import SamplingParams
 
-VISION = read_vision(
-    Fields({"vision_config": {"image_size": 4, "patch_size": 2}, "image_token_index": 9}), Fields({}), {"quick_gelu": "a", "gelu": "b"}
-)
+_CONFIG = {"vision_config": {"image_size": 4, "patch_size": 2}, "image_token_index": 9}
+VISION = read_vision(Fields(_CONFIG), Fields({}), {"quick_gelu": "a", "gelu": "b"})
 CPU = torch.device("cpu")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ async def test_the_chat_api_says_what_llm_chat_says(client: httpx.AsyncClient, a
     none = await chat(client, user(text_part()))
     assert (said(both), said(none)) == (answers["ab"], answers["none"])
     tokens = [answer["usage"]["prompt_tokens"] for answer in (none, one, both)]
-    assert [more - less for less, more in zip(tokens, tokens[1:])] == [26, 26]  # 25 vectors and a newline
+    assert [more - less for less, more in pairwise(tokens)] == [26, 26]  # 25 vectors and a newline
 
 
 async def test_a_stream_and_several_choices(client: httpx.AsyncClient, answers: dict[str, str]) -> None:
