@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from quire.errors import wrong_value
 
@@ -15,8 +15,13 @@ Source = tuple[Any, str]
 
 
 def take_images(messages: Sequence[Any]) -> tuple[list[Any], list[Source]]:
-    """The messages with bare image parts, and what these were, in order. Raises InvalidRequestError for one without an image."""
+    """The messages with bare image parts, and what these were, in order. What is no message is left for others to refuse.
+
+    Raises InvalidRequestError for an image part without an image.
+    """
     sources: list[Source] = []
+    if not isinstance(messages, list | tuple):
+        return cast(list[Any], messages), sources
     taken = [_take(message, f"messages[{index}]", sources) for index, message in enumerate(messages)]
     return taken, sources
 
@@ -27,7 +32,8 @@ def _take(message: Any, where: str, sources: list[Source]) -> Any:
         return message
     parts = []
     for index, part in enumerate(content):
-        key = _KEYS.get(part.get("type") or "") if isinstance(part, Mapping) else None
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        key = _KEYS.get(kind) if isinstance(kind, str) else None
         if key is not None:
             place = f"{where}.content[{index}].{key}"
             source = part.get(key)

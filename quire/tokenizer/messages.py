@@ -122,6 +122,8 @@ def _as_template_part(part: Any) -> Any:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str):
+        return part
     if kind in ("input_text", "output_text"):
         return {"type": "text", "text": part.get("text", "")}
     if kind in _MEDIA and kind != _MEDIA[kind]:
@@ -133,10 +135,11 @@ def _part_text(part: Any, where: str, image_text: str | None) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, dict) else None
+    kind = kind if isinstance(kind, str) else ""
     text = part.get(_TEXT_KEYS[kind]) if kind in _TEXT_KEYS else None
     if isinstance(text, str):
         return text
-    if image_text is not None and _MEDIA.get(kind or "") == "image":
+    if image_text is not None and _MEDIA.get(kind) == "image":
         return image_text
     if kind in _MEDIA:
         problem = f"{where} has type {kind!r}, but the chat template takes text only"
