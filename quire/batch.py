@@ -13,6 +13,25 @@ import msgspec
 from quire.sampling_params import SamplingParams
 
 
+class ImageInput(msgspec.Struct, array_like=True, frozen=True):
+    """An image in a prompt: which tokens are its placeholders, and what the vision tower is to see."""
+
+    first_token: int
+    """Position of the first of its placeholders."""
+    num_tokens: int
+    content_hash: bytes
+    """Of the pixels: equal images have equal embeddings and equal cached blocks."""
+    size: int
+    """Height and width, pixels."""
+    pixels: bytes
+    """Resized and cropped, row by row: red, green and blue of each pixel, a byte each."""
+
+    @property
+    def end(self) -> int:
+        """Position behind the last placeholder."""
+        return self.first_token + self.num_tokens
+
+
 class NewRequest(msgspec.Struct, array_like=True):
     """A request that the worker does not know yet, or no longer knows (it was preempted)."""
 
@@ -26,8 +45,10 @@ class NewRequest(msgspec.Struct, array_like=True):
     block_ids: list[int]
     """The block table so far, without `ScheduledRequest.new_block_ids` of the same step."""
     num_computed_tokens: int
+    images: list[ImageInput] = []
+    """In the order of their positions."""
     extra: dict[str, Any] | None = None
-    """Adapter, image content and the like, for features that need it."""
+    """Adapters and the like, for features that need it."""
 
 
 class ScheduledRequest(msgspec.Struct, array_like=True, gc=False):

@@ -19,6 +19,7 @@ from quire.engine.metrics import Metric, snapshot
 from quire.engine.progress import Progress
 from quire.engine.prompt_lists import list_of_prompts
 from quire.errors import InvalidRequestError, NotSupportedError, describe
+from quire.images.chat import take_images
 from quire.llm_vectors import VectorCalls
 from quire.outputs import BeamSearchOutput, RequestOutput
 from quire.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
@@ -76,10 +77,12 @@ class LLM(VectorCalls):
         """Complete prompts; returns `list[RequestOutput]` in the order of the prompts.
 
         A prompt is text, a list of token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`; one prompt
-        alone is a batch of one. `sampling_params` is one for all, or one per prompt; None takes the model's
-        recommendation. With `stream=True` (or `stream` set in the parameters) returns an iterator of outputs
-        as they grow instead; closing it aborts what is left. Raises InvalidRequestError before anything runs
-        if any request is invalid.
+        alone is a batch of one. The last two may hold `"multi_modal_data": {"image": image}` with a
+        PIL.Image.Image, or a list of them, for a model that reads images, and its image token once for each.
+        `sampling_params` is one for all, or one per prompt; None takes the model's recommendation. With
+        `stream=True` (or `stream` set in the parameters) returns an iterator of outputs as they grow instead;
+        closing it aborts what is left. Raises InvalidRequestError before anything runs if any request is
+        invalid.
         """
         _refuse_adapters(lora_request)
         batch = _batch_of_prompts(prompts, prompt_token_ids)
@@ -106,26 +109,51 @@ class LLM(VectorCalls):
     ) -> Any:
         """Answer one conversation or a list of them, through the model's chat template (or the one given).
 
-        The rest is as in `generate`. Raises InvalidRequestError for messages that the template refuses.
+        For a model that reads images, content may be a list with parts `{"type": "image_url", "image_url":
+        {"url": address}}` (data:, and file:// or http(s) where the options allow it) or `{"type": "image_pil",
+        "image_pil": image}`. The rest is as in `generate`. Raises InvalidRequestError for messages that the
+        template refuses and for images that cannot be read.
         """
         conversations = _batch_of_conversations(messages)
         _refuse_adapters(lora_request)
         tokenizer = self.get_tokenizer()
         prompts = []
         for conversation in conversations:
+            bare, images = self._take_images(conversation)
             text = render_chat(
                 tokenizer,
-                conversation,
+                bare,
+                image_text=self._image_text(),
                 chat_template=chat_template or self.llm_engine.config.model.chat_template,
                 add_generation_prompt=add_generation_prompt and not continue_final_message,
                 continue_final_message=continue_final_message,
                 tools=tools,
                 **(chat_template_kwargs or {}),
             )
+            ids = tokenizer.encode(text, add_special_tokens=False)
             prompts.append(
-                {"prompt": text, "prompt_token_ids": tokenizer.encode(text, add_special_tokens=False)}
+                {"prompt": text, "prompt_token_ids": ids, **({"multi_modal_data": {"image": images}} if images else {})}
             )
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm, stream=stream, priority=priority)
+
+    def _image_text(self) -> str | None:
+        """What stands for an image in the text of a prompt."""
+        vision = self.llm_engine.config.model.hf.vision
+        return None if vision is None else self.get_tokenizer().id_to_token(vision.image_token_id)
+
+    def _take_images(self, messages: Messages) -> tuple[Messages, list[Any]]:
+        """Messages without their images, and these, read."""
+        config = self.llm_engine.config
+        bare, sources = take_images(messages)
+        if not sources:
+            return bare, []
+        if config.model.hf.vision is None:
+            raise InvalidRequestError(f"{sources[0][1]}: this model reads no images", parameter=sources[0][1])
+        from quire.images.reader import ImageReader  # Pillow, which text alone does not need
+
+        reader = ImageReader(config.model.hf.vision, config.media)
+        reader.check_count(len(sources), self.llm_engine.max_model_len)
+        return bare, [reader.read(source, where) for source, where in sources]
 
     def beam_search(
         self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, *, use_tqdm: bool = False
@@ -138,6 +166,8 @@ class LLM(VectorCalls):
         engine = self.llm_engine
         default = engine.default_sampling_params()
         starts = self._prepare(_batch_of_prompts(prompts, None), default)
+        if any(start.children[0].images for start in starts):
+            raise NotSupportedError("not supported yet: beam search with images", parameter="multi_modal_data")
 
         def run(batch: list[list[int]], step_params: SamplingParams) -> list[RequestOutput]:
             return self._run(self._prepare(batch, step_params, limit_logprobs=False), use_tqdm)

@@ -43,7 +43,7 @@ def test_imports_stay_light(statement):
 def test_the_server_side_of_an_engine_has_no_torch():
     program = (
         "import sys, quire.engine.async_engine, quire.engine.resolve\n"
-        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+        "print([name for name in ('torch', 'transformers', 'PIL') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

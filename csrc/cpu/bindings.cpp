@@ -13,6 +13,7 @@
 #include "bind.h"
 #include "cpu_features.h"
 #include "dtype.h"
+#include "replace_rows.h"
 #include "step_layout.h"
 
 using namespace quire;
@@ -116,6 +117,19 @@ NB_MODULE(_cpu, m) {
            },
            "source"_a, "source_stride"_a, "out"_a, "out_stride"_a, "dim"_a)
       .def("choose", &PickRows::choose, "rows"_a);
+  nb::class_<RowRuns>(m, "RowRuns")
+      .def(nb::init<>())
+      .def("clear", [](RowRuns& self) { self.runs.clear(); })
+      .def("add",
+           [](RowRuns& self, int64_t first, uintptr_t rows, int64_t count) {
+             self.runs.push_back({first, pointer<const float>(rows), count});
+           },
+           "first"_a, "rows"_a, "count"_a);
+  m.def("replace_rows",
+        [](std::shared_ptr<RowRuns> runs, uintptr_t out, int64_t stride, int64_t dim) -> InstructionPtr {
+          return std::make_shared<ReplaceRows>(std::move(runs), pointer<float>(out), stride, dim);
+        },
+        "runs"_a, "out"_a, "stride"_a, "dim"_a);
   m.def("ids_if_finite", &ids_if_finite, "ids"_a, "values"_a, "count"_a,
         "The int64 numbers at `ids`, or None if one of the float32 numbers at `values` is not finite.");
 

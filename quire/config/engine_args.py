@@ -138,6 +138,20 @@ class EngineArgs:
         None, "File with a chat template, or its text; default: the tokenizer's."
     )
 
+    # Images
+    limit_mm_per_prompt: dict[str, Any] | None = option(
+        None, 'Most images in one prompt, as JSON: {"image": 2}; default: as many as the context holds.'
+    )
+    allowed_local_media_path: str | None = option(
+        None, "Folder below which file:// addresses of images are read; default: they are refused."
+    )
+    allowed_media_domains: list[str] | None = option(
+        None,
+        "Hosts from which http(s) addresses of images are read (example.org, *.example.org, or * for all on the public "
+        "internet); default: they are refused.",
+        many=True,
+    )
+
     # Memory
     block_size: int = option(16, "Tokens of one KV cache block.", low=1)
     gpu_memory_utilization: float = option(

@@ -12,6 +12,7 @@ from quire.config.fields import Fields, read_json
 from quire.config.quantization import read_quantization
 from quire.config.rope import LATENT_FAMILIES, read_rope
 from quire.config.types import HFConfig
+from quire.config.vision import VisionConfig, read_vision
 from quire.errors import ModelLoadError, UnsupportedModelError, describe
 
 _DTYPES = {
@@ -57,6 +58,33 @@ _WINDOWED_IF_ASKED = frozenset({"qwen2", "qwen2_moe", "qwen3", "qwen3_moe"})
 _DEFAULT_WINDOWS = {"mistral": 4096, "gemma2": 4096, "gemma3_text": 4096}
 _GEMMA3_PATTERN = 6
 """Of so many layers the last sees all positions."""
+_TEXT_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "mistral": {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 4096 * 32,
+        "rms_norm_eps": 1e-6,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+}
+"""What a `text_config` leaves out, which LLaVA checkpoints do with most of it, by its model_type."""
+_PREPROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 CONTEXT_FIELDS = (
     "max_position_embeddings",
     "n_positions",
@@ -95,6 +123,10 @@ def load_hf_config(
     folder = Path(path)
     fields = read_fields(folder, overrides, stated)
     architecture, model_type = architecture_of(fields)
+    vision = None
+    if model_type == "llava":
+        vision, fields = _read_llava(fields, folder)
+        model_type = str(fields.get("model_type"))
     hidden_size = fields.positive("hidden_size", "n_embd", "d_model", "n_embed", "dim")
     num_layers = fields.positive("num_hidden_layers", "n_layer", "num_layers", "n_layers")
     num_heads = fields.positive("num_attention_heads", "n_head", "num_heads", "n_heads")
@@ -135,6 +167,7 @@ def load_hf_config(
         bos_token_id=bos_token_id,
         eos_token_ids=eos_token_ids,
         quantization=read_quantization(fields, folder),
+        vision=vision,
         fields=fields,
     )
 
@@ -148,6 +181,29 @@ def num_labels(config: HFConfig) -> int:
     """Classes of a classifier's checkpoint."""
     labels = config.fields.get("id2label")
     return len(labels) if isinstance(labels, dict) else config.fields.positive("num_labels", default=2)
+
+
+def _read_llava(fields: Fields, folder: Path) -> tuple[VisionConfig, Fields]:
+    """The vision side of a configuration in parts, and the language model's fields as a file of their own would have them.
+
+    What `text_config` leaves out is what the file says outside of its parts, then its family's default.
+    """
+    name = next((n for n in _PREPROCESSOR_FILES if (folder / n).is_file()), _PREPROCESSOR_FILES[0])
+    preprocessor = read_json(folder / name) or {}
+    preprocessor = preprocessor.get("image_processor", preprocessor)
+    vision = read_vision(fields, Fields(preprocessor, str(folder / name)), _ACTIVATIONS)
+    text = fields.get("text_config") or {}
+    if not isinstance(text, dict):
+        raise fields.wrong("text_config", "an object", text)
+    kind = text.get("model_type", "llama")
+    outside = {name: value for name, value in fields.values.items() if name not in ("text_config", "vision_config")}
+    merged = {**_TEXT_DEFAULTS.get(kind, {}), **outside, **text, "model_type": kind}
+    merged["tie_word_embeddings"] = bool(outside.get("tie_word_embeddings") or text.get("tie_word_embeddings"))
+    text_fields = Fields(merged, f"{fields.path}: text_config")
+    vocab_size = text_fields.positive("vocab_size")
+    if vision.image_token_id >= vocab_size:
+        raise fields.wrong("image_token_index", f"below vocab_size ({vocab_size})", vision.image_token_id)
+    return vision, text_fields
 
 
 def generation_defaults(path: str | Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from quire.config.fields import Fields
 from quire.config.quantization import QuantizationConfig
+from quire.config.vision import VisionConfig
 from quire.pooling_params import PoolingKind
 
 SchedulingPolicy = Literal["fcfs", "priority", "fair"]
@@ -56,6 +57,8 @@ class HFConfig:
     eos_token_ids: tuple[int, ...] = ()
     quantization: QuantizationConfig | None = None
     """How the checkpoint's weights are quantized; None: they are floats."""
+    vision: VisionConfig | None = None
+    """For models that read images; all other fields are the language model's."""
     fields: Fields = field(default_factory=Fields, repr=False, compare=False)
     """The file as read: for what only one family has, and its own model reads."""
 
@@ -141,6 +144,18 @@ class LoadConfig:
 
 
 @dataclass(frozen=True)
+class MediaConfig:
+    """Which images a prompt may bring, and from where."""
+
+    max_images: int | None = None
+    """In one prompt; None: as many as the context holds."""
+    local_path: str | None = None
+    """Folder below which file:// addresses are read; None: they are refused."""
+    domains: tuple[str, ...] = ()
+    """Hosts that http(s) addresses may name; none: they are refused."""
+
+
+@dataclass(frozen=True)
 class CacheConfig:
     """KV cache: block size, sizes of the device and host pools, prefix caching."""
 
@@ -199,6 +214,7 @@ class EngineConfig:
     cache: CacheConfig = CacheConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     parallel: ParallelConfig = ParallelConfig()
+    media: MediaConfig = MediaConfig()
     disable_log_stats: bool = False
     step_timeout_s: float = 600.0
     """An engine process whose loop does not turn for so long is ended; 0: never."""

@@ -35,6 +35,7 @@ def check_fork(request: Request, parent: Request) -> None:
         request.num_prompt_tokens == parent.num_prompt_tokens
         and request.prompt_token_ids == parent.prompt_token_ids
         and (request.cache_salt, request.extra_keys) == (parent.cache_salt, parent.extra_keys)
+        and _places(request) == _places(parent)
     )
     if not is_same:
         raise InvalidRequestError(
@@ -42,6 +43,11 @@ def check_fork(request: Request, parent: Request) -> None:
             parameter="fork_of",
             value=parent.request_id,
         )
+
+
+def _places(request: Request) -> list[tuple[int, bytes]]:
+    """Where which image stands."""
+    return [(image.first_token, image.content_hash) for image in request.images]
 
 
 def _too_long(num_tokens: int, rule: str, num_new: int) -> PromptTooLongError:

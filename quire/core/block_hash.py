@@ -1,4 +1,4 @@
-"""The hash chain that names full blocks: H(parent hash, token ids), from a root that holds the extra keys."""
+"""The hash chain that names full blocks: H(parent hash, token ids, images), from a root that holds the extra keys."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import msgspec
+
+from quire.batch import ImageInput
 
 _DIGEST_SIZE = 32
 
@@ -26,6 +28,7 @@ def extend_hashes(
     block_size: int,
     cache_salt: str | None,
     extra_keys: Sequence[tuple[str, str]],
+    images: Sequence[ImageInput] = (),
 ) -> None:
     """Append to `hashes` until it holds the first `num_blocks` blocks of `token_ids`.
 
@@ -37,6 +40,18 @@ def extend_hashes(
     parent = hashes[-1] if hashes else root_hash(cache_salt, extra_keys)
     content = array("q", token_ids[num_known * block_size : num_blocks * block_size]).tobytes()
     num_bytes = len(content) // (num_blocks - num_known)
-    for start in range(0, len(content), num_bytes):
-        parent = blake2b(parent + content[start : start + num_bytes], digest_size=_DIGEST_SIZE).digest()
+    for index, start in enumerate(range(0, len(content), num_bytes), num_known):
+        named = parent + content[start : start + num_bytes]
+        if images:
+            named += _image_keys(images, index * block_size, (index + 1) * block_size)
+        parent = blake2b(named, digest_size=_DIGEST_SIZE).digest()
         hashes.append(parent)
+
+
+def _image_keys(images: Sequence[ImageInput], first: int, end: int) -> bytes:
+    """The content of every image with a placeholder among tokens [first, end), and how far from the first it begins."""
+    return b"".join(
+        image.content_hash + (image.first_token - first).to_bytes(8, signed=True)
+        for image in images
+        if image.first_token < end and first < image.end
+    )

@@ -259,6 +259,7 @@ class BlockManager:
             self.block_size,
             request.cache_salt,
             request.extra_keys,
+            request.images,
         )
 
     def _find_cached(self, prefix: Prefix, hashes: list[bytes]) -> None:

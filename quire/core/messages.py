@@ -16,6 +16,7 @@ def make_new_request(request: Request) -> NewRequest:
         seed=request.seed,
         block_ids=list(request.block_ids),
         num_computed_tokens=request.num_computed_tokens,
+        images=list(request.images),
         extra={"extra_keys": [list(key) for key in request.extra_keys]} if request.extra_keys else None,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from quire.batch import TokenLogprobs
+from quire.batch import ImageInput, TokenLogprobs
 from quire.outputs import FinishReason
 from quire.sampling_params import SamplingParams
 
@@ -60,6 +60,7 @@ class Request:
         "first_scheduled_time",
         "fork_of",
         "host_block_ids",
+        "images",
         "is_known_to_worker",
         "max_num_tokens",
         "next_register_at",
@@ -96,12 +97,14 @@ class Request:
         arrival_time: float = 0.0,
         cache_salt: str | None = None,
         extra_keys: tuple[tuple[str, str], ...] = (),
+        images: Sequence[ImageInput] = (),
         fork_of: str | None = None,
         tenant: str = "",
         output_token_ids: Sequence[int] = (),
         num_prompt_logprobs: int = 0,
     ) -> None:
-        """`arrival_time` is in seconds since the epoch; `extra_keys` are (tag, value) pairs that separate cached blocks.
+        """`arrival_time` is in seconds since the epoch; `extra_keys` are (tag, value) pairs that separate cached blocks,
+        `images` lie in the prompt, in the order of their positions.
 
         `fork_of` names a request with the same prompt, added before, whose prompt blocks this one may share. A request that
         another engine began has `output_token_ids` already, and so many logprobs of its prompt reported.
@@ -113,6 +116,7 @@ class Request:
         self.arrival_time = arrival_time
         self.cache_salt = cache_salt
         self.extra_keys = extra_keys
+        self.images = images
         self.fork_of = fork_of
         self.tenant = tenant
         self.parent: Request | None = None

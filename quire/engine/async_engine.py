@@ -59,7 +59,9 @@ class AsyncLLMEngine:
         self.tokenizer = load_text_side(config) if tokenizer is None else tokenizer
         self.max_model_len = client.ready.max_model_len
         self._client = client
-        self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len, client.place)
+        self._inputs = InputProcessor(
+            config.model, self.tokenizer, self.max_model_len, client.place, config.media
+        )
         self._outputs = OutputProcessor(self.tokenizer)
         self._admission = Admission(config.scheduler, client.place)
         self._streams: dict[str, RequestStream] = {}
@@ -167,7 +169,8 @@ class AsyncLLMEngine:
         self, request_id: str, prompt: Prompt, params: SamplingParams | None, options: dict[str, Any]
     ) -> PreparedRequest:
         text = prompt.get("prompt") if isinstance(prompt, dict) else prompt
-        if isinstance(text, str) and len(text) > _THREAD_CHARS:
+        has_images = isinstance(prompt, dict) and prompt.get("multi_modal_data") is not None
+        if has_images or (isinstance(text, str) and len(text) > _THREAD_CHARS):
             return await asyncio.to_thread(self._inputs.prepare, request_id, prompt, params, **options)
         return self._inputs.prepare(request_id, prompt, params, **options)
 

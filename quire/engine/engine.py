@@ -30,7 +30,7 @@ class LLMEngine:
         self.tokenizer = load_text_side(config)
         self.core = EngineCore(config) if core is None else core
         self.max_model_len = self.core.ready.max_model_len
-        self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len)
+        self._inputs = InputProcessor(config.model, self.tokenizer, self.max_model_len, media=config.media)
         self._outputs = OutputProcessor(self.tokenizer)
         self._stats_logger = StatsLogger(_log, enabled=not config.disable_log_stats)
         self._is_shut_down = False

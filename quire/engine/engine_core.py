@@ -219,6 +219,7 @@ def _core_request(request: AddRequest) -> Request:
         priority=request.priority,
         arrival_time=time.time(),
         cache_salt=request.cache_salt,
+        images=request.images,
         fork_of=request.fork_of,
         tenant=request.tenant,
         output_token_ids=request.output_token_ids,

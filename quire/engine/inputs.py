@@ -12,9 +12,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from quire.config.types import ModelConfig
+from quire.batch import ImageInput
+from quire.config.types import MediaConfig, ModelConfig
 from quire.engine.clients import ONLY_CLIENT, ClientPlace
 from quire.engine.messages import AddRequest
 from quire.errors import InvalidRequestError, NotSupportedError, PromptTooLongError, describe, wrong_value
@@ -22,8 +23,14 @@ from quire.sampling_params import SamplingParams
 from quire.tokenizer import Tokenizer, encode_within
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
-"""Text, token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`."""
+"""Text, token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`; the last two with
+`"multi_modal_data": {"image": image or list of images}` where the model reads images, each a PIL.Image.Image or a Picture.
+"""
 
+if TYPE_CHECKING:
+    from quire.engine.image_prompts import ImagePrompts
+
+NO_MEDIA = MediaConfig()
 _CHILD_SEPARATOR = "#"
 
 
@@ -58,12 +65,18 @@ class InputProcessor:
         tokenizer: Tokenizer | None,
         max_model_len: int,
         place: ClientPlace = ONLY_CLIENT,
+        media: MediaConfig = NO_MEDIA,
     ) -> None:
         """`place` keeps the core's ids and the seeds of several clients of one core apart."""
         self._config = config
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._vocab_size = config.hf.vocab_size
+        self._images: ImagePrompts | None = None
+        if config.hf.vision is not None:
+            from quire.engine.image_prompts import ImagePrompts  # Pillow, which text alone does not need
+
+            self._images = ImagePrompts(config.hf.vision, media, max_model_len)
         self._client = place.index
         self._id_prefix = f"{place.index}/" if place.num_clients > 1 else ""
         self._counter = itertools.count(place.index, place.num_clients)
@@ -86,12 +99,13 @@ class InputProcessor:
         """Check and complete one request; `params` is not changed. Raises
         InvalidRequestError or a subclass of it.
         """
-        text, token_ids, cache_salt = self._parse(prompt, cache_salt, add_special_tokens)
+        text, token_ids, cache_salt = self._parse(prompt, cache_salt)
         params = self.default_params() if params is None else params
         if not isinstance(params, SamplingParams):
             raise InvalidRequestError(f"sampling_params must be SamplingParams, got {describe(params)}")
         self._check_output(params)
         token_ids = self._tokenize(text, token_ids, params, add_special_tokens)
+        token_ids, images = self._place_images(prompt, token_ids, params, cache_salt)
         self._check_prompt(token_ids, params)
         self._check_params(params, limit_logprobs)
         params = self._complete(params, len(token_ids))
@@ -101,7 +115,10 @@ class InputProcessor:
             prompt_token_ids=token_ids,
             params=params,
             children=self._fan_out(
-                request_id, token_ids, params, {"priority": priority, "cache_salt": cache_salt, "tenant": tenant}
+                request_id,
+                token_ids,
+                params,
+                {"priority": priority, "cache_salt": cache_salt, "tenant": tenant, "images": images},
             ),
             arrival_time=time.time(),
             tenant=tenant,
@@ -114,7 +131,7 @@ class InputProcessor:
     # -- the prompt ------------------------------------------------------------------------------------------
 
     def _parse(
-        self, prompt: Prompt, cache_salt: str | None, add_special_tokens: bool
+        self, prompt: Prompt, cache_salt: str | None
     ) -> tuple[str | None, list[int] | None, str | None]:
         """(text, token ids, cache salt); one of the first two may be None."""
         if isinstance(prompt, str):
@@ -131,7 +148,7 @@ class InputProcessor:
         prompt: Mapping[str, Any], cache_salt: str | None
     ) -> tuple[str | None, list[int] | None, str | None]:
         text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
-        unknown = set(prompt) - {"prompt", "prompt_token_ids", "cache_salt"}
+        unknown = set(prompt) - {"prompt", "prompt_token_ids", "cache_salt", "multi_modal_data"}
         if unknown or (text is None and ids is None) or not isinstance(text, str | None):
             raise _bad_prompt(prompt)
         return text, None if ids is None else list(ids), prompt.get("cache_salt", cache_salt)
@@ -145,6 +162,17 @@ class InputProcessor:
         if keep is None:
             return ids
         return ids[-(self._longest(params) if keep == -1 else keep) :]
+
+    def _place_images(
+        self, prompt: Prompt, token_ids: list[int], params: SamplingParams, cache_salt: str | None
+    ) -> tuple[list[int], list[ImageInput]]:
+        """The prompt with a placeholder for each of its images' tokens, and the images."""
+        data = prompt.get("multi_modal_data") if isinstance(prompt, Mapping) else None
+        if self._images is None:
+            if data:
+                raise wrong_value("multi_modal_data", "left out: this model reads no images", data)
+            return token_ids, []
+        return self._images.place(token_ids, data, cache_salt, is_cut=params.truncate_prompt_tokens is not None)
 
     def _encode(self, text: str, params: SamplingParams, add_special_tokens: bool) -> list[int]:
         if self._tokenizer is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from quire.batch import ImageInput
 from quire.core.request import RequestUpdate
 from quire.engine.stats import EngineStats
 from quire.sampling_params import SamplingParams
@@ -41,6 +42,8 @@ class AddRequest(msgspec.Struct, tag="add", array_like=True):
     """Sent again after the death of a process: admitted already, and not counted twice."""
     is_suspect: bool = False
     """May have killed that process: computed while no other suspect is (`quarantine.py`)."""
+    images: list[ImageInput] = []
+    """What the placeholders in the prompt stand for."""
     tenant: str = ""
     """For whom it is computed: what the policy `fair` shares the engine between."""
 

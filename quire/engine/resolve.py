@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from quire.config.types import (
     EngineConfig,
     HFConfig,
     LoadConfig,
+    MediaConfig,
     ModelConfig,
     ParallelConfig,
     PoolingConfig,
@@ -49,6 +51,7 @@ _GROUP_SIZES = (32, 64, 128)
 _NUM_BATCHED_TOKENS = {"server": 2048, "offline": 4096}
 _NUM_SEQS = {"server": 128, "offline": 256}
 _MIN_STEP_TIMEOUT_S = 2.0
+_DOMAIN = re.compile(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*|\[?[0-9a-fA-F:.]+\]?")
 
 
 def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
@@ -74,6 +77,7 @@ def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
         cache=_cache(args),
         scheduler=_scheduler(args, max_model_len, "offline" if offline else "server"),
         parallel=_parallel(args),
+        media=_media(args),
         disable_log_stats=args.disable_log_stats,
         step_timeout_s=_step_timeout(args),
     )
@@ -321,6 +325,25 @@ def _max_num_batched_tokens(args: EngineArgs, max_model_len: int, usage: str) ->
             f"without chunked prefill, got {given}"
         )
     return given or max(_NUM_BATCHED_TOKENS[usage], max_model_len)
+
+
+def _media(args: EngineArgs) -> MediaConfig:
+    """Which images may come from where. The folder must exist: a misspelt one would look like a rule."""
+    limits, folder = args.limit_mm_per_prompt or {}, args.allowed_local_media_path
+    count = limits.get("image")
+    is_count = isinstance(count, int) and not isinstance(count, bool) and count >= 0
+    if set(limits) - {"image"} or not (count is None or is_count):
+        raise ConfigError(f'limit_mm_per_prompt must be {{"image": a number of at least 0}}, got {describe(limits)}')
+    if folder is not None and not Path(folder).is_dir():
+        raise ConfigError(f"allowed_local_media_path must be a folder, got {describe(folder)}")
+    domains = args.allowed_media_domains or []
+    domains = [domains] if isinstance(domains, str) else domains
+    for domain in domains:
+        if not isinstance(domain, str) or not _DOMAIN.fullmatch(domain):
+            raise ConfigError(
+                f"allowed_media_domains must hold hosts such as example.org, *.example.org or *, got {describe(domain)}"
+            )
+    return MediaConfig(count, folder, tuple(domain.lower() for domain in domains))
 
 
 def _step_timeout(args: EngineArgs) -> float:

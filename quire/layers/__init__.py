@@ -15,6 +15,7 @@ from quire.layers.linear import (
 from quire.layers.moe import MoE, Router
 from quire.layers.norm import HeadLayerNorms, LayerNorm, RMSNorm
 from quire.layers.rotary import RotaryEmbedding, softmax_magnitude
+from quire.layers.vision import FullAttention, PatchEmbedding, keep_exact
 from quire.ops import sigmoid_gate, soft_cap
 from quire.ops.routing import Routing
 
@@ -22,6 +23,7 @@ __all__ = [
     "Attention",
     "ColumnLinear",
     "ExactLinear",
+    "FullAttention",
     "GateUpLinear",
     "HeadLayerNorms",
     "LMHead",
@@ -31,6 +33,7 @@ __all__ = [
     "LatentUpProjection",
     "LayerNorm",
     "MoE",
+    "PatchEmbedding",
     "PositionEmbedding",
     "QKVLinear",
     "RMSNorm",
@@ -43,6 +46,7 @@ __all__ = [
     "TiedLMHead",
     "VocabEmbedding",
     "alibi_slopes",
+    "keep_exact",
     "sigmoid_gate",
     "soft_cap",
     "softmax_magnitude",

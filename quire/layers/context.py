@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from quire.ops.capture import RowRun
+
 
 @dataclass(frozen=True)
 class ForwardContext:
@@ -24,6 +26,8 @@ class ForwardContext:
     seq_lens: Tensor
     """[R]: tokens of each request including this step's."""
     block_size: int
+    replaced: Sequence[RowRun] = ()
+    """See `quire.ops.replace_rows`."""
 
 
 _current: ForwardContext | None = None

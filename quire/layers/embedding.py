@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from quire import ops, parallel
+from quire.layers.context import current_context
 from quire.ops.weights import PackedWeight, WeightFormat
 from quire.quant import Loadable, Quantizable, Slot, WeightShard, share_of
 
@@ -35,10 +36,16 @@ class _Vocabulary(Quantizable):
 
 
 class VocabEmbedding(_Vocabulary):
-    """Token ids to vectors."""
+    """Token ids to vectors. With `reads_images` the tokens of images get the vectors that the forward context gives them."""
+
+    reads_images = False
 
     def forward(self, token_ids: Tensor) -> Tensor:
         """token_ids [T] -> [T, hidden_size]."""
+        rows = self._look_up(token_ids)
+        return ops.replace_rows(rows, current_context().replaced) if self.reads_images else rows
+
+    def _look_up(self, token_ids: Tensor) -> Tensor:
         if parallel.tensor_size() == 1:
             return self.quant.embed(self, token_ids)
         local = token_ids - self.first

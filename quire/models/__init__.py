@@ -36,6 +36,7 @@ _ARCHITECTURES: dict[str, str] = {
     "GraniteForCausalLM": "quire.models.granite:GraniteForCausalLM",
     "LLaMAForCausalLM": "quire.models.llama:LlamaForCausalLM",
     "LlamaForCausalLM": "quire.models.llama:LlamaForCausalLM",
+    "LlavaForConditionalGeneration": "quire.models.llava:LlavaForConditionalGeneration",
     "MistralForCausalLM": "quire.models.mistral:MistralForCausalLM",
     "MixtralForCausalLM": "quire.models.mixtral:MixtralForCausalLM",
     "OPTForCausalLM": "quire.models.opt:OPTForCausalLM",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from quire.ops.activations import ActivationName
+from quire.ops.capture import RowRun
 from quire.ops.registry import select
 from quire.ops.routing import Routing
 from quire.ops.sampling.edits import RowEdits
@@ -232,6 +233,11 @@ def _in_input_order(rows: Tensor, weight: Tensor | PackedWeight) -> Tensor:
     """Rows [..., K] of the weight with its columns in the order of the inputs."""
     order = weight.input_order if isinstance(weight, PackedWeight) else None
     return rows if order is None else select_columns(rows, order.argsort())
+
+
+def replace_rows(x: Tensor, runs: Sequence[RowRun]) -> Tensor:
+    """x [T, N] with the vectors of each run in place of its rows, x itself: what follows an embedding where images are read."""
+    return select("replace_rows", x.device)(x, runs)
 
 
 def kv_cache_shape(

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class RowRun:
+    """Vectors [n, hidden_size], dense, that stand in place of the embeddings of n tokens of a step, from token `first` on."""
+
+    first: int
+    vectors: Tensor
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,8 @@ class StepTensors:
     """[R + 1]"""
     seq_lens: Tensor
     """[R]"""
+    replaced: Sequence[RowRun] = ()
+    """See `quire.ops.replace_rows`."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,8 @@ class Step:
     rows: list[int]
     first: list[int]
     counts: list[int]
+    replaced: Sequence[RowRun] = ()
+    """Tokens of the step whose embedding is given, not looked up: those of images."""
 
 
 Forward = Callable[[StepTensors], Tensor]

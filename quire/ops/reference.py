@@ -6,6 +6,7 @@ Correct up to rounding: torch's matmul may sum a row in an order that varies wit
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from quire import ops
 from quire.ops.activations import ACTIVATIONS, ActivationName, check_activation
+from quire.ops.capture import RowRun
 from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_int8, quantize_rows
 from quire.ops.registry import register
 from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
@@ -315,6 +317,14 @@ def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
 
 KV_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 _SCALE_BYTES = 4
+
+
+@register("replace_rows", "reference")
+def replace_rows(x: Tensor, runs: Sequence[RowRun]) -> Tensor:
+    """See `quire.ops.replace_rows`."""
+    for run in runs:
+        x[run.first : run.first + len(run.vectors)] = run.vectors
+    return x
 
 
 @register("kv_cache_shape", "reference")

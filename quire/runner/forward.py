@@ -94,6 +94,7 @@ def run_model(model: nn.Module, kv_cache: KVCache, step: StepTensors) -> Tensor:
         step.query_start,
         step.seq_lens,
         kv_cache.spec.block_size,
+        step.replaced,
     )
     with forward_context(context):
         return model(step.token_ids, step.positions)

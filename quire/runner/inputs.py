@@ -129,6 +129,7 @@ def make_tensors(step: Step, device: torch.device) -> StepTensors:
         block_tables=tensor(blocks[rows, :num_columns]),
         query_start=tensor(starts.astype(np.int32)),
         seq_lens=tensor(lengths.astype(np.int32)),
+        replaced=step.replaced,
     )
 
 

@@ -1,4 +1,4 @@
-"""Parts of a message's content: text, and the media that models may read one day, checked as they come."""
+"""Parts of a message's content: text, images, and the media that models may read one day, checked as they come."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from quire.errors import NotSupportedError, wrong_value
 
 TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Type of a part with text -> the key that holds it."""
-_URL = re.compile(r"https?://|data:[\w.+-]+/[\w.+-]+(;[\w=.+-]+)*;base64,")
+_DATA = r"data:[\w.+-]+/[\w.+-]+(;[\w=.+-]+)*;base64,"
+_URL = re.compile(rf"https?://|{_DATA}")
+_IMAGE_URL = re.compile(rf"https?://|file://|{_DATA}")
 _AUDIO_FORMATS = ("wav", "mp3", "flac", "ogg", "opus", "m4a", "webm")
 
 
@@ -24,7 +26,7 @@ class Media:
     where: str
     """Its place in the request."""
     url: str | None = None
-    """http(s), or data: with base64."""
+    """http(s), or data: with base64; of an image also file://."""
     data: str | None = None
     """Base64."""
     detail: str | None = None
@@ -52,7 +54,7 @@ def parse_part(part: Any, where: str) -> str | Media:
 def refuse_media(media: Media) -> NotSupportedError:
     """The answer to a part that no model here reads yet."""
     return NotSupportedError(
-        f"{media.where}: {media.kind} parts are not supported yet, only text", parameter=media.where
+        f"{media.where}: {media.kind} parts are not supported yet, only text and images", parameter=media.where
     )
 
 
@@ -64,8 +66,9 @@ def _url_part(kind: str, name: str) -> Callable[[Mapping[str, Any], str], Media]
         place = f"{where}.{name}"
         if isinstance(given, dict):
             given, place = given.get("url"), f"{place}.url"
-        if not isinstance(given, str) or not _URL.match(given):
-            raise wrong_value(place, "an http(s) or a data:...;base64 URL", given)
+        pattern, kinds = (_IMAGE_URL, "http(s), file://") if kind == "image" else (_URL, "http(s)")
+        if not isinstance(given, str) or not pattern.match(given):
+            raise wrong_value(place, f"an {kinds} or data:...;base64 URL", given)
         wrapper = part[name] if isinstance(part[name], dict) else part
         return Media(kind, where, url=given, detail=wrapper.get("detail"))
 

@@ -25,8 +25,8 @@ from quire.server.exchange import current_exchange
 from quire.server.metrics import ModelMetrics, RequestWatch
 from quire.server.request_log import RequestLog
 
-Prompt = str | list[int]
-"""Text, or token ids that are used as they are."""
+Prompt = str | list[int] | dict[str, Any]
+"""Text, token ids that are used as they are, or token ids with images; see `quire.engine.inputs.Prompt`."""
 
 CLIENT_ALIASES = ("tgi", "dummy")
 """Names that `text-generation` and `huggingface_hub` send for whatever the server has."""
@@ -188,7 +188,8 @@ class ServedModel:
         if exchange is not None:
             exchange.add(self.name, watch)
         if self.request_log is not None:
-            self.request_log.write(request_id, prompt, params)
+            shown = prompt["prompt_token_ids"] if isinstance(prompt, dict) else prompt  # of images only the places
+            self.request_log.write(request_id, shown, params)
         return watch
 
 

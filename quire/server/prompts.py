@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from quire.errors import InvalidRequestError, describe, wrong_value
 from quire.server.content_parts import Media, parse_part, refuse_media
-from quire.server.models import ServedModel
+from quire.server.images import find_images, image_text, num_prompt_tokens, vision_of, with_images
+from quire.server.models import Prompt, ServedModel
 from quire.server.tool_calls import check_calls
 from quire.tokenizer import render_chat
 
@@ -34,7 +35,7 @@ _INLINE_CHARS = 16384
 
 
 def check_messages(messages: Sequence[dict[str, Any]] | None) -> Sequence[dict[str, Any]]:
-    """The messages, if each is one that a text model can read, with calls of functions in today's form.
+    """The messages, if each is one that a model can read, with calls of functions in today's form.
 
     Raises InvalidRequestError that names the place.
     """
@@ -61,7 +62,7 @@ def _check_content(content: Any, role: str, where: str) -> None:
     if not isinstance(content, list):
         raise wrong_value(where, "text or a list of text parts", content)
     parts = [parse_part(part, f"{where}[{index}]") for index, part in enumerate(content)]
-    media = next((part for part in parts if isinstance(part, Media)), None)
+    media = next((part for part in parts if isinstance(part, Media) and part.kind != "image"), None)
     if media is not None:
         raise refuse_media(media)
 
@@ -87,13 +88,31 @@ async def render_prompt(
     add_special_tokens: bool | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """Token ids of a conversation. Raises InvalidRequestError for messages that the template refuses."""
+    """Token ids of a conversation, one for each image in it.
+
+    Raises InvalidRequestError for messages that the template refuses, NotSupportedError for images that the model cannot read.
+    """
+    vision_of(model, find_images(messages))
 
     def render() -> list[int]:
         text = _render(model, messages, add_generation_prompt, continue_final_message, variables)
         return model.encode(text, add_special_tokens=bool(add_special_tokens), parameter="messages")
 
     return await _inline_or_on_thread(messages, render)
+
+
+async def make_prompt(model: ServedModel, messages: Sequence[dict[str, Any]], **options: Any) -> Prompt:
+    """What the engine is asked for a conversation: its tokens (`options`: see `render_prompt`) and its images, which are read.
+
+    Raises as `render_prompt` and `with_images` do.
+    """
+    return await with_images(model, await render_prompt(model, messages, **options), find_images(messages))
+
+
+async def count_tokens(model: ServedModel, messages: Sequence[dict[str, Any]], **options: Any) -> int:
+    """Tokens that the prompt of a conversation has, those of its images included, which are not read for it."""
+    ids = await render_prompt(model, messages, **options)
+    return num_prompt_tokens(model, ids, len(find_images(messages)))
 
 
 async def render_text(
@@ -104,6 +123,7 @@ async def render_text(
     variables: Mapping[str, Any] | None = None,
 ) -> str:
     """Text of a conversation as the template writes it. Raises as `render_prompt` does."""
+    vision_of(model, find_images(messages))
     return await _inline_or_on_thread(
         messages, lambda: _render(model, messages, None, continue_final_message, variables)
     )
@@ -120,6 +140,7 @@ def _render(
     return render_chat(
         model.tokenizer,
         messages,
+        image_text=image_text(model),
         add_generation_prompt=not continue_final_message
         if add_generation_prompt is None
         else add_generation_prompt,

@@ -37,6 +37,7 @@ def render_chat(
     continue_final_message: bool = False,
     tools: Sequence[Any] | None = None,
     chat_template: str | None = None,
+    image_text: str | None = None,
     **kwargs: Any,
 ) -> str:
     """The prompt of a conversation. Special tokens are in it: encode it with `add_special_tokens=False`.
@@ -45,7 +46,8 @@ def render_chat(
     used
     (`tool_use`, where there is one, when tools are given). `continue_final_message` leaves the last message
     open for
-    the model to go on. `kwargs` become template variables and win over the tokenizer's special tokens.
+    the model to go on. `image_text` stands for an image where the template takes text only. `kwargs` become
+    template variables and win over the tokenizer's special tokens.
 
     Lists of content parts become text unless the template handles lists, and tool call arguments given as
     JSON text
@@ -59,7 +61,7 @@ def render_chat(
         problem = "continue_final_message and add_generation_prompt exclude each other, got both"
         raise InvalidRequestError(problem, parameter="continue_final_message", value=True)
     compiled = _compile(_choose_template(tokenizer_or_template, chat_template, bool(tools)))
-    prepared = prepare_messages(messages, compiled.traits)
+    prepared = prepare_messages(messages, compiled.traits, image_text)
     special = tokenizer_or_template.special_tokens if isinstance(tokenizer_or_template, Tokenizer) else {}
     variables = {
         "tools": to_plain(tools, "tools"),

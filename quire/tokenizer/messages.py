@@ -63,17 +63,23 @@ def _scalar_to_plain(value: Any, parameter: str, depth: int) -> Any:
     )
 
 
-def prepare_messages(messages: Sequence[Any], traits: TemplateTraits) -> list[Message]:
+def prepare_messages(
+    messages: Sequence[Any], traits: TemplateTraits, image_text: str | None = None
+) -> list[Message]:
     """Fresh messages as the template wants them; raises InvalidRequestError for one that cannot be a
     message.
+
+    `image_text` stands for each image where the template takes text only; None: images are refused there.
     """
     if not isinstance(messages, (list, tuple)) or not messages:
         message = f"messages must be a non-empty list, got {describe(messages)}"
         raise InvalidRequestError(message, parameter="messages", value=messages)
-    return [_prepare(message, f"messages[{index}]", traits) for index, message in enumerate(messages)]
+    return [
+        _prepare(message, f"messages[{index}]", traits, image_text) for index, message in enumerate(messages)
+    ]
 
 
-def _prepare(message: Any, where: str, traits: TemplateTraits) -> Message:
+def _prepare(message: Any, where: str, traits: TemplateTraits, image_text: str | None) -> Message:
     plain = to_plain(message, where)
     if not isinstance(plain, dict) or not isinstance(plain.get("role"), str):
         problem = f"{where} must be an object with a string 'role', got {describe(message)}"
@@ -83,7 +89,7 @@ def _prepare(message: Any, where: str, traits: TemplateTraits) -> Message:
         plain["role"] = "system"
     plain = _with_reasoning({key: value for key, value in plain.items() if value is not None})
     if "content" in plain:
-        plain["content"] = _prepare_content(plain["content"], f"{where}.content", traits)
+        plain["content"] = _prepare_content(plain["content"], f"{where}.content", traits, image_text)
     elif plain.get("tool_calls"):
         traits.null_content.put(plain)
     if not traits.takes_argument_text:
@@ -99,14 +105,14 @@ def _with_reasoning(message: Message) -> Message:
     return {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
 
-def _prepare_content(content: Any, where: str, traits: TemplateTraits) -> Any:
+def _prepare_content(content: Any, where: str, traits: TemplateTraits, image_text: str | None) -> Any:
     if isinstance(content, str) and traits.needs_parts:
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):
         return content
     if traits.takes_parts:
         return [_as_template_part(part) for part in content]
-    return "\n".join(_part_text(part, f"{where}[{index}]") for index, part in enumerate(content))
+    return "\n".join(_part_text(part, f"{where}[{index}]", image_text) for index, part in enumerate(content))
 
 
 def _as_template_part(part: Any) -> Any:
@@ -116,6 +122,8 @@ def _as_template_part(part: Any) -> Any:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str):
+        return part
     if kind in ("input_text", "output_text"):
         return {"type": "text", "text": part.get("text", "")}
     if kind in _MEDIA and kind != _MEDIA[kind]:
@@ -123,13 +131,16 @@ def _as_template_part(part: Any) -> Any:
     return part
 
 
-def _part_text(part: Any, where: str) -> str:
+def _part_text(part: Any, where: str, image_text: str | None) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type", "text") if isinstance(part, dict) else None
+    kind = kind if isinstance(kind, str) else ""
     text = part.get(_TEXT_KEYS[kind]) if kind in _TEXT_KEYS else None
     if isinstance(text, str):
         return text
+    if image_text is not None and _MEDIA.get(kind) == "image":
+        return image_text
     if kind in _MEDIA:
         problem = f"{where} has type {kind!r}, but the chat template takes text only"
     else:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from quire.batch import ImageInput
 from quire.core.block_hash import extend_hashes, root_hash
 
 
 def chain(
-    tokens: list[int], *, salt: str | None = None, keys: tuple[tuple[str, str], ...] = ()
+    tokens: list[int],
+    *,
+    salt: str | None = None,
+    keys: tuple[tuple[str, str], ...] = (),
+    images: tuple[ImageInput, ...] = (),
 ) -> list[bytes]:
     hashes: list[bytes] = []
-    extend_hashes(hashes, tokens, len(tokens) // 4, 4, salt, keys)
+    extend_hashes(hashes, tokens, len(tokens) // 4, 4, salt, keys, images)
     return hashes
+
+
+def image(first: int, content: str, num_tokens: int = 6) -> ImageInput:
+    return ImageInput(first, num_tokens, content.encode().ljust(32), 1, b"")
 
 
 def test_invariant_1_hash_depends_on_parent_and_tokens() -> None:
@@ -56,3 +65,27 @@ def test_hashes_are_stable_between_processes() -> None:
 
 def test_any_integer_is_a_token() -> None:
     assert chain([-1, 2**40, 0, 1]) != chain([-1, 2**40, 0, 2])
+
+
+def test_images_name_the_blocks_that_they_reach_and_those_behind() -> None:
+    tokens = [1] * 5 + [9] * 6 + [2] * 5  # the image lies in blocks 1 and 2
+    plain, a, b = chain(tokens), chain(tokens, images=(image(5, "a"),)), chain(tokens, images=(image(5, "b"),))
+    assert plain[0] == a[0] == b[0]
+    for index in (1, 2, 3):
+        assert len({plain[index], a[index], b[index]}) == 3
+
+
+def test_where_an_image_begins_counts() -> None:
+    tokens = [9] * 16
+    starts = [chain(tokens, images=(image(first, "a"), image(first + 6, "b"))) for first in (0, 1, 4)]
+    assert len({hashes[0] for hashes in starts}) == 3
+    swapped = chain(tokens, images=(image(0, "b"), image(6, "a")))
+    assert swapped[0] != starts[0][0]
+
+
+def test_a_chain_with_images_grows_as_it_is_made_at_once() -> None:
+    tokens, images = [9] * 40, (image(3, "a", 20), image(30, "b"))
+    hashes: list[bytes] = []
+    for num_blocks in (1, 2, 6, 10):
+        extend_hashes(hashes, tokens, num_blocks, 4, None, (), images)
+    assert hashes == chain(tokens, images=images)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from quire import platform
 from quire.config.engine_args import EngineArgs
+from quire.config.types import MediaConfig
 from quire.engine import resolve as resolve_module
 from quire.errors import ConfigError, ModelLoadError
 
@@ -131,6 +133,35 @@ def test_a_step_timeout_that_would_prove_nothing_is_refused(folder):
         assert resolve(folder, engine_step_timeout=seconds).step_timeout_s == seconds
     with pytest.raises(ConfigError, match="engine_step_timeout must be 0 or at least 2 seconds, got 1.5"):
         resolve(folder, engine_step_timeout=1.5)
+
+
+def test_which_images_may_come_from_where(folder, tmp_path):
+    assert resolve(folder).media == MediaConfig()
+    options = {
+        "limit_mm_per_prompt": {"image": 0},
+        "allowed_local_media_path": str(tmp_path),
+        "allowed_media_domains": ["Example.org", "*.example.org", "*", "10.0.0.1", "[::1]"],
+    }
+    domains = ("example.org", "*.example.org", "*", "10.0.0.1", "[::1]")
+    assert resolve(folder, **options).media == MediaConfig(0, str(tmp_path), domains)
+    assert resolve(folder, allowed_media_domains="a.org").media.domains == ("a.org",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("limit_mm_per_prompt", {"image": -1}, "limit_mm_per_prompt must be"),
+        ("limit_mm_per_prompt", {"image": True}, "limit_mm_per_prompt must be"),
+        ("limit_mm_per_prompt", {"video": 1}, "limit_mm_per_prompt must be"),
+        ("allowed_local_media_path", "/nowhere", "allowed_local_media_path must be a folder, got '/nowhere'"),
+        ("allowed_media_domains", ["https://a.org"], "allowed_media_domains must hold hosts such as example.org"),
+        ("allowed_media_domains", ["a.*.org"], "allowed_media_domains must hold hosts"),
+        ("allowed_media_domains", [5], "allowed_media_domains must hold hosts"),
+    ],
+)
+def test_wrong_rules_for_images_are_refused(folder, name, value, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        resolve(folder, **{name: value})
 
 
 def test_chat_template_from_text_or_file(folder):

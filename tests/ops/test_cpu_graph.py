@@ -15,6 +15,7 @@ from quire.ops.capture import (
     Forward,
     NotCapturable,
     RowFunction,
+    RowRun,
     Step,
     StepTensors,
     Tables,
@@ -304,6 +305,43 @@ def test_the_layout_is_that_of_the_tensors() -> None:
             pool.copy_(content)
         model.run(step)
         assert torch.equal(model.hidden(0, sum(counts)), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_runs_of_rows_replace_those_of_the_embedding(threads: int) -> None:
+    """In the program and op by op alike, and only in the step that brings them."""
+    table = ops.pack_weight(draw(VOCAB, HIDDEN, seed=1), WeightFormat("float32"))
+    weight = ops.pack_weight(draw(HIDDEN, HIDDEN, seed=3), WeightFormat("float32"))
+
+    def forward(step: StepTensors) -> Tensor:
+        return ops.linear(ops.replace_rows(ops.embedding(step.token_ids, table), step.replaced), weight)
+
+    model = capture_model(forward, lambda rows: ops.linear(rows, table), HIDDEN, MAX_TOKENS, 8, torch.device("cpu"))
+    assert model is not None
+    tables = Tables(torch.arange(80, dtype=torch.int32).view(2, 40) % VOCAB, torch.zeros(2, 4, dtype=torch.int32), 16)
+    vectors = draw(9, HIDDEN, seed=5)
+    runs = [RowRun(0, vectors[:2]), RowRun(7, vectors[2:9])]
+    extension.set_num_threads(threads)
+    try:
+        for replaced in (runs, [], runs[1:]):
+            step = Step(tables, [1, 0], [0, 5], [10, 5], replaced)
+            expected = forward(make_tensors(step, torch.device("cpu")))
+            model.run(step)
+            assert torch.equal(model.hidden(0, 15), expected)
+            unreplaced = forward(make_tensors(Step(tables, [1, 0], [0, 5], [10, 5]), torch.device("cpu")))
+            assert torch.equal(expected, unreplaced) is (not replaced)
+    finally:
+        extension.set_num_threads(1)
+    with pytest.raises(ValueError, match="a run of rows must lie within the step"):
+        model.run(Step(tables, [1], [0], [8], runs))
+    with pytest.raises(ValueError, match=r"vectors must be dense float32 \[n, 64\]"):
+        model.run(Step(tables, [1], [0], [8], [RowRun(0, vectors[:, :10])]))
+
+
+def test_a_model_that_replaces_no_rows_takes_none() -> None:
+    with pytest.raises(ValueError, match="runs of rows were given to a model that replaces none"):
+        step = dataclasses.replace(make_step(torch.zeros(2, dtype=torch.int64)), replaced=[RowRun(0, draw(1, HIDDEN, seed=1))])
+        captured(make_forward(WeightFormat("float32")), 4)(step)
 
 
 def test_more_tokens_than_captured_are_refused() -> None:

@@ -76,6 +76,16 @@ def test_media_parts_need_a_template_that_takes_parts() -> None:
     assert str(error) == "messages[0].content[0] has type 'image_url', but the chat template takes text only"
     assert error.parameter == "messages[0].content[0]"
     assert "must be a text part, got 3" in str(refusal(PLAIN, [user([3])]))
+    assert "must be a text part" in str(refusal(PLAIN, [user([{"type": ["image"]}])]))
+
+
+def test_an_image_has_a_text_where_the_template_takes_text_only() -> None:
+    image = [user([{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "?"}])]
+    assert render_chat(PLAIN, image, image_text="<image>") == "user:<image>\n?|>"
+    assert render_chat(LOOPS, image, image_text="<image>") == "[image ][text ?]"
+    sound = [user([{"type": "input_audio", "input_audio": {}}])]
+    with pytest.raises(InvalidRequestError, match="has type 'input_audio', but the chat template takes text only"):
+        render_chat(PLAIN, sound, image_text="<image>")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ raises NotCapturable, and the caller goes on op by op.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from quire.ops.capture import Forward, NotCapturable, RowFunction, Step, StepTensors, Tables
+from quire.ops.capture import Forward, NotCapturable, RowFunction, RowRun, Step, StepTensors, Tables
 from quire.ops.cpu.extension import allocate, extension
 
 ALIGNMENT = 64
@@ -53,6 +53,9 @@ class Recording:
     def __init__(self, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self.layout = extension.StepLayout()
+        self.replaced = extension.RowRuns()
+        self.replaced_width = 0
+        """Of the rows that runs of a step replace; 0: the model has none such."""
         self.nodes: list[Node] = []
         self.row_bytes: list[int] = []
         self._buffer_of: dict[int, int] = {}
@@ -160,6 +163,7 @@ class CapturedForward:
 
     def __init__(self, recording: Recording, result: Tensor) -> None:
         self.layout = recording.layout
+        self._replaced, self._replaced_width = recording.replaced, recording.replaced_width
         self.compiled = Compiled(recording, result)
         self.num_instructions = len(self.compiled.instructions)
 
@@ -176,8 +180,24 @@ class CapturedForward:
             step.query_start.data_ptr(),
             step.seq_lens.data_ptr(),
         )
+        self.replace(step.replaced)
         self.compiled.run(num_tokens)
         return self.compiled.result[:num_tokens]
+
+    def replace(self, runs: Sequence[RowRun]) -> None:
+        """The runs of the next step; their vectors must live until it has run. Raises ValueError for vectors of another form."""
+        if not self._replaced_width:
+            if runs:
+                raise ValueError("runs of rows were given to a model that replaces none")
+            return
+        self._replaced.clear()
+        for run in runs:
+            vectors = run.vectors
+            if vectors.shape[1] != self._replaced_width or vectors.dtype != torch.float32 or not vectors.is_contiguous():
+                raise ValueError(
+                    f"vectors must be dense float32 [n, {self._replaced_width}], got {list(vectors.shape)} {vectors.dtype}"
+                )
+            self._replaced.add(run.first, vectors.data_ptr(), len(vectors))
 
 
 class CapturedRows:
@@ -261,6 +281,7 @@ class CapturedModel:
                 tokens.data_ptr(), tokens.stride(0), blocks.data_ptr(), blocks.stride(0), tables.block_size
             )
         self._forward.layout.fill(self._table_view, step.rows, step.first, step.counts)
+        self._forward.replace(step.replaced)
         return num_tokens
 
 
@@ -272,7 +293,8 @@ def _step_without_memory(max_tokens: int) -> StepTensors:
 
     small = torch.int32
     tables = make(max_tokens, 1, dtype=small), make(max_tokens + 1, dtype=small), make(max_tokens, dtype=small)
-    return StepTensors(make(max_tokens), make(max_tokens), make(max_tokens), *tables)
+    runs: list[RowRun] = []
+    return StepTensors(make(max_tokens), make(max_tokens), make(max_tokens), *tables, replaced=runs)
 
 
 def capture(forward: Forward, max_tokens: int) -> CapturedForward:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from quire.ops import registry
-from quire.ops.capture import NotCapturable
+from quire.ops.capture import NotCapturable, RowRun
 from quire.ops.cpu.attention import attention_instruction
 from quire.ops.cpu.extension import LEVEL, Rows, address, extension
 from quire.ops.cpu.graph import Node, Operand, recording
@@ -56,6 +56,24 @@ def embedding(token_ids: Tensor, weight: CpuWeight) -> Tensor:
     target = record.operand(out)
     record.emit("embedding", (), (out,), build)
     return out
+
+
+@recorded("replace_rows")
+def replace_rows(x: Tensor, runs: Sequence[RowRun]) -> Tensor:
+    """The step's own runs."""
+    record = recording()
+    if runs is not record.step.replaced or x.dim() != 2 or x.dtype != torch.float32:
+        raise NotCapturable("rows replaced by something else than the step's runs")
+    target, width = record.operand(x), x.shape[1]
+    if target.stride != 4 * width:
+        raise NotCapturable("replaced rows of a part of a row")
+    record.replaced_width = width
+
+    def build(at: Address) -> Any:
+        return extension.replace_rows(record.replaced, at(target), target.stride // 4, width)
+
+    record.emit("replace_rows", (x,), (x,), build)
+    return x
 
 
 @recorded("rms_norm")

@@ -12,6 +12,7 @@ from quire.server.anthropic.schemas import (
     Block,
     CountTokensRequest,
     DocumentBlock,
+    FileSource,
     ImageBlock,
     Message,
     RedactedThinkingBlock,
@@ -20,10 +21,13 @@ from quire.server.anthropic.schemas import (
     ThinkingDisabled,
     ToolResultBlock,
     ToolUseBlock,
+    UrlSource,
 )
-from quire.server.models import ServedModel
-from quire.server.prompts import check_messages, render_prompt
+from quire.server.models import Prompt, ServedModel
+from quire.server.prompts import check_messages, count_tokens, make_prompt
 
+Part = dict[str, Any]
+"""A part of a message's content, as the chat API has it."""
 _EFFORTS = {"xhigh": "high", "max": "high"}
 """Those that templates do not know."""
 _USER_ONLY = (ToolResultBlock, ImageBlock, DocumentBlock)
@@ -39,9 +43,18 @@ class Conversation:
     """Whether the last message is the beginning of the answer."""
     variables: dict[str, Any]
 
-    async def render(self, model: ServedModel) -> list[int]:
-        """Token ids of the prompt. Raises InvalidRequestError for what the template refuses."""
-        return await render_prompt(
+    async def render(self, model: ServedModel) -> Prompt:
+        """The prompt, its images read. Raises InvalidRequestError for what the template refuses."""
+        return await make_prompt(
+            model,
+            self.messages,
+            continue_final_message=self.is_continued,
+            variables=self.variables,
+        )
+
+    async def count_tokens(self, model: ServedModel) -> int:
+        """Tokens of that prompt. Raises the same."""
+        return await count_tokens(
             model,
             self.messages,
             continue_final_message=self.is_continued,
@@ -55,7 +68,7 @@ def read_conversation(body: CountTokensRequest) -> Conversation:
         raise InvalidRequestError("messages must be a non-empty list", parameter="messages")
     builder = _Builder()
     if body.system:
-        builder.add("system", _parts(body.system))
+        builder.add("system", _text_parts(body.system))
     for index, message in enumerate(body.messages):
         builder.add_turn(message, f"messages[{index}]")
     is_continued = builder.finish()
@@ -83,31 +96,33 @@ class _Builder:
     def add_turn(self, message: Message, where: str) -> None:
         """One turn: each tool result is a message of its own, the rest is one."""
         if isinstance(message.content, str):
-            self.add(message.role, _parts(message.content))
+            self.add(message.role, _text_parts(message.content))
             return
-        texts: list[str] = []
+        parts: list[Part] = []
         for index, block in enumerate(message.content):
             place = f"{where}.content[{index}]"
             _check_side(block, message.role, place)
             if isinstance(block, TextBlock):
-                texts.append(block.text)
+                parts += _text_parts(block.text)
+            elif isinstance(block, ImageBlock):
+                parts.append(_image_part(block, place))
             elif isinstance(block, ToolResultBlock):
-                self.add(message.role, texts)
-                texts = []
+                self.add(message.role, parts)
+                parts = []
                 self._add_result(block, place)
             elif isinstance(block, ToolUseBlock):
                 self._tool_names[block.id] = block.name
-        self.add(message.role, texts, **_assistant_fields(message.content))
+        self.add(message.role, parts, **_assistant_fields(message.content))
 
-    def add(self, role: str, texts: list[str], **fields: Any) -> None:
+    def add(self, role: str, parts: list[Part], **fields: Any) -> None:
         """A message, or more of the one before if that has the same role; nothing for no content at all."""
-        if not any(texts) and not fields:
+        if not parts and not fields:
             return
         last = self.messages[-1] if self.messages else None
         if last is None or last["role"] != role:
             last = {"role": role, "content": []}
             self.messages.append(last)
-        last["content"] += [{"type": "text", "text": text} for text in texts if text]
+        last["content"] += parts
         for name, value in fields.items():
             last[name] = last[name] + value if name in last else value
 
@@ -126,7 +141,7 @@ class _Builder:
                 "role": "tool",
                 "tool_call_id": block.tool_use_id,
                 "name": name,
-                "content": "\n".join(_parts(block.content or "")),
+                "content": "\n".join(_texts(block.content or "")),
             }
         )
 
@@ -134,7 +149,7 @@ class _Builder:
         """Put single texts in place of lists of one; returns whether the last message is to be continued."""
         for message in self.messages:
             parts = message["content"]
-            if isinstance(parts, list) and len(parts) <= 1:
+            if isinstance(parts, list) and all(part["type"] == "text" for part in parts) and len(parts) <= 1:
                 message["content"] = parts[0]["text"] if parts else None
         if not self.messages:
             raise InvalidRequestError("messages must have content, got none", parameter="messages")
@@ -149,8 +164,20 @@ class _Builder:
         return last["content"] is not None
 
 
-def _parts(content: str | list[Any]) -> list[str]:
+def _texts(content: str | list[Any]) -> list[str]:
     return [content] if isinstance(content, str) else [block.text for block in content]
+
+
+def _text_parts(content: str | list[Any]) -> list[Part]:
+    return [{"type": "text", "text": text} for text in _texts(content) if text]
+
+
+def _image_part(block: ImageBlock, where: str) -> Part:
+    source = block.source
+    if isinstance(source, FileSource):
+        raise NotSupportedError(f"{where}.source of type 'file' is not supported yet", parameter=f"{where}.source")
+    url = source.url if isinstance(source, UrlSource) else f"data:{source.media_type};base64,{source.data}"
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def _assistant_fields(blocks: list[Block]) -> dict[str, Any]:
@@ -175,7 +202,7 @@ def _check_side(block: Block, role: str, where: str) -> None:
         raise _wrong_side(block, where, "user")
     if isinstance(block, _ASSISTANT_ONLY) and role != "assistant":
         raise _wrong_side(block, where, "assistant")
-    if isinstance(block, ImageBlock | DocumentBlock):
+    if isinstance(block, DocumentBlock):
         raise _not_yet(block, where)
 
 

@@ -45,8 +45,7 @@ async def count_tokens(context: ServerContext, request: Request) -> Response:
     """How many tokens the same request to `/v1/messages` would read."""
     body = await read_body(request, CountTokensRequest, context.args.max_body_bytes)
     model = await context.lease(request, body.model)
-    ids = await _checked_conversation(body).render(model)
-    return json_response({"input_tokens": len(ids)})
+    return json_response({"input_tokens": await _checked_conversation(body).count_tokens(model)})
 
 
 def _checked_conversation(body: CountTokensRequest) -> Conversation:

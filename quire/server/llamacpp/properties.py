@@ -15,7 +15,7 @@ from quire.server.context import ServerContext
 from quire.server.llamacpp.params import DEFAULTS, generation_settings
 from quire.server.llamacpp.schemas import CompletionRequest, MessagesRequest
 from quire.server.models import ServedModel
-from quire.server.prompts import check_messages, check_template_variables, render_prompt, render_text
+from quire.server.prompts import check_messages, check_template_variables, count_tokens, render_text
 from quire.server.replies import fingerprint, json_response
 
 
@@ -93,8 +93,8 @@ async def count_input_tokens(context: ServerContext, request: Request) -> Respon
     body = await read_body(request, MessagesRequest, context.args.max_body_bytes)
     model = await context.lease(request, body.model)
     messages, variables = _checked(body)
-    ids = await render_prompt(model, messages, variables=variables)
-    return json_response({"object": "response.input_tokens", "input_tokens": len(ids)})
+    count = await count_tokens(model, messages, variables=variables)
+    return json_response({"object": "response.input_tokens", "input_tokens": count})
 
 
 def _checked(body: MessagesRequest) -> tuple[Any, dict[str, Any]]:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from quire.sampling_params import SamplingParams
 from quire.server.context import ServerContext
 from quire.server.generation import Generation, collect, stream
-from quire.server.models import ServedModel
+from quire.server.models import Prompt, ServedModel
 from quire.server.ollama.answers import (
     Answer,
     Stopwatch,
@@ -29,6 +29,7 @@ from quire.server.ollama.checks import (
     num_logprobs,
     read_request,
 )
+from quire.server.ollama.images import prompt_length
 from quire.server.ollama.options import check_options, context_limit, make_params, num_keep, unknown_options
 from quire.server.ollama.prompts import chat_prompt, check_messages, generate_prompt
 from quire.server.ollama.schemas import AnswerRequest, ChatRequest, GenerateRequest
@@ -37,7 +38,7 @@ from quire.server.replies import json_response, make_response_id
 from quire.server.streaming import NDJSON
 from quire.server.unknown_fields import note_unknown_fields
 
-MakePrompt = Callable[[ServedModel, Window], Awaitable[list[int]]]
+MakePrompt = Callable[[ServedModel, Window], Awaitable[Prompt]]
 
 
 async def generate(context: ServerContext, request: Request) -> Response:
@@ -47,15 +48,14 @@ async def generate(context: ServerContext, request: Request) -> Response:
     check_known(context, name)
     if body.suffix:
         raise lacks(name, "insert")
-    if body.images:
-        raise lacks(name, "vision")
     if body.template:
         raise lacks(name, "a template in the request: the checkpoint's chat template is used, or none with raw")
     job = _Job(context, request, body, name, response_field, watch)
     if not body.prompt:
         return await job.load_or_unload()
     return await job.answer(
-        lambda model, window: generate_prompt(model, body, window), keeps_context=not body.raw
+        lambda model, window: generate_prompt(model, body, name, window),
+        keeps_context=not (body.raw or body.images),
     )
 
 
@@ -107,8 +107,8 @@ class _Job:
         self._watch.stop_load()
         params = self._params(model.config.model.default_sampling_params)
         window = self._window(model, params)
-        ids = await make_prompt(model, window)
-        room = max(1, window.limit - len(ids))
+        prompt = await make_prompt(model, window)
+        room = max(1, window.limit - prompt_length(model, prompt))
         if params.max_tokens is None or params.max_tokens > room:
             params = params.clone(max_tokens=room)
         answer = Answer(
@@ -119,7 +119,7 @@ class _Job:
             num_top=num_logprobs(self._body),
             keeps_context=keeps_context,
         )
-        generation = Generation(model, [ids], params, make_response_id("ollama", self._request))
+        generation = Generation(model, [prompt], params, make_response_id("ollama", self._request))
         if self._body.stream is False:
             (result,) = await collect(self._context, self._request, generation)
             return json_response(answer.whole(result))

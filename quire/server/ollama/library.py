@@ -81,7 +81,9 @@ def _capabilities(facts: CheckpointFacts, folder: Path) -> list[str]:
     architecture = str(names[0]) if isinstance(names, list) and names else ""
     is_encoder, is_headless = ModelRegistry.is_encoder(architecture), ModelRegistry.is_headless(architecture)
     gives_vectors = is_encoder or is_headless or (folder / "modules.json").exists()
-    return ["embedding"] if gives_vectors else ["completion"]
+    if gives_vectors:
+        return ["embedding"]
+    return ["completion", "vision"] if "vision_config" in facts.config else ["completion"]
 
 
 def _details(facts: CheckpointFacts) -> dict[str, Any]:

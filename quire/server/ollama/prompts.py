@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from quire.errors import InvalidRequestError, wrong_value
-from quire.server.models import ServedModel
+from quire.server.models import Prompt, ServedModel
 from quire.server.ollama.checks import lacks
+from quire.server.ollama.images import check_images, fitting_prompt, with_image_parts
 from quire.server.ollama.schemas import ChatRequest, GenerateRequest
 from quire.server.ollama.truncation import Window, cut_tokens, encode_cut
 from quire.tokenizer import render_chat
@@ -20,8 +21,10 @@ _INLINE_CHARS = 16384
 Message = dict[str, Any]
 
 
-async def generate_prompt(model: ServedModel, body: GenerateRequest, window: Window) -> list[int]:
-    """Token ids of one prompt: after the context of an earlier answer, through the chat template unless `raw`."""
+async def generate_prompt(model: ServedModel, body: GenerateRequest, name: str, window: Window) -> Prompt:
+    """One prompt: after the context of an earlier answer, through the chat template unless `raw`; with its images."""
+    if body.images:
+        return await _generate_prompt_with_images(model, body, name, window)
     context = body.context or []
     _check_context(context, model.config.model.hf.vocab_size)
     prompt, system = body.prompt or "", body.system
@@ -38,6 +41,19 @@ async def generate_prompt(model: ServedModel, body: GenerateRequest, window: Win
         return cut_tokens(context + ids, window)
 
     return await _inline_or_on_thread(render, len(prompt) + len(system or ""))
+
+
+async def _generate_prompt_with_images(
+    model: ServedModel, body: GenerateRequest, name: str, window: Window
+) -> Prompt:
+    if model.config.model.hf.vision is None:
+        raise lacks(name, "vision")
+    if body.raw or body.context:
+        given = "raw" if body.raw else "context"
+        raise InvalidRequestError(f"{given} cannot be used with images", parameter=given)
+    system = [{"role": "system", "content": body.system}] if body.system else []
+    user = with_image_parts({"role": "user", "content": body.prompt, "images": body.images})
+    return await fitting_prompt(model, [*system, user], think_of(body.think), window)
 
 
 def _check_context(context: Sequence[int], vocab_size: int) -> None:
@@ -65,18 +81,23 @@ def check_messages(messages: Sequence[Message]) -> Sequence[Message]:
             raise wrong_value(f"{where}.role", "a role such as system, user or assistant", message.get("role"))
         if not isinstance(message.get("content") or "", str):
             raise wrong_value(f"{where}.content", "a string", message["content"])
+        if message.get("images") is not None:
+            check_images(message["images"], f"{where}.images")
     return messages
 
 
-async def chat_prompt(model: ServedModel, body: ChatRequest, name: str, window: Window) -> list[int]:
-    """Token ids of a conversation. Where it is too long its oldest messages go first; system messages and the last
-    one stay. Raises InvalidRequestError for messages that the template refuses.
+async def chat_prompt(model: ServedModel, body: ChatRequest, name: str, window: Window) -> Prompt:
+    """The prompt of a conversation. Where it is too long its oldest messages go first; system messages and the last
+    one stay; with images all do. Raises InvalidRequestError for messages that the template refuses.
     """
-    messages = [_as_template_message(message) for message in body.messages or ()]
     if not model.has_chat_template:
         raise lacks(name, "chat")
     if any(message.get("images") for message in body.messages or ()):
-        raise lacks(name, "vision")
+        if model.config.model.hf.vision is None:
+            raise lacks(name, "vision")
+        pictured = [with_image_parts(message) for message in body.messages or ()]
+        return await fitting_prompt(model, pictured, think_of(body.think), window)
+    messages = [_as_template_message(message) for message in body.messages or ()]
     return await _inline_or_on_thread(
         lambda: _fit_messages(model, messages, think_of(body.think), window),
         sum(len(message["content"]) for message in messages),

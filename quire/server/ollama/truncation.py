@@ -33,11 +33,11 @@ class Window:
         share = max(1, self.limit // _OUTPUT_SHARE)
         return self.limit - min(share, self.num_predict or share)
 
-    def refuse(self, num_tokens: int | None) -> PromptTooLongError:
-        """The error of a request that forbids cutting."""
+    def refuse(self, num_tokens: int | None, reason: str = "truncate is false") -> PromptTooLongError:
+        """The error of a request that cannot be cut."""
         count = "" if num_tokens is None else f" ({num_tokens} tokens)"
         return PromptTooLongError(
-            f"the input{count} exceeds the context length of {self.limit} tokens, and truncate is false",
+            f"the input{count} exceeds the context length of {self.limit} tokens, and {reason}",
             parameter="truncate",
         )
 

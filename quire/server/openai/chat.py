@@ -1,6 +1,4 @@
-"""`POST /v1/chat/completions`: messages through the model's chat template, logprobs, streaming. Text only so
-far.
-"""
+"""`POST /v1/chat/completions`: messages through the model's chat template, logprobs, streaming."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ from quire.server.openai.params import (
 from quire.server.openai.schemas import ChatCompletionRequest
 from quire.server.openai.tools import parse_functions, parse_tools, refuse_calls
 from quire.server.openai.usage import UsageCounter
-from quire.server.prompts import check_messages, check_template_variables, render_prompt
+from quire.server.prompts import check_messages, check_template_variables, make_prompt
 from quire.server.replies import fingerprint, json_response, make_response_id
 from quire.server.sse import DONE, ChunkTemplate, TextFrame, error_frames
 
@@ -104,7 +102,7 @@ class _ChatJob:
     async def generation(self) -> Generation:
         """What the engine is asked, with the messages rendered."""
         body = self.body
-        prompt = await render_prompt(
+        prompt = await make_prompt(
             self.model,
             self._messages,
             add_generation_prompt=body.add_generation_prompt,

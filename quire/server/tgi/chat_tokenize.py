@@ -10,6 +10,7 @@ from starlette.responses import Response
 from quire.server.body import read_body
 from quire.server.context import ServerContext
 from quire.server.errors import encode_json
+from quire.server.images import find_images, image_text, vision_of
 from quire.server.models import ServedModel
 from quire.server.prompts import check_messages, check_template_variables
 from quire.server.tgi.schemas import ChatRequest
@@ -32,9 +33,12 @@ async def chat_tokenize(context: ServerContext, request: Request) -> Response:
 
 def render_messages(model: ServedModel, body: ChatRequest) -> str:
     """The prompt's text. Raises InvalidRequestError for messages that a template cannot render."""
+    messages = check_messages(body.messages)
+    vision_of(model, find_images(messages))
     return render_chat(
         model.tokenizer,
-        check_messages(body.messages),
+        messages,
+        image_text=image_text(model),
         add_generation_prompt=body.add_generation_prompt is not False,
         chat_template=model.config.model.chat_template,
         **check_template_variables(body.chat_template_kwargs),

@@ -17,7 +17,7 @@ from quire.server.context import ServerContext
 from quire.server.errors import encode_json
 from quire.server.merge import MergedOutputs
 from quire.server.models import Prompt, ServedModel
-from quire.server.prompts import check_messages, check_template_variables, render_prompt
+from quire.server.prompts import check_messages, check_template_variables, make_prompt
 from quire.server.replies import make_response_id
 from quire.server.tgi.job import make_job
 from quire.server.tgi.params import chat_sampling
@@ -81,7 +81,7 @@ async def _prepare(context: ServerContext, model: ServedModel, raw: Raw, request
 
 
 async def _prepare_chat(model: ServedModel, body: ChatRequest) -> _Prediction:
-    prompt = await render_prompt(
+    prompt = await make_prompt(
         model, check_messages(body.messages), variables=check_template_variables(body.chat_template_kwargs)
     )
     return _Prediction(prompt, chat_sampling(body))

@@ -8,6 +8,8 @@ from typing import Any
 
 from quire.errors import InvalidRequestError, NotSupportedError, describe, wrong_value
 from quire.server.content_parts import Media, parse_part, refuse_media
+from quire.server.images import vision_of
+from quire.server.models import ServedModel
 from quire.server.prompts import MAX_MESSAGES
 
 Item = dict[str, Any]
@@ -48,9 +50,8 @@ def _message(item: Item, where: str) -> Item:
     role = item.get("role")
     if role not in ("user", "assistant", "system", "developer"):
         raise wrong_value(f"{where}.role", "user, assistant, system or developer", role)
-    kind = "output_text" if role == "assistant" else "input_text"
-    texts = _texts(item.get("content"), f"{where}.content")
-    content = [message_part(text) if role == "assistant" else {"type": kind, "text": text} for text in texts]
+    parts = _parts(item.get("content"), f"{where}.content", takes_images=role == "user")
+    content = [_as_item_part(part, role) for part in parts]
     return {
         "id": _id_of(item, "msg"),
         "type": "message",
@@ -58,6 +59,12 @@ def _message(item: Item, where: str) -> Item:
         "status": "completed",
         "content": content,
     }
+
+
+def _as_item_part(part: str | Media, role: str) -> dict[str, Any]:
+    if isinstance(part, Media):
+        return {"type": "input_image", "image_url": part.url, "detail": part.detail or "auto"}
+    return message_part(part) if role == "assistant" else {"type": "input_text", "text": part}
 
 
 def message_part(text: str, logprobs: list[Any] | None = None) -> dict[str, Any]:
@@ -99,17 +106,21 @@ _PARSERS: dict[str, Callable[[Item, str], Item]] = {
 }
 
 
-def _texts(content: Any, where: str) -> list[str]:
-    """The texts of a content, which is one text or a list of parts."""
+def _parts(content: Any, where: str, *, takes_images: bool) -> list[str | Media]:
+    """The texts and images of a content, which is one text or a list of parts."""
     if isinstance(content, str):
         return [content]
     if not isinstance(content, list):
         raise wrong_value(where, "text or a list of text parts", content)
     parts = [parse_part(part, f"{where}[{index}]") for index, part in enumerate(content)]
-    media = next((part for part in parts if isinstance(part, Media)), None)
-    if media is not None:
-        raise refuse_media(media)
-    return [part for part in parts if isinstance(part, str)]
+    for part in parts:
+        if isinstance(part, Media) and not (takes_images and part.kind == "image"):
+            raise refuse_media(part)
+    return parts
+
+
+def _texts(content: Any, where: str) -> list[str]:
+    return [part for part in _parts(content, where, takes_images=False) if isinstance(part, str)]
 
 
 def _text(item: Any, name: str, where: str) -> str:
@@ -122,6 +133,14 @@ def _text(item: Any, name: str, where: str) -> str:
 def _id_of(item: Item, prefix: str) -> str:
     given = item.get("id")
     return given if isinstance(given, str) and given else new_id(prefix)
+
+
+def check_images(items: Iterable[Item], model: ServedModel) -> None:
+    """Raises NotSupportedError, naming the first image, for a model without vision."""
+    for index, item in enumerate(items):
+        for place, part in enumerate(item.get("content") or () if item["type"] == "message" else ()):
+            if part["type"] == "input_image":
+                vision_of(model, [Media("image", f"input[{index}].content[{place}]")])
 
 
 # -- to messages ---------------------------------------------------------------------------------------------
@@ -149,12 +168,18 @@ def to_messages(items: Iterable[Item], instructions: str | None) -> list[dict[st
     return messages
 
 
+def _as_chat_part(part: dict[str, Any]) -> dict[str, Any]:
+    if part["type"] == "input_image":
+        return {"type": "image_url", "image_url": {"url": part["image_url"]}}
+    return {"type": "text", "text": part["text"]}
+
+
 def _to_message(item: Item, before: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The message of one item; None where it was added to the last one."""
     if item["type"] == "message":
-        texts = [part["text"] for part in item["content"]]
-        parts = [{"type": "text", "text": text} for text in texts]
-        return {"role": item["role"], "content": texts[0] if len(texts) == 1 else parts}
+        parts = [_as_chat_part(part) for part in item["content"]]
+        is_text = len(parts) == 1 and parts[0]["type"] == "text"
+        return {"role": item["role"], "content": parts[0]["text"] if is_text else parts}
     if item["type"] == "function_call_output":
         return {"role": "tool", "tool_call_id": item["call_id"], "content": item["output"]}
     function = {"name": item["name"], "arguments": item["arguments"]}

@@ -18,12 +18,19 @@ from quire.server.openai.params import (
     refuse_constraint,
 )
 from quire.server.openai.response_format import parse_constraint, parse_response_format
-from quire.server.openai.responses.items import Item, message_part, new_id, parse_input, to_messages
+from quire.server.openai.responses.items import (
+    Item,
+    check_images,
+    message_part,
+    new_id,
+    parse_input,
+    to_messages,
+)
 from quire.server.openai.responses.schemas import ResponsesRequest
 from quire.server.openai.responses.store import ResponseStore
 from quire.server.openai.tools import parse_flat_tools, refuse_calls
 from quire.server.openai.usage import UsageCounter
-from quire.server.prompts import check_template_variables, render_prompt
+from quire.server.prompts import check_template_variables, count_tokens, make_prompt
 
 _LOGPROBS = "message.output_text.logprobs"
 _NOT_YET = ("background", "conversation", "prompt")
@@ -43,6 +50,7 @@ class ResponseJob:
         self.created_at = created_at
         self.num_top = _num_logprobs(body, model.config.model.max_logprobs)
         self.input_items = parse_input(body.input)
+        check_images(self.input_items, model)
         self._variables = _template_variables(body)
         self._messages = to_messages(
             store.conversation(body.previous_response_id, tenant) + self.input_items, body.instructions
@@ -60,15 +68,15 @@ class ResponseJob:
         defaults = {"max_tokens": None, **self.model.config.model.default_sampling_params}
         return make_sampling_params(body, defaults, is_stream=bool(body.stream), **changes)
 
-    async def prompt(self) -> list[int]:
-        """Token ids of the conversation."""
-        return await render_prompt(self.model, self._messages, variables=self._variables)
+    async def count_tokens(self) -> int:
+        """Tokens of the conversation."""
+        return await count_tokens(self.model, self._messages, variables=self._variables)
 
     async def generation(self) -> Generation:
         """What the engine is asked."""
         return Generation(
             self.model,
-            [await self.prompt()],
+            [await make_prompt(self.model, self._messages, variables=self._variables)],
             self.params,
             self.id,
             priority=self.body.priority or 0,

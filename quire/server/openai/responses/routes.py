@@ -31,7 +31,7 @@ async def create_response(context: ServerContext, request: Request) -> Response:
 async def count_input_tokens(context: ServerContext, request: Request) -> Response:
     """How many tokens the input of such a request is."""
     job = await _read_job(context, request)
-    num_tokens = len(await job.prompt())
+    num_tokens = await job.count_tokens()
     return json_response({"object": "response.input_tokens", "input_tokens": num_tokens})
 
 
