@@ -77,9 +77,12 @@ def perplexity(outputs: list[RequestOutput], starts: list[int] | None = None) ->
     return math.exp(-total / count)
 
 
-def measure_folio(options: dict[str, Any], every: int) -> dict[str, float]:
-    """Share of exact answers over all categories, and perplexity of the right answers to the chats among them."""
-    llm = LLM("folio", max_model_len=1024, max_num_seqs=64, kv_cache_memory_bytes=256 << 20, **options)
+def measure_folio(options: dict[str, Any], every: int, model: str = "folio") -> dict[str, float]:
+    """Share of exact answers over all categories, and perplexity of the right answers to the chats among them.
+
+    `model`: folio itself, or a checkpoint of it in another form.
+    """
+    llm = LLM(model, max_model_len=1024, max_num_seqs=64, kv_cache_memory_bytes=256 << 20, **options)
     cases = [case for kind in build_cases().values() for case in kind[::every]]
     share, _ = score(QuireRunner(llm), cases)
     chats = [case for case in cases if case.messages]

@@ -71,7 +71,7 @@ def test_wrong_options(model: Path, options: dict[str, Any], message: str) -> No
 
 
 def test_an_empty_name_is_no_model() -> None:
-    with pytest.raises(ModelLoadError, match="no folder ''"):
+    with pytest.raises(ModelLoadError, match="no folder or file ''"):
         LLM(model="")
 
 

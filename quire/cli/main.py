@@ -24,6 +24,7 @@ COMMANDS = {
     "stop": ("quire.cli.library.stop", "unload a model"),
     "cp": ("quire.cli.library.cp", "copy a model"),
     "rm": ("quire.cli.library.rm", "delete models"),
+    "quantize": ("quire.cli.quantize", "write a checkpoint with its weights rounded to 4 or 8 bits"),
     "bench": ("quire.cli.bench", "measure throughput, latency or a running server"),
     "models": ("quire.cli.models", "list the model architectures that Quire runs"),
     "doctor": ("quire.cli.doctor", "show the machine, the build and the backends in use"),

@@ -120,10 +120,15 @@ def _max_model_len(args: EngineArgs, hf: HFConfig) -> int:
 
 
 def _dtype(args: EngineArgs, hf: HFConfig, path: Path) -> str:
-    """The dtype asked for, or with `auto` the checkpoint's. A CPU widens float16 to float32, not bfloat16."""
+    """The dtype asked for, or with `auto` the checkpoint's. A CPU widens float16 to float32, not bfloat16. What a quantized
+    checkpoint leaves in float16 becomes bfloat16: as small as in the file, and more exact than what is quantized.
+    """
     name = hf.dtype if args.dtype == "auto" else _DTYPE_NAMES.get(args.dtype, args.dtype)
     if may_use_gpu(args.device):
         return name
+    if name == "float16" and args.dtype == "auto" and hf.quantization is not None and _has_kernels():
+        _log.info("dtype auto: what this quantized checkpoint leaves in float16 is kept as bfloat16 on this CPU")
+        return "bfloat16"
     if name == "float16":
         _log.info("dtype float16: computed in float32 on this CPU, which holds every float16 exactly")
         return "float32"

@@ -38,15 +38,15 @@ class Weights:
     ) -> None:
         """`can_map`: whether `read` maps the tensors of that file instead of copying them into memory."""
         self._files, self._read, self._can_map = files, read, can_map
-        self._is_mapped = False
+        self._is_mapped = True
 
     def __iter__(self) -> Iterator[tuple[str, Tensor | EncodedWeight]]:
         for file in self._files:
-            self._is_mapped = self._can_map(file)
+            self._is_mapped &= self._can_map(file)
             yield from self._read(file)
 
     def release(self, part: Tensor) -> None:
-        """Give back the memory behind a view of the tensor that came last. It must not be used again."""
+        """Give back the memory behind a view of a tensor that has come. It must not be used again."""
         if self._is_mapped:
             _drop_pages(part)
 

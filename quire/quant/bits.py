@@ -41,3 +41,15 @@ def _unpack_across(words: Tensor, bits: int) -> Tensor:
     word = first // _WORD
     pair = runs[..., word] | runs[..., (word + 1).clamp(max=bits - 1)] << _WORD
     return (pair >> first % _WORD & (1 << bits) - 1).to(torch.uint8).flatten(-2)
+
+
+def pack_bits(values: Tensor, bits: int) -> Tensor:
+    """The other way: unsigned values below 2^bits, any integers [..., n], -> int32 [..., n * bits / 32], rounded up."""
+    padded = torch.nn.functional.pad(values, (0, -values.shape[-1] % _WORD)).long().unflatten(-1, (-1, _WORD))
+    first = torch.arange(_WORD, device=values.device) * bits
+    words = torch.zeros(*padded.shape[:-1], bits + 1, dtype=torch.int64, device=values.device)
+    shifted = padded << first % _WORD
+    words.index_add_(-1, first // _WORD, shifted & (1 << _WORD) - 1)
+    words.index_add_(-1, first // _WORD + 1, shifted >> _WORD)
+    stream = words[..., :bits].flatten(-2)[..., : -(-values.shape[-1] * bits // _WORD)]
+    return torch.where(stream >= 1 << _WORD - 1, stream - (1 << _WORD), stream).to(torch.int32)

@@ -11,9 +11,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from quire import parallel
 from quire.config.fields import Fields
 from quire.config.quantization import CHECKPOINT_FORMATS
 from quire.config.types import ModelConfig
+from quire.errors import NotSupportedError
 from quire.quant.encoded import EncodedWeight
 
 
@@ -44,10 +46,19 @@ class CheckpointFormat:
 
 
 def make_checkpoint_format(config: ModelConfig) -> CheckpointFormat | None:
-    """The format of a model's checkpoint, or None where its weights are floats."""
+    """The format of a model's checkpoint, or None where its weights are floats.
+
+    Raises ModelLoadError for settings that cannot be read, NotSupportedError for shares of a weight on several ranks.
+    """
     found = config.hf.quantization
     if found is None:
         return None
+    if parallel.tensor_size() > 1:
+        raise NotSupportedError(
+            f"not supported yet: tensor_parallel_size={parallel.tensor_size()} with a checkpoint quantized by {found.method}",
+            parameter="tensor_parallel_size",
+            value=parallel.tensor_size(),
+        )
     module, _, name = CHECKPOINT_FORMATS[found.method].partition(":")
     format_class: type[CheckpointFormat] = getattr(importlib.import_module(module), name)
     return format_class(found.fields, config.quantization_activation_group)

@@ -157,7 +157,7 @@ def weight_bytes(config: EngineConfig) -> int:
     """Memory of the weights as they will be kept."""
     model = config.model
     facts = read_facts(model.path)
-    if model.hf.quantization is not None and model.hf.quantization.method == "gguf":
+    if model.hf.quantization is not None:
         return facts.num_bytes
     total = facts.num_parameters
     embedding = min(total, model.hf.vocab_size * model.hf.hidden_size * (1 if model.hf.tie_word_embeddings else 2))

@@ -10,9 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from quire import parallel
+from quire.config.engine_args import EngineArgs
 from quire.config.hf import load_hf_config
 from quire.config.quantization import settle_quantization
-from quire.errors import ConfigError, ModelLoadError, UnsupportedModelError
+from quire.engine.resolve import resolve_config
+from quire.errors import ConfigError, ModelLoadError, NotSupportedError, UnsupportedModelError
+from quire.loader import load_model
+from quire.loader.load import weight_bytes
 from quire.ops.weights import WeightFormat, WeightParts
 from tests.loader.test_quantized import load
 from tests.models.checkpoints import make_model, weights_of
@@ -252,6 +257,23 @@ def test_the_option_names_the_checkpoint_s_own_form(tmp_path):
     assert settle_quantization("int4", None, at_load) == "int4"
     with pytest.raises(ConfigError, match="int8, int4 or none for a checkpoint in floats, got 'awq'"):
         settle_quantization("awq", None, at_load)
+
+
+def test_shares_of_a_quantized_weight_are_refused(tmp_path):
+    write(make_model("llama-mha-biases-untied", **SIZES), tmp_path, gptq_settings(4), gptq(4, 32), keep=("proj", "lm_head"))
+    with parallel.as_rank(1, 2), pytest.raises(NotSupportedError, match="tensor_parallel_size=2 with a .* by gptq"):
+        load(tmp_path)
+
+
+def test_what_stays_in_float16_is_kept_as_small_as_in_the_file(tmp_path):
+    model = make_model("llama-mha-biases-untied", **SIZES).half()
+    write(model, tmp_path, gptq_settings(4), gptq(4, 64))
+    config = resolve_config(EngineArgs(model=str(tmp_path), device="cpu", skip_tokenizer_init=True), offline=True)
+    assert config.model.dtype == "bfloat16"
+    in_file = sum(tensor.nbytes for name, tensor in load_file(tmp_path / "model.safetensors").items() if "g_idx" not in name)
+    loaded = load_model(config.model, config.load, torch.device("cpu"))
+    small = sum(parameter.nbytes for parameter in loaded.parameters())  # norms and biases, in float32
+    assert weight_bytes(loaded) - small / 2 <= 1.1 * in_file
 
 
 def test_an_unknown_method_is_no_reason_to_load_floats(tmp_path):
