@@ -63,7 +63,7 @@ def test_a_path_object_is_a_folder(model: Path) -> None:
         ({"generation_config": "/nowhere"}, "auto, vllm, none or a folder with generation_config.json, got '/nowhere'"),
         ({"chat_template": "/no/file"}, "neither a template nor a file that can be read: No such file"),
         ({"chat_template": "{% for %}"}, "chat template is not valid Jinja, line 1"),
-        ({"tokenizer": "/no/tokenizer"}, "tokenizer must be a folder or a hub id, but there is no folder"),
+        ({"tokenizer": "/no/tokenizer"}, "tokenizer must be a folder, a .gguf file or a hub id, but there is no folder"),
     ],
 )  # fmt: skip
 def test_wrong_options(model: Path, options: dict[str, Any], message: str) -> None:
@@ -72,7 +72,7 @@ def test_wrong_options(model: Path, options: dict[str, Any], message: str) -> No
 
 
 def test_an_empty_name_is_no_model() -> None:
-    with pytest.raises(ModelLoadError, match="no folder ''"):
+    with pytest.raises(ModelLoadError, match="no folder or file ''"):
         LLM(model="")
 
 

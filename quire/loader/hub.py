@@ -67,9 +67,9 @@ def _local_folder(what: str, name: str) -> str | None:
     if name in BUILTIN_MODELS:
         return _builtin(name)
     if name.strip() and folder.exists():
-        raise ModelLoadError(f"{what} must be a folder, a .gguf file or a hub id, but {name} is another file")
+        raise ModelLoadError(f"{what} must be a folder, a .gguf file or a hub id, but {name} is a file of another kind")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
-        raise ModelLoadError(f"{what} must be a folder, a .gguf file or a hub id, but there is no {name!r}")
+        raise ModelLoadError(f"{what} must be a folder, a .gguf file or a hub id, but there is no folder or file {name!r}")
     return None
 
 

@@ -69,7 +69,7 @@ def logprobs_of(path, prompts, **options) -> torch.Tensor:
     """Of the tokens of some prompts, and of what comes next."""
     config = make_config(path)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **options))
-    params = SamplingParams(temperature=0, max_tokens=2, logprobs=1, prompt_logprobs=1)
+    params = SamplingParams(temperature=0, max_tokens=1, logprobs=1, prompt_logprobs=1)
     jobs = [Job(str(i), prompt, params) for i, prompt in enumerate(prompts)]
     executor = LocalExecutor(config)
     try:
