@@ -73,7 +73,7 @@ def _formats() -> str:
         f"Checkpoint files (--load-format): {', '.join(files)}.",
         f"Quantized checkpoints: {', '.join(QUANTIZED_CHECKPOINTS)}.",
         f"Rounded while they are read (--quantization): {', '.join(at_load)}.",
-        f"Measured: {', '.join(read_proven()['formats']) or 'none'}.",
+        f"Measured: {'; '.join(read_proven()['formats']) or 'none'}.",
     ]
     return "\n".join(lines)
 

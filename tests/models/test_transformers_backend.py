@@ -75,7 +75,7 @@ def write_config(folder, architecture: str, **values):
         ("Qwen3NextForCausalLM", "it has layers of type linear_attention, and Quire keeps keys and values only"),
         ("BigBirdForCausalLM", "does not say .* that it attends through transformers' attention interface"),
         ("ElectraForMaskedLM", "it is not a causal language model"),
-        ("CohereForCausalLLM", "neither in Quire .* nor in transformers [0-9.]+; .*CohereForCausalLM"),
+        ("CohereForCausalLLM", "neither in Quire .* nor in transformers [0-9.]+, .*--model-impl.*: CohereForCausalLM"),
     ],
 )
 def test_what_cannot_run_is_refused_with_the_reason(architecture, reason, tmp_path):

@@ -134,10 +134,10 @@ def _unknown(architecture: str) -> UnsupportedModelError:
 
     known = {*ModelRegistry.get_supported_archs(), *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()}
     near = difflib.get_close_matches(architecture, sorted(known), 3, cutoff=0.7)
-    hint = f"; {' and '.join(near)} {'are' if len(near) > 1 else 'is'}" if near else ""
+    hint = f"; the nearest names: {', '.join(near)}" if near else ""
     return UnsupportedModelError(
         f"architecture {architecture} is not supported: it is neither in Quire (`quire models` lists what is) "
-        f"nor in transformers {transformers.__version__}{hint}"
+        f"nor in transformers {transformers.__version__}, where --model-impl auto and transformers look{hint}"
     )
 
 
