@@ -46,7 +46,8 @@ InstructionPtr make_bf16_linear(uintptr_t out, int64_t out_stride, uintptr_t x, 
   auto args = product_args<Bf16LinearArgs>(out, out_stride, bias, rows, weight, activation, argmax_ids, argmax_values);
   args.x = pointer<const bf16>(x);
   args.x_stride = x_stride;
-  return make_instruction(bf16_linear_for(checked_level(level)), args);
+  const Level checked = checked_level(level);
+  return make_instruction(weight.kind == WeightKind::float8 ? float8_linear_for(checked) : bf16_linear_for(checked), args);
 }
 
 InstructionPtr make_quant_linear(uintptr_t out, int64_t out_stride, const QuantizedRows& x, uintptr_t bias, int64_t rows,
@@ -148,7 +149,7 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> allocate(size_t num_bytes, bool hug
 }  // namespace
 
 void bind_linear(nb::module_& m) {
-  m.attr("WEIGHT_KINDS") = nb::make_tuple("float32", "bfloat16", "int8", "int4");
+  m.attr("WEIGHT_KINDS") = nb::make_tuple("float32", "bfloat16", "int8", "int4", "float8");
   m.attr("PANEL_ROWS") = kPanelRows;
   nb::class_<WeightView>(m, "WeightView");
   nb::class_<QuantizedRows>(m, "QuantizedRows");

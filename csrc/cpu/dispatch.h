@@ -68,6 +68,17 @@
     return generic::name;                  \
   }
 
+// For kernels with bfloat16 dot products that no tiles serve.
+#define QUIRE_DISPATCH_PAIRS(name, Args)   \
+  Kernel<Args> name##_for(Level level) {   \
+    QUIRE_CASE_NEON(name)                  \
+    QUIRE_CASE_AVX512_BF16(name)           \
+    QUIRE_CASE_AVX512(name)                \
+    QUIRE_CASE_AVX2(name)                  \
+    (void)level;                           \
+    return generic::name;                  \
+  }
+
 // For kernels with both, that no tiles serve.
 #define QUIRE_DISPATCH_DOTS(name, Args)    \
   Kernel<Args> name##_for(Level level) {   \

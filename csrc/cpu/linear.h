@@ -41,6 +41,9 @@ struct Bf16LinearArgs {
 };
 QUIRE_KERNEL(bf16_linear, Bf16LinearArgs)
 
+// float8 weights, bfloat16 rows.
+QUIRE_KERNEL(float8_linear, Bf16LinearArgs)
+
 // Rows quantized by `quantize`, in steps: runs of inputs that are summed exactly, then scaled.
 struct QuantizedRows {
   int8_t* values;           // [rows, stride], zero beyond the inputs

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quire.ops.activations import ACTIVATIONS, check_activation
-from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_int8, quantize_rows
+from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_float8, quantize_int4, quantize_int8, quantize_rows
 from quire.ops.registry import register
 from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
 from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized, check_rows
@@ -91,19 +91,21 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
+_VALUE_DTYPES = {"int8": torch.int8, "int4": torch.uint8, "float8": torch.float8_e4m3fn}
+_SCALE_DTYPES = {"int8": torch.float32, "int4": torch.float16, "float8": torch.float32}
+
+
 @register("new_weight", "reference")
 def new_weight(
     format: WeightFormat, output_size: int, input_size: int, gate_up: bool, device: torch.device
 ) -> PackedWeight:
     """See `quire.ops.new_weight`."""
     check_matrix(output_size, input_size, format, gate_up)
-    dtype = {"int8": torch.int8, "int4": torch.uint8}.get(format.name) or getattr(torch, format.name)
+    dtype = _VALUE_DTYPES.get(format.name) or getattr(torch, format.name)
     tensors = {"values": torch.zeros(output_size, input_size, dtype=dtype, device=device)}
-    if format.name == "int8":
-        tensors["scales"] = torch.zeros(output_size, 1, dtype=torch.float32, device=device)
-    elif format.name == "int4":
-        num_groups = input_size // format.group_size
-        tensors["scales"] = torch.zeros(output_size, num_groups, dtype=torch.float16, device=device)
+    if format.name in _SCALE_DTYPES:
+        shape = (output_size, format.num_groups(input_size))
+        tensors["scales"] = torch.zeros(shape, dtype=_SCALE_DTYPES[format.name], device=device)
     return PackedWeight(format, output_size, input_size, gate_up, tensors)
 
 
@@ -116,6 +118,8 @@ def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
         numbers = quantize_int8(rows)
     elif weight.format.name == "int4":
         numbers = quantize_int4(rows, weight.format.group_size)
+    elif weight.format.name == "float8":
+        numbers = quantize_float8(rows, weight.format.group_size)
     else:
         numbers = (rows,)
     for tensor, new in zip(weight.tensors.values(), numbers, strict=True):
@@ -136,8 +140,7 @@ def pack_quantized(
 ) -> PackedWeight:
     """See `quire.ops.pack_quantized`. Everything stays in plain order."""
     check_quantized(values, scales, zeros, format)
-    scale_dtype = torch.float32 if format.name == "int8" else torch.float16
-    tensors = {"values": values.contiguous(), "scales": scales.to(scale_dtype).contiguous()}
+    tensors = {"values": values.contiguous(), "scales": scales.to(_SCALE_DTYPES[format.name]).contiguous()}
     if zeros is not None:
         tensors["zeros"] = zeros.contiguous()
     return PackedWeight(format, values.shape[0], values.shape[1], gate_up, tensors)
@@ -152,12 +155,19 @@ def unpack_weight(weight: PackedWeight) -> Tensor:
 def _dequantize(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
     """Some rows in float32."""
     values = weight.tensors["values"][rows].float()
-    if not weight.format.is_integer:
+    if "scales" not in weight.tensors:
         return values
     scales = weight.tensors["scales"][rows].float()
     if weight.format.name == "int8":
         return values * scales
+    if weight.format.name == "float8":
+        return values * _repeat(scales, weight)
     return ((values - _zeros(weight, rows)).unflatten(1, (scales.shape[1], -1)) * scales[..., None]).flatten(1)
+
+
+def _repeat(scales: Tensor, weight: PackedWeight) -> Tensor:
+    """float8's scale of every element."""
+    return scales.repeat_interleave(weight.format.group_size or weight.input_size, 1)[:, : weight.input_size]
 
 
 def _zeros(weight: PackedWeight, rows: slice | Tensor) -> Tensor | float:
@@ -190,14 +200,25 @@ def linear(
 
 def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
     """x [M, K] float32 times a packed weight -> [M, N] float32."""
-    if weight.format.name == "bfloat16":
+    if weight.format.rounds_to_bfloat16:
         x = x.bfloat16().float()
+    if weight.format.name == "float8":
+        return _multiply_float8(x, weight)
     if not weight.format.is_integer:
         return F.linear(x, weight.tensors["values"].float())
     activations, scales = quantize_rows(x, weight.format.activation_group)
     if weight.format.name == "int8":
         return _multiply_int8(activations, scales, weight)
     return _multiply_int4(activations, scales, weight)
+
+
+def _multiply_float8(x: Tensor, weight: PackedWeight) -> Tensor:
+    """Sum over groups, ascending, of weight scale * (sum of products)."""
+    values, scales = weight.tensors["values"].float(), weight.tensors["scales"]
+    total = x.new_zeros(x.shape[0], weight.output_size)
+    for group, (start, stop) in enumerate(group_bounds(weight.input_size, weight.format.group_size)):
+        total += scales[:, group] * (x[:, start:stop] @ values[:, start:stop].T)
+    return total
 
 
 def _multiply_int8(activations: Tensor, scales: Tensor, weight: PackedWeight) -> Tensor:

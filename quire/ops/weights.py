@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-FormatName = Literal["float32", "bfloat16", "int8", "int4"]
+FormatName = Literal["float32", "bfloat16", "int8", "int4", "float8"]
 
-FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4")
+FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4", "float8")
 GROUP_SIZES = (32, 64, 128)
 
 
@@ -21,12 +21,14 @@ class WeightFormat:
     int8: one scale per output, weight = value * scale with values in [-127, 127].
     int4: one scale per output and group of inputs, weight = (value - zero) * scale with values in [0, 15], zero 8
     unless the matrix brings its own.
-    Both multiply activations that are quantized on the fly: per token and group of inputs, value = round(x * 127 / absmax).
+    float8: e4m3 (2209.05433, without infinities) and a float32 scale per output, or per output and group of inputs, of which the
+    last may be short; weight = value * scale. It multiplies activations rounded to bfloat16, as bfloat16 does.
+    int8 and int4 multiply activations that are quantized on the fly: per token and group of inputs, value = round(x * 127 / absmax).
     """
 
     name: FormatName
     group_size: int = 0
-    """int4: inputs that share a weight scale, 32, 64 or 128."""
+    """Inputs that share a weight scale. int4: 32, 64 or 128; float8: the same, or 0 for all of an output's."""
     activation_group: int = 0
     """int8 and int4: inputs that share an activation scale: 32, 64 or 128; 0 is all of a token's."""
 
@@ -35,8 +37,19 @@ class WeightFormat:
             raise ValueError(f"weight format must be one of {', '.join(FORMAT_NAMES)}, got {self.name!r}")
         if self.name == "int4" and self.group_size not in GROUP_SIZES:
             raise ValueError(f"group_size must be 32, 64 or 128 for int4, got {self.group_size}")
+        if self.name == "float8" and self.group_size not in (0, *GROUP_SIZES):
+            raise ValueError(f"group_size must be 0, 32, 64 or 128 for float8, got {self.group_size}")
         if self.activation_group not in (0, *GROUP_SIZES):
             raise ValueError(f"activation_group must be 0, 32, 64 or 128, got {self.activation_group}")
+
+    @property
+    def rounds_to_bfloat16(self) -> bool:
+        """Whether activations are rounded to bfloat16 to meet these weights."""
+        return self.name in ("bfloat16", "float8")
+
+    def num_groups(self, input_size: int) -> int:
+        """Scales of an output."""
+        return -(-input_size // self.group_size) if self.group_size else 1
 
     @property
     def is_integer(self) -> bool:
@@ -89,21 +102,25 @@ def check_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
         raise ValueError(f"rows {first_row} to {last} are not within the matrix's {weight.output_size}")
 
 
+_VALUE_DTYPES = {"int8": torch.int8, "int4": torch.uint8, "float8": torch.float8_e4m3fn}
+
+
 def check_quantized(values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat) -> None:
     """Raises ValueError naming what does not fit `ops.pack_quantized`."""
-    if not format.is_integer:
-        raise ValueError(f"pack_quantized is for int8 and int4, got {format.name}")
+    dtype = _VALUE_DTYPES.get(format.name)
+    if dtype is None:
+        raise ValueError(f"pack_quantized is for int8, int4 and float8, got {format.name}")
     format.check_input_size(values.shape[1])
-    is_int8 = format.name == "int8"
-    dtype = torch.int8 if is_int8 else torch.uint8
     if values.dtype != dtype:
         raise ValueError(f"values must be {dtype} for {format.name}, got {values.dtype}")
-    shape = [values.shape[0], 1 if is_int8 else values.shape[1] // format.group_size]
+    if format.name == "float8" and bool(((values.view(torch.uint8) & 0x7F) == 0x7F).any()):
+        raise ValueError("values must be numbers for float8, got NaN")
+    shape = [values.shape[0], format.num_groups(values.shape[1])]
     if list(scales.shape) != shape:
         raise ValueError(f"scales must have shape {shape}, got {list(scales.shape)}")
     if zeros is None:
         return
-    if is_int8:
-        raise ValueError("zeros must be None for int8")
+    if format.name != "int4":
+        raise ValueError(f"zeros must be None for {format.name}")
     if zeros.dtype != torch.uint8 or list(zeros.shape) != shape:
         raise ValueError(f"zeros must be torch.uint8 {shape}, got {zeros.dtype} {list(zeros.shape)}")

@@ -15,7 +15,8 @@ from quire.ops.cpu.extension import DTYPE_CODES, LEVEL, address, allocate, exten
 from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized, check_rows
 
 PANEL_ROWS: int = extension.PANEL_ROWS
-_INPUTS_PER_WORD = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8}
+_INPUTS_PER_WORD = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8, "float8": 4}
+_GROUP_SCALES = {"int4": torch.float16, "float8": torch.float32}
 _BYTE_ALIGNMENT = 64
 _ACTIVATION_ORDER = tuple(ACTIVATIONS)
 
@@ -63,8 +64,9 @@ def new_weight(
     tensors = {"data": allocate((panels, words, PANEL_ROWS, 4), torch.uint8, huge_pages=True)}
     if format.name == "int8":
         tensors["scales"] = allocate((panels, PANEL_ROWS), torch.float32, huge_pages=True)
-    elif format.name == "int4":
-        tensors["scales"] = allocate((panels, input_size // format.group_size, PANEL_ROWS), torch.float16, huge_pages=True)
+    elif format.name in _GROUP_SCALES:
+        shape = (panels, format.num_groups(input_size), PANEL_ROWS)
+        tensors["scales"] = allocate(shape, _GROUP_SCALES[format.name], huge_pages=True)
     return _with_tensors(CpuWeight(format, output_size, input_size, gate_up), tensors)
 
 
@@ -96,7 +98,8 @@ def pack_quantized(
     packed = new_weight(format, values.shape[0], values.shape[1], gate_up, values.device)
     _pack(packed, 0, None, values.contiguous())
     order = _panel_order(packed)
-    packed.tensors["scales"].copy_(_in_panels(scales.to(packed.tensors["scales"].dtype), order))
+    own_scales = packed.tensors["scales"]
+    own_scales.copy_(_in_panels(scales.to(own_scales.dtype), order).view(own_scales.shape))
     if zeros is None:
         return packed
     own = allocate(tuple(packed.tensors["scales"].shape), torch.uint8, huge_pages=True)
@@ -159,10 +162,9 @@ def _panel_order(weight: PackedWeight) -> Tensor:
 
 
 def _in_panels(matrix: Tensor, order: Tensor) -> Tensor:
-    """[N, groups] -> [panels, groups, PANEL_ROWS] (without the middle dimension for one group), zeros as padding."""
+    """[N, groups] -> [panels, groups, PANEL_ROWS], zeros as padding."""
     padded = torch.cat((matrix, matrix.new_zeros(1, matrix.shape[1])))[order]
-    panels = padded.view(-1, PANEL_ROWS, matrix.shape[1]).transpose(1, 2)
-    return panels.squeeze(1) if matrix.shape[1] == 1 else panels
+    return padded.view(-1, PANEL_ROWS, matrix.shape[1]).transpose(1, 2)
 
 
 @registry.register("unpack_weight", "cpu", supports=on_cpu)
@@ -229,7 +231,7 @@ XAt = tuple[int | Sequence[int], int]
 
 def encoded_shapes(weight: CpuWeight) -> list[tuple[int, torch.dtype]]:
     """Width and type of the buffers that hold a row as `weight` wants it: bfloat16; or int8 values, scales and offsets."""
-    if weight.format.name == "bfloat16":
+    if weight.format.rounds_to_bfloat16:
         return [(_round_up(weight.input_size, 2), torch.bfloat16)]
     num_steps = -(-weight.input_size // weight.step)
     return [
@@ -267,7 +269,7 @@ def encode_instruction(
     level: int = LEVEL,
 ) -> Any:
     """Rows at address `x`, normalised if there is a norm, into buffers at `places` shaped as `encoded_shapes` says."""
-    narrow = weight.format.name == "bfloat16"
+    narrow = weight.format.rounds_to_bfloat16
     return extension.quantize(
         x,
         x_stride,
@@ -309,7 +311,7 @@ def product_instruction(
     end = bias, rows, weight.view, code, *argmax, level
     if isinstance(x, int):
         return extension.linear(out, out_stride, x, x_stride, *end)
-    if weight.format.name == "bfloat16":
+    if weight.format.rounds_to_bfloat16:
         return extension.bf16_linear(out, out_stride, x[0], encoded_shapes(weight)[0][0], *end)
     return extension.quant_linear(out, out_stride, _quantized_rows(weight, x), *end)
 
