@@ -39,7 +39,7 @@ struct Chunk {
   const Word* keys[kGroups];
   const Word* values[kGroups];
   int64_t key_stride, value_stride;
-  const float* key_scales;    // [kChunk], in int8; a value's scale is 0 where no row of the call sees the token
+  const float* key_scales;    // [kChunk], in int8 and float8; a value's scale is 0 where no row of the call sees the token
   const float* value_scales;
   bool scales_are_finite;     // the values'
   // What to ask for early: this chunk's values while its keys are read, the next keys while values are. The numbers of a

@@ -15,6 +15,7 @@ struct Pairs { __m512i v; };  // 16 lanes of 2 bfloat16
 static inline Pairs load_pairs(const uint32_t* p) { return {_mm512_loadu_si512(p)}; }
 static inline void store_pairs(uint32_t* p, Pairs a) { _mm512_storeu_si512(p, a.v); }
 static inline Pairs broadcast_pair(uint32_t pair) { return {_mm512_set1_epi32(static_cast<int32_t>(pair))}; }
+// The tied operand keeps the accumulator in its register: GCC 12 copies it around the intrinsic.
 static inline F32x16 dot(F32x16 sum, Pairs w, Pairs a) {
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(w.v), "v"(a.v));
   return sum;

@@ -25,7 +25,6 @@ _LATER_QUANTIZATIONS = (
     "awq",
     "gptq",
     "squeezellm",
-    "fp8",
     "bitsandbytes",
     "gguf",
     "compressed-tensors",
@@ -69,8 +68,8 @@ class EngineArgs:
     )
     quantization: str | None = option(
         None,
-        "Round the weights of a float checkpoint while it is read, and multiply in integers.",
-        choices=("int8", "int4"),
+        "Round the weights of a float checkpoint while it is read; int8 and int4 multiply in integers, fp8 in bfloat16.",
+        choices=("int8", "int4", "fp8"),
         later_choices=_LATER_QUANTIZATIONS,
     )
     quantization_group_size: int = option(
@@ -81,8 +80,8 @@ class EngineArgs:
     )
     embedding_quantization: str = option(
         "auto",
-        "The same for the token embedding and the output head; auto: int8 if anything is quantized.",
-        choices=("auto", "none", "int8", "int4"),
+        "The same for the token embedding and the output head; auto: fp8 with fp8, else int8 if anything is quantized.",
+        choices=("auto", "none", "int8", "int4", "fp8"),
     )
     seed: int = option(0, "Seed from which requests without their own get theirs.")
     max_model_len: int | None = option(
@@ -120,9 +119,9 @@ class EngineArgs:
     num_gpu_blocks_override: int | None = option(None, "Exact number of KV cache blocks.", low=1)
     kv_cache_dtype: str = option(
         "auto",
-        "Type of the KV cache; auto: the model's. int8 has a scale per token and head.",
-        choices=("auto", "float32", "bfloat16", "float16", "int8"),
-        later_choices=("fp8", "fp8_e4m3", "fp8_e5m2"),
+        "Type of the KV cache; auto: the model's. int8 and fp8 (that is fp8_e4m3) have a scale per token and head.",
+        choices=("auto", "float32", "bfloat16", "float16", "int8", "fp8", "fp8_e4m3"),
+        later_choices=("fp8_e5m2",),
     )
     enable_prefix_caching: bool = option(True, "Reuse the KV cache of prompts that begin alike.")
     swap_space: float = option(

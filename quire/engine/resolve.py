@@ -150,7 +150,7 @@ def _widened(hf: HFConfig, path: Path) -> str:
 def _embedding_quantization(args: EngineArgs) -> str | None:
     """8 bits with any quantization unless told otherwise: the output head's errors go straight into the logits."""
     if args.embedding_quantization == "auto":
-        return None if args.quantization is None else "int8"
+        return {None: None, "fp8": "fp8"}.get(args.quantization, "int8")
     return None if args.embedding_quantization == "none" else args.embedding_quantization
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quire.ops.activations import ACTIVATIONS, check_activation
-from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_float8, quantize_int4, quantize_int8, quantize_rows
+from quire.ops.quantize import FLOAT8_MAX, INT4_ZERO, INT8_MAX, group_bounds, quantize_float8, quantize_int4, quantize_int8, quantize_rows
 from quire.ops.registry import register
 from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
 from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized, check_rows
@@ -273,7 +273,9 @@ def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
     return _dequantize(weight, token_ids.long())
 
 
-KV_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+_LARGEST_CACHED = {torch.int8: INT8_MAX, torch.float8_e4m3fn: FLOAT8_MAX}
+"""What a token's largest number becomes in the types that have a scale per token and head."""
+KV_DTYPES = (torch.float32, torch.bfloat16, torch.float16, *_LARGEST_CACHED)
 _SCALE_BYTES = 4
 
 
@@ -281,11 +283,11 @@ _SCALE_BYTES = 4
 def kv_cache_shape(
     num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """See `quire.ops.kv_cache_shape`. In int8 the bytes of a token's scale follow its D numbers."""
+    """See `quire.ops.kv_cache_shape`. In int8 and float8 the bytes of a token's scale follow its D numbers."""
     if dtype not in KV_DTYPES:
         names = ", ".join(str(known).removeprefix("torch.") for known in KV_DTYPES)
         raise ValueError(f"dtype of a KV cache must be one of {names}, got {dtype}")
-    width = head_dim + (_SCALE_BYTES if dtype == torch.int8 else 0)
+    width = head_dim + (_SCALE_BYTES if dtype in _LARGEST_CACHED else 0)
     shape = (num_blocks, block_size, num_kv_heads, width)
     return shape, shape
 
@@ -299,19 +301,21 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mappin
 
 
 def _to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
-    if dtype != torch.int8:
+    if dtype not in _LARGEST_CACHED:
         return x.to(dtype)
+    top = _LARGEST_CACHED[dtype]
     wide = x.float()
     absmax = wide.abs().amax(-1, keepdim=True)
-    factor = torch.where(absmax > 0, 127 / absmax, 0)
-    return torch.cat(((wide * factor).round().to(torch.int8), (absmax / 127).view(torch.int8)), -1)
+    scaled = wide * torch.where(absmax > 0, top / absmax, 0)
+    numbers = (scaled.round() if dtype == torch.int8 else scaled).to(dtype)
+    return torch.cat((numbers, (absmax / top).view(dtype)), -1)
 
 
 def _from_cache(cached: Tensor, dtype: torch.dtype) -> Tensor:
-    if cached.dtype != torch.int8:
+    if cached.dtype not in _LARGEST_CACHED:
         return cached.to(dtype)
     scales = cached[..., -_SCALE_BYTES:].contiguous().view(torch.float32)
-    return (cached[..., :-_SCALE_BYTES] * scales).to(dtype)
+    return (cached[..., :-_SCALE_BYTES].float() * scales).to(dtype)
 
 
 @dataclass(frozen=True)
