@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from quire.config.options import State, add_flag, as_flags, clean_value, option, option_of
+from quire.config.quantization import QUANTIZED_CHECKPOINTS
 from quire.config.types import EngineConfig
 from quire.errors import ConfigError, NotSupportedError, describe
 from quire.log import get_logger, warn_once
@@ -21,15 +22,8 @@ from quire.log import get_logger, warn_once
 _log = get_logger(__name__)
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16", "half", "float")
-_LATER_QUANTIZATIONS = (
-    "awq",
-    "gptq",
-    "squeezellm",
-    "bitsandbytes",
-    "gguf",
-    "compressed-tensors",
-    "marlin",
-)
+QUANTIZATIONS_AT_LOAD = ("int8", "int4", "fp8")
+_LATER_QUANTIZATIONS = ("awq", "squeezellm", "bitsandbytes", "gguf", "compressed-tensors", "marlin")
 
 
 @dataclass
@@ -68,8 +62,9 @@ class EngineArgs:
     )
     quantization: str | None = option(
         None,
-        "Round the weights of a float checkpoint while it is read; int8 and int4 multiply in integers, fp8 in bfloat16.",
-        choices=("int8", "int4", "fp8"),
+        "int8, int4, fp8: round the weights of a float checkpoint while it is read, and multiply in integers (fp8: in bfloat16). "
+        "Any other: the form that a quantized checkpoint has, which is known without it.",
+        choices=tuple(dict.fromkeys((*QUANTIZATIONS_AT_LOAD, *QUANTIZED_CHECKPOINTS))),
         later_choices=_LATER_QUANTIZATIONS,
     )
     quantization_group_size: int = option(

@@ -1,9 +1,11 @@
-"""A JSON object with typed access; every complaint names the file and the field."""
+"""A JSON object from a file with typed access; every complaint names the file and the field."""
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from quire.errors import ModelLoadError, describe
@@ -54,3 +56,20 @@ class Fields:
     def wrong(self, name: str, rule: str, value: object) -> ModelLoadError:
         """An error about one field."""
         return ModelLoadError(f"{self.path}: field {name} must be {rule}, got {describe(value)}")
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The object in `file`; None when there is no such file."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelLoadError(f"{file} cannot be read: {error}") from error
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ModelLoadError(f"{file} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ModelLoadError(f"{file} must hold a JSON object, got {describe(values)}")
+    return values

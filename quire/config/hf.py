@@ -5,11 +5,11 @@ Plain JSON: transformers is not needed to know a model's shape.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from quire.config.fields import Fields
+from quire.config.fields import Fields, read_json
+from quire.config.quantization import read_quantization
 from quire.config.rope import read_rope
 from quire.config.types import HFConfig
 from quire.errors import ModelLoadError, UnsupportedModelError, describe
@@ -69,13 +69,12 @@ def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) ->
     Raises ModelLoadError or UnsupportedModelError naming file and field.
     """
     folder = Path(path)
-    raw = _read_json(folder / "config.json")
+    raw = read_json(folder / "config.json")
     if raw is None:
         raise ModelLoadError(f"{folder} has no config.json: it is not a Hugging Face checkpoint folder")
     raw = {**raw, **(overrides or {})}
     fields = Fields(raw, str(folder / "config.json"))
     architecture, model_type = _architecture(fields)
-    _refuse_quantized(fields)
     hidden_size = fields.positive("hidden_size", "n_embd", "d_model", "n_embed")
     num_layers = fields.positive("num_hidden_layers", "n_layer", "num_layers")
     num_heads = fields.positive("num_attention_heads", "n_head", "num_heads")
@@ -114,7 +113,8 @@ def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) ->
         sliding_window_layers=window_layers,
         dtype=_dtype(fields),
         bos_token_id=_bos(fields),
-        eos_token_ids=_eos(fields, _read_json(folder / "generation_config.json") or {}),
+        eos_token_ids=_eos(fields, read_json(folder / "generation_config.json") or {}),
+        quantization=read_quantization(fields, folder),
         fields=fields,
     )
 
@@ -125,7 +125,7 @@ def generation_defaults(path: str | Path) -> dict[str, Any]:
     As in vLLM only fields that the file sets count, and `do_sample` does not: a request asks for greedy decoding itself.
     """
     file = Path(path) / "generation_config.json"
-    values = _read_json(file) or {}
+    values = read_json(file) or {}
     fields = Fields(values, str(file))
     defaults: dict[str, Any] = {}
     for name in _GENERATION_FIELDS:
@@ -137,38 +137,11 @@ def generation_defaults(path: str | Path) -> dict[str, Any]:
     return defaults
 
 
-def _read_json(file: Path) -> dict[str, Any] | None:
-    """The object in `file`; None when there is no such file."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelLoadError(f"{file} cannot be read: {error}") from error
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ModelLoadError(f"{file} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ModelLoadError(f"{file} must hold a JSON object, got {describe(values)}")
-    return values
-
-
 def _architecture(fields: Fields) -> tuple[str, str]:
     names, model_type = fields.get("architectures"), fields.get("model_type")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise fields.wrong("architectures", "a list with the model's class name", names)
     return names[0], str(model_type or "")
-
-
-def _refuse_quantized(fields: Fields) -> None:
-    quantization = fields.get("quantization_config", "compression_config")
-    if quantization is not None:
-        method = quantization.get("quant_method", "?") if isinstance(quantization, dict) else quantization
-        raise UnsupportedModelError(
-            f"{fields.path}: quantization_config of method {describe(method)} is not supported yet; "
-            "use the checkpoint's unquantized form"
-        )
 
 
 def _num_kv_heads(fields: Fields, model_type: str, num_heads: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from quire.config.fields import Fields
+from quire.config.quantization import QuantizationConfig
 
 SchedulingPolicy = Literal["fcfs", "priority", "fair"]
 PreemptionMode = Literal["recompute", "swap"]
@@ -49,6 +50,8 @@ class HFConfig:
     """The checkpoint's own dtype."""
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
+    quantization: QuantizationConfig | None = None
+    """How the checkpoint's weights are quantized; None: they are floats."""
     fields: Fields = field(default_factory=Fields, repr=False, compare=False)
     """The file as read: for what only one family has, and its own model reads."""
 
@@ -77,7 +80,7 @@ class ModelConfig:
     skip_tokenizer_init: bool = False
     trust_remote_code: bool = False
     quantization: str | None = None
-    """`int8` or `int4`: linear layers are rounded to it at load. None: stored in `dtype`."""
+    """`int8` or `int4`: linear layers are rounded to it at load. None: stored in `dtype`, or as the checkpoint quantized them."""
     quantization_group_size: int = 32
     """int4: inputs that share a weight scale, 32, 64 or 128."""
     quantization_activation_group: int = 64

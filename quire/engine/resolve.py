@@ -11,8 +11,9 @@ from typing import Any, cast
 import msgspec
 
 from quire import platform
-from quire.config.engine_args import EngineArgs
+from quire.config.engine_args import QUANTIZATIONS_AT_LOAD, EngineArgs
 from quire.config.hf import generation_defaults, load_hf_config
+from quire.config.quantization import settle_quantization
 from quire.config.rope import context_length
 from quire.config.types import (
     CacheConfig,
@@ -71,6 +72,7 @@ def _model_name(args: EngineArgs) -> str:
 def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> ModelConfig:
     model = _model_name(args)
     names = args.served_model_name or model
+    quantization = settle_quantization(args.quantization, hf.quantization, QUANTIZATIONS_AT_LOAD)
     return ModelConfig(
         model=model,
         path=str(path),
@@ -83,12 +85,12 @@ def _model(args: EngineArgs, path: Path, hf: HFConfig, max_model_len: int) -> Mo
         tokenizer_mode=args.tokenizer_mode,
         skip_tokenizer_init=args.skip_tokenizer_init,
         trust_remote_code=args.trust_remote_code,
-        quantization=args.quantization,
+        quantization=quantization,
         quantization_group_size=_one_of("quantization_group_size", args.quantization_group_size, _GROUP_SIZES),
         quantization_activation_group=_one_of(
             "quantization_activation_group", args.quantization_activation_group, (0, *_GROUP_SIZES)
         ),
-        embedding_quantization=_embedding_quantization(args),
+        embedding_quantization=_embedding_quantization(args, quantization),
         max_logprobs=args.max_logprobs,
         logprobs_mode=args.logprobs_mode,
         default_sampling_params=_default_sampling_params(args, path),
@@ -147,10 +149,10 @@ def _widened(hf: HFConfig, path: Path) -> str:
     return "float32"
 
 
-def _embedding_quantization(args: EngineArgs) -> str | None:
-    """8 bits with any quantization unless told otherwise: the output head's errors go straight into the logits."""
+def _embedding_quantization(args: EngineArgs, quantization: str | None) -> str | None:
+    """8 bits with any quantization at load unless told otherwise: the output head's errors go straight into the logits."""
     if args.embedding_quantization == "auto":
-        return {None: None, "fp8": "fp8"}.get(args.quantization, "int8")
+        return {None: None, "fp8": "fp8"}.get(quantization, "int8")
     return None if args.embedding_quantization == "none" else args.embedding_quantization
 
 

@@ -79,6 +79,8 @@ class LMHead(_Vocabulary):
     def place(self, shape: tuple[int, ...], tensor: Tensor, part_id: Hashable) -> tuple[int, Tensor]:
         """This rank's rows of the vocabulary."""
         first, rows = super().place(shape, tensor, part_id)
+        if self.unit_rows and not rows.is_floating_point():
+            raise ValueError("a quantized form, but the rows of this output head are scaled when they are loaded")
         return first, functional.normalize(rows.float()).to(rows.dtype) if self.unit_rows else rows
 
     def place_bias(self, shape: tuple[int, ...], tensor: Tensor, part_id: Hashable) -> tuple[int, Tensor]:

@@ -35,14 +35,23 @@ def split_groups(head_dim: int, num_heads: int, num_kv_heads: int) -> Cut:
     return cut
 
 
+class Transposed:
+    """See `transpose`; `of_rows` is the cut of a weight that is stored as [outputs, inputs] all the same."""
+
+    def __init__(self, of_rows: Cut) -> None:
+        self.of_rows = of_rows
+
+    def __call__(self, tensor: Tensor) -> dict[Hashable, Tensor]:
+        return self.of_rows(tensor.T.contiguous() if tensor.dim() == 2 else tensor)
+
+
 def transpose(cut: Cut | None = None) -> Cut:
     """A weight stored as [inputs, outputs], then cut by `cut` or whole; a bias is only cut."""
+    return Transposed(cut or _whole)
 
-    def turn(tensor: Tensor) -> dict[Hashable, Tensor]:
-        turned = tensor.T.contiguous() if tensor.dim() == 2 else tensor
-        return {None: turned} if cut is None else cut(turned)
 
-    return turn
+def _whole(tensor: Tensor) -> dict[Hashable, Tensor]:
+    return {None: tensor}
 
 
 def _check_rows(tensor: Tensor, expected: int) -> None:

@@ -6,7 +6,6 @@ staging memory freed) with the last row that it needs.
 
 from __future__ import annotations
 
-import math
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,13 +23,19 @@ from quire.loader.naming import Names, Part, shares_memory
 from quire.log import get_logger
 from quire.models import ModelRegistry
 from quire.ops.weights import PackedWeight
-from quire.quant import Loadable, Quantizable, make_scheme
+from quire.quant import (
+    CheckpointFormat,
+    EncodedWeight,
+    Loadable,
+    Quantizable,
+    make_checkpoint_format,
+    make_scheme,
+    row_pieces,
+)
 
 _logger = get_logger(__name__)
 _MAX_NAMED = 8
 _DUMMY_SCALE = 0.03
-_BYTES_AT_ONCE = 16 * 2**20
-"""Rows of a large tensor are moved in pieces of this size, so that no copy of it grows larger."""
 
 
 def load_model(config: ModelConfig, load: LoadConfig, device: torch.device) -> nn.Module:
@@ -44,7 +49,7 @@ def load_model(config: ModelConfig, load: LoadConfig, device: torch.device) -> n
         fill_dummy(model, device, config.seed)
     else:
         weights = read_weights(config.path, load.load_format)
-        load_weights(model, weights, device)
+        load_weights(model, weights, device, make_checkpoint_format(config))
     num_bytes, seconds = weight_bytes(model), time.perf_counter() - start
     _logger.info("loaded %s: %.2f GiB of weights in %.1f s", config.model, num_bytes / 2**30, seconds)
     return model
@@ -77,32 +82,64 @@ def _with_served_positions(config: ModelConfig) -> HFConfig:
     return replace(config.hf, rope_scaling=scaling | {"served_positions": config.max_model_len})
 
 
-def load_weights(model: nn.Module, weights: Weights, device: torch.device) -> None:
+def load_weights(
+    model: nn.Module, weights: Weights, device: torch.device, format: CheckpointFormat | None = None
+) -> None:
     """Give each tensor to the parameter it belongs to; see `quire.loader.naming` for how a model says which.
 
-    Rotary tables are computed, not loaded, and a tied output head repeats the embedding: both are passed over.
+    Rotary tables are computed, not loaded, and a tied output head repeats the embedding: both are passed over. The tensors of a
+    checkpoint quantized in `format` that make up one weight may come in any order, so these weights are loaded after all others.
     """
-    names, loading = Names(model), _Loading(model, device)
+    names, loading = Names(model), _Loading(model, device, weights.release)
+    encoded: dict[str, dict[str, Tensor]] = {}
     unexpected: list[str] = []
     for name, tensor in weights:
-        if names.is_passed_over(name):
-            continue
-        try:
-            pieces = names.cut(name, tensor)
-        except ValueError as error:
-            raise ModelLoadError(f"tensor {name} has {error}") from error
-        if not all(loading.knows(part) for part, _ in pieces):
+        role = format.role_of(name, tensor) if format else None
+        if role is not None:
+            encoded.setdefault(role[0], {})[role[1]] = tensor
+        elif not _load_tensor(name, tensor, names, loading) and not (format and format.is_needless(name, tensor)):
             unexpected.append(name)
-            continue
-        if not all(part in loading.waiting for part, _ in pieces):
-            raise ModelLoadError(f"tensor {name} comes twice in the checkpoint")
-        try:
-            for part, piece in pieces:
-                loading.take(part, piece, tensor, weights.release)
-        except ValueError as error:
-            raise ModelLoadError(f"tensor {name} has {error}") from error
-        weights.release(tensor)
+    for name, tensors in encoded.items():
+        assert format is not None
+        if not _load_encoded(name, tensors, format, names, loading):
+            unexpected.append(name)
     _complain(names.in_checkpoint(loading.waiting), sorted(unexpected))
+
+
+def _load_tensor(name: str, tensor: Tensor, names: Names, loading: _Loading) -> bool:
+    """Load one tensor of floats. False: the architecture has no place for it."""
+    if names.is_passed_over(name):
+        return True
+    try:
+        pieces = names.cut(name, tensor)
+        if not loading.expects(name, [part for part, _ in pieces]):
+            return False
+        for part, piece in pieces:
+            loading.take(part, piece, tensor)
+    except ValueError as error:
+        raise ModelLoadError(f"tensor {name} has {error}") from error
+    loading.release(tensor)
+    return True
+
+
+def _load_encoded(
+    name: str, tensors: dict[str, Tensor], format: CheckpointFormat, names: Names, loading: _Loading
+) -> bool:
+    """The same for a quantized weight, given by all its tensors."""
+    if names.is_passed_over(name):
+        return True
+    try:
+        weight = format.decode(name, tensors)
+        if isinstance(weight, Tensor):
+            return _load_tensor(name, weight, names, loading)
+        pieces = names.cut_rows(name, torch.arange(weight.shape[0]).unsqueeze(1))
+        if not loading.expects(name, [part for part, _ in pieces]):
+            return False
+        for part, numbers in pieces:
+            loading.take_encoded(part, numbers, weight)
+    except ValueError as error:
+        raise ModelLoadError(f"quantized tensor {name} has {error}") from error
+    return True
 
 
 def fill_dummy(model: nn.Module, device: torch.device, seed: int = 0) -> None:
@@ -116,7 +153,7 @@ def fill_dummy(model: nn.Module, device: torch.device, seed: int = 0) -> None:
                 slot.take(0, torch.ones(slot.shape))
                 continue
             generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) + seed)
-            for start, stop in _pieces(slot.shape, 4):
+            for start, stop in row_pieces(slot.shape, 4):
                 rows = torch.empty(stop - start, *slot.shape[1:], dtype=torch.float32)
                 slot.take(start, rows.uniform_(-_DUMMY_SCALE, _DUMMY_SCALE, generator=generator))
         layer.after_load()
@@ -132,12 +169,15 @@ def weight_bytes(model: nn.Module) -> int:
 class _Loading:
     """The parts of a model that are still to come, and the layers that wait for them."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, model: nn.Module, device: torch.device, release: Callable[[Tensor], None]) -> None:
+        """`release` hears of each part of a checkpoint's tensor that is no longer needed."""
+        self._device, self.release = device, release
         self._layers: dict[str, tuple[Loadable, str]] = {}
         """Layer and slot of each parameter."""
         self._missing: dict[Loadable, int] = {}
         """Parts that a layer still lacks."""
+        self._sources: dict[Loadable, list[Tensor]] = {}
+        """Tensors of quantized weights that a layer reads when it is finished."""
         self.waiting: set[Part] = set()
         for layer_name, layer in _loadable_layers(model):
             self._missing[layer] = sum(len(slot.part_ids) for slot in layer.slots.values())
@@ -146,43 +186,52 @@ class _Loading:
                 self._layers[name] = (layer, slot_name)
                 self.waiting |= {(name, part_id) for part_id in slot.part_ids}
 
-    def knows(self, part: Part) -> bool:
-        """Whether the model has that parameter."""
-        return part[0] in self._layers
+    def expects(self, name: str, parts: list[Part]) -> bool:
+        """Whether the model has these parameters; ModelLoadError when one of them is there already."""
+        if not all(part[0] in self._layers for part in parts):
+            return False
+        if not all(part in self.waiting for part in parts):
+            raise ModelLoadError(f"tensor {name} comes twice in the checkpoint")
+        return True
 
-    def take(self, part: Part, piece: Tensor, source: Tensor, release: Callable[[Tensor], None]) -> None:
-        """Move a piece of the checkpoint's tensor `source` in. ValueError: wrong shape.
-
-        `release` hears of each run of rows of the source that is no longer needed; a copy has nothing to release.
-        """
+    def take(self, part: Part, piece: Tensor, source: Tensor) -> None:
+        """Move a piece of the checkpoint's tensor `source` in. ValueError: wrong shape. (A copy has nothing to release.)"""
         name, part_id = part
         layer, slot_name = self._layers[name]
         slot = layer.slots[slot_name]
         first_row, rows = slot.place(piece, part_id)
         if not slot.is_allocated:
             slot.allocate(self._device)
-        for start, stop in _pieces(tuple(rows.shape), rows.element_size()):
+        for start, stop in row_pieces(tuple(rows.shape), rows.element_size()):
             slot.take(first_row + start, rows[start:stop])
             if shares_memory(rows, source):
-                release(rows[start:stop])
+                self.release(rows[start:stop])
+        self._count(part, layer)
+
+    def take_encoded(self, part: Part, numbers: Tensor, weight: EncodedWeight) -> None:
+        """The same for rows `numbers` [n, 1] of a quantized weight. ValueError: wrong shape."""
+        name, part_id = part
+        layer, slot_name = self._layers[name]
+        slot = layer.slots[slot_name]
+        if slot.shape[1:] != weight.shape[1:]:
+            raise ValueError(f"shape {list(weight.shape)}, but the architecture needs {slot.shape[-1]} inputs")
+        slot.take_encoded(*slot.place_numbers(numbers, part_id), weight, self._device)
+        self._sources.setdefault(layer, []).extend(weight.tensors())
+        self._count(part, layer)
+
+    def _count(self, part: Part, layer: Loadable) -> None:
         self.waiting.remove(part)
         self._missing[layer] -= 1
         if self._missing[layer] == 0:
             layer.after_load()
+            for tensor in self._sources.pop(layer, []):
+                self.release(tensor)
 
 
 def _loadable_layers(model: nn.Module) -> Iterator[tuple[str, Loadable]]:
     for name, layer in model.named_modules():
         if isinstance(layer, Loadable):
             yield name, layer
-
-
-def _pieces(shape: tuple[int, ...], element_size: int) -> Iterator[tuple[int, int]]:
-    """(first row, one past the last) of pieces of at most _BYTES_AT_ONCE, in order; at least a row each."""
-    rows = shape[0]
-    row_bytes = max(1, element_size * math.prod(shape[1:]))
-    step = max(1, _BYTES_AT_ONCE // row_bytes)
-    return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def _complain(missing: list[str], unexpected: list[str]) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable
 from torch import Tensor, nn
 
 from quire.layers import TiedLMHead
-from quire.layers.fused import Cut
+from quire.layers.fused import Cut, Transposed
 
 Part = tuple[str, Hashable]
 """A parameter's name, and which part of it."""
@@ -37,11 +37,18 @@ class Names:
 
     def cut(self, name: str, tensor: Tensor) -> list[tuple[Part, Tensor]]:
         """What a checkpoint's tensor gives, each with the part that it is. ValueError: it cannot be cut."""
+        return self._cut(name, tensor, lambda cut: cut)
+
+    def cut_rows(self, name: str, numbers: Tensor) -> list[tuple[Part, Tensor]]:
+        """The same for the row numbers [outputs, 1] of a quantized weight, whose rows are outputs in every checkpoint."""
+        return self._cut(name, numbers, lambda cut: cut.of_rows if isinstance(cut, Transposed) else cut)
+
+    def _cut(self, name: str, tensor: Tensor, choose: Callable[[Cut], Cut]) -> list[tuple[Part, Tensor]]:
         words = (self._rename(name) or name).split(".")
         for i, word in enumerate(words):
             if word in self._fused:
-                target = ".".join(words)
-                return [((target, part_id), piece) for part_id, piece in self._fused[word](tensor).items()]
+                target, cut = ".".join(words), choose(self._fused[word])
+                return [((target, part_id), piece) for part_id, piece in cut(tensor).items()]
             if word in self._packed:
                 words[i], part_id = self._packed[word]
                 return [((".".join(words), part_id), tensor)]

@@ -9,6 +9,7 @@ a step, R requests, H query heads, KH key/value heads, D head size, B tokens per
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -67,6 +68,11 @@ def silu_and_mul(x: Tensor) -> Tensor:
     return select("silu_and_mul", x.device)(x)
 
 
+def select_columns(x: Tensor, columns: Tensor) -> Tensor:
+    """x [..., N] at `columns` int64 [M] of its last dimension -> [..., M]."""
+    return select("select_columns", x.device)(x, columns)
+
+
 def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin_cache: Tensor) -> tuple[Tensor, Tensor]:
     """Rotary position embedding (2104.09864) with half-split pairs: component i turns with i + rotary/2.
 
@@ -80,7 +86,7 @@ def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin_cache: Ten
 def new_weight(
     format: WeightFormat, output_size: int, input_size: int, gate_up: bool, device: torch.device
 ) -> PackedWeight:
-    """A matrix of zeros, to be filled by `set_rows`: what a checkpoint is read into, piece by piece.
+    """A matrix of zeros, to be filled by `set_rows` or `set_quantized_rows`: what a checkpoint is read into, piece by piece.
 
     With `gate_up` the rows are gate [output_size / 2] then up, and the weight is for `gate_up_linear` alone. Raises ValueError
     when group_size does not divide input_size.
@@ -92,9 +98,19 @@ def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
     """Store rows [n, K], of any float type, as rows first_row to first_row + n of the matrix, in place.
 
     Formats with scales round to nearest: int8 with scale = absmax of the row / 127, float8 with absmax of the row's group / 448,
-    int4 per row and group by the search of `quire.ops.quantize.quantize_int4`. `rows` is not changed.
+    int4 per row and group by the search of `quire.ops.quantize.quantize_int4`, with a zero point of 8. `rows` is not changed.
     """
     select("set_rows", rows.device)(weight, first_row, rows)
+
+
+def set_quantized_rows(
+    weight: PackedWeight, first_row: int, values: Tensor, scales: Tensor, zeros: Tensor | None = None
+) -> None:
+    """The same with numbers that are quantized already. int8: values int8 [n, K], scales [n, 1]. int4: values uint8 [n, K] in
+    [0, 15], scales [n, K / group_size], zeros uint8 of the same shape if the format has zero points. float8: values float8_e4m3fn
+    [n, K] without NaN, scales [n, K / group_size rounded up]. Scales in any float type, kept in float16 for int4, else in float32.
+    """
+    select("set_quantized_rows", values.device)(weight, first_row, values, scales, zeros)
 
 
 def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
@@ -105,11 +121,11 @@ def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> 
 def pack_quantized(
     values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat, gate_up: bool = False
 ) -> PackedWeight:
-    """Numbers that are quantized already. int8: values int8 [N, K], scales [N, 1]. int4: values uint8 [N, K] in [0, 15],
-    scales [N, K / group_size], zeros uint8 of the same shape or None (8 everywhere). float8: values float8_e4m3fn [N, K], not NaN,
-    scales [N, K / group_size rounded up]. Scales in any float type.
-    """
-    return select("pack_quantized", values.device)(values, scales, zeros, format, gate_up)
+    """A whole matrix of numbers that are quantized already, see `set_quantized_rows`; zero points if `zeros` are given."""
+    format = replace(format, has_zeros=zeros is not None)
+    packed = new_weight(format, values.shape[0], values.shape[1], gate_up, values.device)
+    set_quantized_rows(packed, 0, values, scales, zeros)
+    return packed
 
 
 def unpack_weight(weight: PackedWeight) -> Tensor:
@@ -126,8 +142,8 @@ def linear(
     """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type, and its `activation` if there is one.
 
     With bfloat16 and float8 weights each row of x is first rounded to bfloat16, as on a GPU; the products are summed in float32.
-    A float8 weight's scale multiplies its group's sum. With an integer format each row of x is first quantized as `WeightFormat` says; the products are summed exactly within a
-    group, the groups in float32.
+    A float8 weight's scale multiplies its group's sum. With an integer format each row of x is first quantized as `WeightFormat`
+    says; the products are summed exactly within a group, the groups in float32.
     """
     return select("linear", x.device)(x, weight, bias, activation)
 

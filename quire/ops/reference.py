@@ -74,6 +74,12 @@ def silu_and_mul(x: Tensor) -> Tensor:
     return (F.silu(gate.float()) * up.float()).to(x.dtype)
 
 
+@register("select_columns", "reference")
+def select_columns(x: Tensor, columns: Tensor) -> Tensor:
+    """See `quire.ops.select_columns`."""
+    return x.index_select(-1, columns.to(x.device))
+
+
 @register("rotary_embedding", "reference")
 def rotary_embedding(q: Tensor, k: Tensor, positions: Tensor, cos_sin_cache: Tensor) -> tuple[Tensor, Tensor]:
     """See `quire.ops.rotary_embedding`."""
@@ -106,6 +112,8 @@ def new_weight(
     if format.name in _SCALE_DTYPES:
         shape = (output_size, format.num_groups(input_size))
         tensors["scales"] = torch.zeros(shape, dtype=_SCALE_DTYPES[format.name], device=device)
+    if format.has_zeros:
+        tensors["zeros"] = torch.zeros_like(tensors["scales"], dtype=torch.uint8)
     return PackedWeight(format, output_size, input_size, gate_up, tensors)
 
 
@@ -117,13 +125,30 @@ def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
     if weight.format.name == "int8":
         numbers = quantize_int8(rows)
     elif weight.format.name == "int4":
-        numbers = quantize_int4(rows, weight.format.group_size)
+        values, scales = quantize_int4(rows, weight.format.group_size)
+        zeros = (torch.full_like(scales, INT4_ZERO, dtype=torch.uint8),) if weight.format.has_zeros else ()
+        numbers = (values, scales, *zeros)
     elif weight.format.name == "float8":
         numbers = quantize_float8(rows, weight.format.group_size)
     else:
         numbers = (rows,)
+    _store(weight, first_row, numbers)
+
+
+def _store(weight: PackedWeight, first_row: int, numbers: tuple[Tensor, ...]) -> None:
+    """Rows of every tensor of the weight, in the order of its tensors."""
     for tensor, new in zip(weight.tensors.values(), numbers, strict=True):
-        tensor[first_row : first_row + rows.shape[0]] = new
+        tensor[first_row : first_row + new.shape[0]] = new
+
+
+@register("set_quantized_rows", "reference")
+def set_quantized_rows(
+    weight: PackedWeight, first_row: int, values: Tensor, scales: Tensor, zeros: Tensor | None = None
+) -> None:
+    """See `quire.ops.set_quantized_rows`."""
+    check_rows(weight, first_row, values)
+    check_quantized(values, scales, zeros, weight.format)
+    _store(weight, first_row, (values, scales) if zeros is None else (values, scales, zeros))
 
 
 @register("pack_weight", "reference")
@@ -132,18 +157,6 @@ def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> 
     packed = new_weight(format, weight.shape[0], weight.shape[1], gate_up, weight.device)
     set_rows(packed, 0, weight)
     return packed
-
-
-@register("pack_quantized", "reference")
-def pack_quantized(
-    values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat, gate_up: bool = False
-) -> PackedWeight:
-    """See `quire.ops.pack_quantized`. Everything stays in plain order."""
-    check_quantized(values, scales, zeros, format)
-    tensors = {"values": values.contiguous(), "scales": scales.to(_SCALE_DTYPES[format.name]).contiguous()}
-    if zeros is not None:
-        tensors["zeros"] = zeros.contiguous()
-    return PackedWeight(format, values.shape[0], values.shape[1], gate_up, tensors)
 
 
 @register("unpack_weight", "reference")
@@ -172,10 +185,9 @@ def _repeat(scales: Tensor, weight: PackedWeight) -> Tensor:
 
 def _zeros(weight: PackedWeight, rows: slice | Tensor) -> Tensor | float:
     """int4's zero point of every element, or of all."""
-    zeros = weight.tensors.get("zeros")
-    if zeros is None:
+    if not weight.format.has_zeros:
         return float(INT4_ZERO)
-    return zeros[rows].float().repeat_interleave(weight.format.group_size, 1)
+    return weight.tensors["zeros"][rows].float().repeat_interleave(weight.format.group_size, 1)
 
 
 @register("linear", "reference")

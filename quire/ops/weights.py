@@ -31,6 +31,8 @@ class WeightFormat:
     """Inputs that share a weight scale. int4: 32, 64 or 128; float8: the same, or 0 for all of an output's."""
     activation_group: int = 0
     """int8 and int4: inputs that share an activation scale: 32, 64 or 128; 0 is all of a token's."""
+    has_zeros: bool = False
+    """int4: every group has a zero point of its own, uint8; else all are 8."""
 
     def __post_init__(self) -> None:
         if self.name not in FORMAT_NAMES:
@@ -41,6 +43,8 @@ class WeightFormat:
             raise ValueError(f"group_size must be 0, 32, 64 or 128 for float8, got {self.group_size}")
         if self.activation_group not in (0, *GROUP_SIZES):
             raise ValueError(f"activation_group must be 0, 32, 64 or 128, got {self.activation_group}")
+        if self.has_zeros and self.name != "int4":
+            raise ValueError(f"has_zeros is for int4, got {self.name}")
 
     @property
     def rounds_to_bfloat16(self) -> bool:
@@ -66,7 +70,7 @@ class WeightFormat:
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """One matrix [output_size, input_size] in a backend's own layout. Made by `ops.pack_weight` and `ops.pack_quantized`."""
+    """One matrix [output_size, input_size] in a backend's own layout. Made by `ops.new_weight` and filled row by row."""
 
     format: WeightFormat
     output_size: int
@@ -94,7 +98,7 @@ def check_matrix(output_size: int, input_size: int, format: WeightFormat, gate_u
 
 
 def check_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
-    """Raises ValueError where `ops.set_rows` would write past the matrix."""
+    """Raises ValueError where rows would be written past the matrix."""
     if rows.dim() != 2 or rows.shape[1] != weight.input_size:
         raise ValueError(f"rows must be [n, {weight.input_size}], got {list(rows.shape)}")
     if not 0 <= first_row <= first_row + rows.shape[0] <= weight.output_size:
@@ -106,10 +110,10 @@ _VALUE_DTYPES = {"int8": torch.int8, "int4": torch.uint8, "float8": torch.float8
 
 
 def check_quantized(values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat) -> None:
-    """Raises ValueError naming what does not fit `ops.pack_quantized`."""
+    """Raises ValueError naming what does not fit `ops.set_quantized_rows`."""
     dtype = _VALUE_DTYPES.get(format.name)
     if dtype is None:
-        raise ValueError(f"pack_quantized is for int8, int4 and float8, got {format.name}")
+        raise ValueError(f"quantized numbers are for int8, int4 and float8, got {format.name}")
     format.check_input_size(values.shape[1])
     if values.dtype != dtype:
         raise ValueError(f"values must be {dtype} for {format.name}, got {values.dtype}")
@@ -118,9 +122,10 @@ def check_quantized(values: Tensor, scales: Tensor, zeros: Tensor | None, format
     shape = [values.shape[0], format.num_groups(values.shape[1])]
     if list(scales.shape) != shape:
         raise ValueError(f"scales must have shape {shape}, got {list(scales.shape)}")
+    if (zeros is not None) != format.has_zeros:
+        given = "None" if zeros is None else "a tensor"
+        raise ValueError(f"zeros must be a tensor exactly where the format has_zeros ({format.has_zeros}), got {given}")
     if zeros is None:
         return
-    if format.name != "int4":
-        raise ValueError(f"zeros must be None for {format.name}")
     if zeros.dtype != torch.uint8 or list(zeros.shape) != shape:
         raise ValueError(f"zeros must be torch.uint8 {shape}, got {zeros.dtype} {list(zeros.shape)}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import math
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +12,15 @@ from torch import Tensor, nn
 from quire import ops
 from quire.ops.activations import ActivationName
 from quire.ops.weights import PackedWeight
+from quire.quant.encoded import EncodedWeight
 
 Place = Callable[[tuple[int, ...], Tensor, Hashable], tuple[int, Tensor]]
 """(shape of this rank's parameter, tensor as in the checkpoint, which part of the parameter it is) -> (the parameter's row that
-it begins at, this rank's share of it as a view). Raises ValueError for a tensor of another shape."""
+it begins at, this rank's share of it as a view). Raises ValueError for a tensor of another shape. Where the rows of a quantized
+weight go is found with a column of row numbers, int64 [rows, 1], in place of the tensor: so it moves whole rows, read by nobody."""
+
+_BYTES_AT_ONCE = 16 * 2**20
+"""Rows of a large tensor are moved in pieces of this size, so that no copy of it grows larger."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,18 @@ class Slot:
         """Keep some rows of the parameter, of any float type and device."""
         self.tensor.narrow(0, first_row, rows.shape[0]).copy_(rows)
 
+    def place_numbers(self, numbers: Tensor, part_id: Hashable) -> tuple[int, Tensor]:
+        """`place` for row numbers [n, 1] of an encoded weight: (first row, numbers [m] of the rows that go there)."""
+        first_row, placed = self._place((self.shape[0], 1), numbers, part_id)
+        return first_row, placed[:, 0]
+
+    def take_encoded(self, first_row: int, rows: Tensor, weight: EncodedWeight, device: torch.device) -> None:
+        """Keep rows [n] of a weight of a quantized checkpoint, here as floats."""
+        if not self.is_allocated:
+            self.allocate(device)
+        for start, stop in row_pieces((len(rows), *self.shape[1:]), 4):
+            self.take(first_row + start, weight.dequantize(rows[start:stop]))
+
 
 class Loadable(nn.Module):
     """A layer with parameters of its own. They are `slots` until all have arrived; then `after_load` is called, once."""
@@ -99,13 +117,13 @@ class QuantMethod:
         activation: ActivationName | None = None,
     ) -> Tensor:
         """x [..., input_size] -> [..., output_size]."""
-        return ops.linear(x, layer.weight, bias, activation)
+        return ops.linear(_in_order(x, layer), layer.weight, bias, activation)
 
     def apply_gate_up(
         self, layer: Quantizable, x: Tensor, bias: Tensor | None = None, activation: ActivationName = "silu"
     ) -> Tensor:
         """x [..., input_size] -> activation(gate) * up [..., output_size / 2]."""
-        return ops.gate_up_linear(x, layer.weight, bias, activation)
+        return ops.gate_up_linear(_in_order(x, layer), layer.weight, bias, activation)
 
     def embed(self, layer: Quantizable, token_ids: Tensor) -> Tensor:
         """Rows [T, input_size] at token_ids [T]."""
@@ -117,6 +135,8 @@ class Quantizable(Loadable):
 
     quant: QuantMethod
     weight: Tensor | PackedWeight
+    input_order: Tensor | None = None
+    """int64 [input_size]: the weight's column i belongs to input input_order[i]; None: to input i."""
 
     def __init__(self, shard: WeightShard) -> None:
         super().__init__()
@@ -131,6 +151,18 @@ class Quantizable(Loadable):
         """Hand the weight to its method, the rest becomes parameters."""
         self.quant.after_load(self, self.shard)
         super().after_load()
+
+
+def _in_order(x: Tensor, layer: Quantizable) -> Tensor:
+    return x if layer.input_order is None else ops.select_columns(x, layer.input_order)
+
+
+def row_pieces(shape: tuple[int, ...], element_size: int) -> Iterator[tuple[int, int]]:
+    """(first row, one past the last) of pieces of at most 16 MiB, in order; at least a row each."""
+    rows = shape[0]
+    row_bytes = max(1, element_size * math.prod(shape[1:]))
+    step = max(1, _BYTES_AT_ONCE // row_bytes)
+    return ((start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def share_of(tensor: Tensor, shape: tuple[int, ...], dim: int, rank: int, size: int) -> Tensor:

@@ -123,7 +123,7 @@ def test_nonsense_is_named(tmp_path, changes, message):
     [
         {"rope_scaling": {"type": "spiral", "factor": 2.0}},
         {"hidden_act": "xielu"},
-        {"quantization_config": {"quant_method": "awq"}},
+        {"quantization_config": {"quant_method": "exl2"}},
         {"partial_rotary_factor": 0.5},
     ],
 )

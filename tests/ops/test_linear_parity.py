@@ -12,7 +12,16 @@ from quire.ops.quantize import INT4_DIVISORS, quantize_int4
 from quire.ops.weights import WeightFormat
 
 CPU = torch.device("cpu")
-OPS = ("new_weight", "set_rows", "pack_weight", "pack_quantized", "unpack_weight", "linear", "gate_up_linear", "embedding")
+OPS = (
+    "new_weight",
+    "set_rows",
+    "set_quantized_rows",
+    "pack_weight",
+    "unpack_weight",
+    "linear",
+    "gate_up_linear",
+    "embedding",
+)
 BACKENDS = [b for b in registry.PRIORITY if all(b in registry.backends(op, CPU) for op in OPS)]
 FORMATS = {
     "float32": WeightFormat("float32"),
@@ -25,6 +34,7 @@ FORMATS = {
     "int4-g32-a32": WeightFormat("int4", 32, 32),
     "int4-g32-a128": WeightFormat("int4", 32, 128),
     "int4-g64-a64": WeightFormat("int4", 64, 64),
+    "int4-g64-a64-zeros": WeightFormat("int4", 64, 64, has_zeros=True),
     "int4-g128-a32": WeightFormat("int4", 128, 32),
     "int4-g128-a128": WeightFormat("int4", 128, 128),
 }
@@ -260,6 +270,26 @@ def test_rows_set_piece_by_piece_are_the_matrix(backend, format, gate_up):
                     ops.set_rows(packed, start, weight[:2])
             with pytest.raises(ValueError, match=r"rows must be \[n, 256\], got \[150, 512\]"):
                 ops.set_rows(packed, 0, wide)
+
+
+@with_backends
+@pytest.mark.parametrize("gate_up", [False, True])
+def test_quantized_rows_set_piece_by_piece_are_the_matrix(backend, gate_up):
+    generator = torch.Generator().manual_seed(4)
+    values = torch.randint(0, 16, (150, 256), generator=generator, dtype=torch.uint8)
+    zeros = torch.randint(0, 17, (150, 4), generator=generator, dtype=torch.uint8)
+    scales = torch.rand(150, 4, generator=generator)
+    with on(backend):
+        whole = ops.pack_quantized(values, scales, zeros, WeightFormat("int4", 64), gate_up)
+        packed = ops.new_weight(whole.format, 150, 256, gate_up, CPU)
+        for start, stop in ((64, 75), (0, 1), (75, 150), (1, 64), (9, 9)):
+            ops.set_quantized_rows(packed, start, values[start:stop], scales[start:stop], zeros[start:stop])
+        for name, tensor in packed.tensors.items():
+            assert torch.equal(tensor, whole.tensors[name])
+        with pytest.raises(ValueError, match="rows 149 to 151 are not within the matrix's 150"):
+            ops.set_quantized_rows(packed, 149, values[:2], scales[:2], zeros[:2])
+        with pytest.raises(ValueError, match=r"zeros must be a tensor exactly where .* \(True\), got None"):
+            ops.set_quantized_rows(packed, 0, values, scales)
 
 
 def test_columns_of_a_matrix_may_be_its_rows():

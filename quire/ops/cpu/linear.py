@@ -12,6 +12,7 @@ from torch import Tensor
 from quire.ops import reference, registry
 from quire.ops.activations import ACTIVATIONS, check_activation
 from quire.ops.cpu.extension import DTYPE_CODES, LEVEL, address, allocate, extension, on_cpu
+from quire.ops.quantize import INT4_ZERO
 from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized, check_rows
 
 PANEL_ROWS: int = extension.PANEL_ROWS
@@ -32,7 +33,7 @@ class CpuWeight(PackedWeight):
         """What the sums of quantized activations are multiplied by, to undo the stored values' offset."""
         if self.format.name == "int8":
             return -128
-        return 1 if "zeros" in self.tensors else -8
+        return 1 if self.format.has_zeros else -8
 
     @property
     def encodes_activations(self) -> bool:
@@ -67,6 +68,8 @@ def new_weight(
     elif format.name in _GROUP_SCALES:
         shape = (panels, format.num_groups(input_size), PANEL_ROWS)
         tensors["scales"] = allocate(shape, _GROUP_SCALES[format.name], huge_pages=True)
+    if format.has_zeros:
+        tensors["zeros"] = allocate(tuple(tensors["scales"].shape), torch.uint8, huge_pages=True)
     return _with_tensors(CpuWeight(format, output_size, input_size, gate_up), tensors)
 
 
@@ -79,6 +82,24 @@ def set_rows(weight: CpuWeight, first_row: int, rows: Tensor) -> None:
     if rows.stride(1) != 1:
         rows = rows.contiguous()
     _pack(weight, first_row, rows, None)
+    if weight.format.has_zeros:
+        panel, lane = _places(weight, first_row, rows.shape[0])
+        weight.tensors["zeros"][panel, :, lane] = INT4_ZERO
+
+
+@registry.register("set_quantized_rows", "cpu", supports=on_cpu)
+def set_quantized_rows(
+    weight: CpuWeight, first_row: int, values: Tensor, scales: Tensor, zeros: Tensor | None = None
+) -> None:
+    """See `ops.set_quantized_rows`."""
+    check_rows(weight, first_row, values)
+    check_quantized(values, scales, zeros, weight.format)
+    _pack(weight, first_row, None, values.contiguous())
+    panel, lane = _places(weight, first_row, values.shape[0])
+    stored = weight.tensors["scales"].view(-1, scales.shape[1], PANEL_ROWS)
+    stored[panel, :, lane] = scales.to(stored.dtype)
+    if zeros is not None:
+        weight.tensors["zeros"][panel, :, lane] = zeros
 
 
 @registry.register("pack_weight", "cpu", supports=on_cpu)
@@ -87,24 +108,6 @@ def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> 
     packed = new_weight(format, weight.shape[0], weight.shape[1], gate_up, weight.device)
     set_rows(packed, 0, weight)
     return packed
-
-
-@registry.register("pack_quantized", "cpu", supports=on_cpu)
-def pack_quantized(
-    values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat, gate_up: bool = False
-) -> CpuWeight:
-    """See `ops.pack_quantized`."""
-    check_quantized(values, scales, zeros, format)
-    packed = new_weight(format, values.shape[0], values.shape[1], gate_up, values.device)
-    _pack(packed, 0, None, values.contiguous())
-    order = _panel_order(packed)
-    own_scales = packed.tensors["scales"]
-    own_scales.copy_(_in_panels(scales.to(own_scales.dtype), order).view(own_scales.shape))
-    if zeros is None:
-        return packed
-    own = allocate(tuple(packed.tensors["scales"].shape), torch.uint8, huge_pages=True)
-    own.copy_(_in_panels(zeros.to(torch.uint8), order))
-    return _with_tensors(packed, packed.tensors | {"zeros": own})
 
 
 def _pack(weight: CpuWeight, first_row: int, floats: Tensor | None, values: Tensor | None) -> None:
@@ -149,22 +152,14 @@ def _with_tensors(weight: CpuWeight, tensors: dict[str, Tensor]) -> CpuWeight:
     return CpuWeight(weight.format, weight.output_size, weight.input_size, weight.gate_up, tensors, view)
 
 
-def _panel_order(weight: PackedWeight) -> Tensor:
-    """[panels * PANEL_ROWS]: the matrix row at each place of the panels; output_size where there is none."""
-    size = weight.output_size
-    places = torch.arange(_round_up(size, PANEL_ROWS))
+def _places(weight: PackedWeight, first_row: int, count: int) -> tuple[Tensor, Tensor]:
+    """Panel and lane of each of some rows of the matrix; `place_of` in csrc/cpu/pack.h."""
+    rows = torch.arange(first_row, first_row + count)
     if not weight.gate_up:
-        return places.clamp(max=size)
-    half = PANEL_ROWS // 2
-    row = places // PANEL_ROWS * half + places % half
-    is_up = places % PANEL_ROWS >= half
-    return torch.where(row < size // 2, row + is_up * (size // 2), size)
-
-
-def _in_panels(matrix: Tensor, order: Tensor) -> Tensor:
-    """[N, groups] -> [panels, groups, PANEL_ROWS], zeros as padding."""
-    padded = torch.cat((matrix, matrix.new_zeros(1, matrix.shape[1])))[order]
-    return padded.view(-1, PANEL_ROWS, matrix.shape[1]).transpose(1, 2)
+        return rows // PANEL_ROWS, rows % PANEL_ROWS
+    size, half = weight.output_size // 2, PANEL_ROWS // 2
+    row = rows % size
+    return row // half, row % half + half * (rows >= size)
 
 
 @registry.register("unpack_weight", "cpu", supports=on_cpu)
