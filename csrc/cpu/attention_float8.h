@@ -1,7 +1,7 @@
 // Attention over a cache in float8: that of attention_bf16.h over numbers widened to bfloat16, with scales. For attention.inc alone.
 //
-// A score is the product with the numbers times the token's key scale. A token's value scale goes into its weight before that is
-// rounded to bfloat16; the sum is that of the weights without it.
+// A score is the product with the numbers times the token's key scale. A token's value scale goes into its rounded weight, which
+// stays a bfloat16, since scales are powers of two; the sum is that of the weights without it.
 #pragma once
 
 #include "attention_bf16.h"
@@ -33,10 +33,10 @@ struct Float8Cache : Bf16Cache {
       const F32x16 largest = splat(rows.weights[r].largest);
       F32x16 sum = splat(0.0f);
       for (int64_t g = groups.begin; g < groups.end; ++g) {
-        const F32x16 weight = exp_of_score(load(scores + g * kLanes) - largest);
-        const F32x16 scaled = zero_where_below(weight * load(chunk.value_scales + g * kLanes), weight, smallest);
+        const F32x16 weight = round_to_bf16(exp_of_score(load(scores + g * kLanes) - largest));
         sum = sum + weight;
-        store_operands(operands + g * kLanes / 2, round_to_bf16(scaled));
+        const F32x16 scaled = weight * load(chunk.value_scales + g * kLanes);
+        store_operands(operands + g * kLanes / 2, zero_where_below(scaled, weight, smallest));
       }
       rows.weights[r].sum = reduce_add(sum);
     }

@@ -11,7 +11,7 @@ enum class KVDType : int { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3, flo
 // For each block and KV head, with P numbers to a word: keys [ceil(D / P)][B] words, each of P components of one token, and
 // values [ceil(B / P)][D] words, each of one component of P tokens: what a dot product takes per 32-bit lane. Components
 // beyond D are zero, tokens beyond B undefined. A byte of int8 is its number + 128; those of float8 lie in the order 0, 2, 1, 3,
-// so that low and high bytes of 16 bits are pairs. Behind either follow B float32 scales, one per token: element = number * scale.
+// so that low and high bytes of 16 bits are pairs. Behind either follow B float32 scales, one per token: element = number * scale. Those of float8 are powers of two, or 0, or NaN.
 struct KVPools {
   void* keys;
   void* values;

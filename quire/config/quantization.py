@@ -9,7 +9,12 @@ from typing import Any
 from quire.config.fields import Fields, read_json
 from quire.errors import ConfigError, UnsupportedModelError, describe
 
-CHECKPOINT_FORMATS: dict[str, str] = {"gptq": "quire.quant.gptq:GptqFormat"}
+CHECKPOINT_FORMATS: dict[str, str] = {
+    "gptq": "quire.quant.gptq:GptqFormat",
+    "fp8": "quire.quant.float8:Float8Format",
+    "bitsandbytes": "quire.quant.bitsandbytes:BitsAndBytesFormat",
+    "squeezellm": "quire.quant.squeezellm:SqueezeLlmFormat",
+}
 """By `quant_method`: the class in `quire.quant` that reads such checkpoints, one file each."""
 
 _ALIASES = {"gptq_marlin": "gptq"}

@@ -187,8 +187,9 @@ def kv_cache_shape(
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """Store k and v [T, KH, D] in the pools, in place: token t in slot slot_mapping[t] = block * B + offset.
 
-    int8 pools hold round(x * (127 / absmax)), to nearest even, and the scale absmax / 127 of each token and head; float8 pools the
-    same with 448. No slot may appear twice.
+    int8 pools hold round(x * (127 / absmax)), to nearest even, and the scale absmax / 127 of each token and head. float8 pools hold
+    x / scale, to nearest even, and the scale, the least power of two that leaves nothing above 448 (0 where that is below 2^-100).
+    No slot may appear twice.
     """
     select("write_kv", k.device)(k, v, k_cache, v_cache, slot_mapping)
 

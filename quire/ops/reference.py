@@ -315,12 +315,22 @@ def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mappin
 def _to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype not in _LARGEST_CACHED:
         return x.to(dtype)
-    top = _LARGEST_CACHED[dtype]
     wide = x.float()
     absmax = wide.abs().amax(-1, keepdim=True)
-    scaled = wide * torch.where(absmax > 0, top / absmax, 0)
-    numbers = (scaled.round() if dtype == torch.int8 else scaled).to(dtype)
-    return torch.cat((numbers, (absmax / top).view(dtype)), -1)
+    scales = absmax / _LARGEST_CACHED[dtype]
+    if dtype == torch.int8:
+        numbers = (wide * torch.where(absmax > 0, INT8_MAX / absmax, 0)).round()
+    else:
+        scales = _power_above(scales)
+        numbers = wide * torch.where(scales == 0, 0, 1 / scales)
+    return torch.cat((numbers.to(dtype), scales.view(dtype)), -1)
+
+
+def _power_above(x: Tensor) -> Tensor:
+    """The least power of two that is not below x, float32; 0 below 2^-100, NaN where x is not finite."""
+    powers = (x.view(torch.int32) + 0x007FFFFF & ~0x007FFFFF).view(torch.float32)
+    powers = torch.where(x < 2.0**-100, 0.0, powers)
+    return torch.where(x.isfinite(), powers, torch.nan)
 
 
 def _from_cache(cached: Tensor, dtype: torch.dtype) -> Tensor:
