@@ -47,7 +47,7 @@ InstructionPtr layer_norm(uintptr_t out, uintptr_t residual_out, uintptr_t x, ui
 }
 
 InstructionPtr pointwise(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t y, int64_t y_stride,
-                         int64_t rows, int64_t dim, double factor, int kind, int level) {
+                         uintptr_t columns, int64_t rows, int64_t dim, double factor, int kind, int level) {
   PointwiseArgs args;
   args.out = pointer<float>(out);
   args.x = pointer<const float>(x);
@@ -57,6 +57,7 @@ InstructionPtr pointwise(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t
   args.out_stride = out_stride;
   args.x_stride = x_stride;
   args.y_stride = y_stride;
+  args.columns = pointer<const int64_t>(columns);
   args.factor = static_cast<float>(factor);
   args.kind = static_cast<Pointwise>(kind);
   return make_instruction(pointwise_for(checked_level(level)), args);
@@ -69,9 +70,9 @@ void bind_norm(nb::module_& m) {
         "x_stride"_a, "eps"_a, "dtype"_a, "weight_dtype"_a, "level"_a);
   m.def("layer_norm", &layer_norm, "out"_a, "residual_out"_a, "x"_a, "weight"_a, "bias"_a, "residual"_a, "rows"_a, "heads"_a,
         "dim"_a, "x_stride"_a, "weight_stride"_a, "eps"_a, "dtype"_a, "weight_dtype"_a, "level"_a);
-  m.attr("POINTWISE") = nb::make_tuple("add", "multiply", "soft_cap");
-  m.def("pointwise", &pointwise, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "y"_a, "y_stride"_a, "rows"_a, "dim"_a,
-        "factor"_a, "kind"_a, "level"_a);
+  m.attr("POINTWISE") = nb::make_tuple("add", "multiply", "soft_cap", "select");
+  m.def("pointwise", &pointwise, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "y"_a, "y_stride"_a, "columns"_a, "rows"_a,
+        "dim"_a, "factor"_a, "kind"_a, "level"_a);
 }
 
 }  // namespace quire

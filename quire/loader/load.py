@@ -22,7 +22,7 @@ from quire.loader.formats import Weights, read_weights
 from quire.loader.naming import Names, Part, shares_memory
 from quire.log import get_logger
 from quire.models import ModelRegistry
-from quire.ops.weights import PackedWeight
+from quire.ops.weights import PackedWeight, WeightParts
 from quire.quant import (
     CheckpointFormat,
     EncodedWeight,
@@ -161,9 +161,9 @@ def fill_dummy(model: nn.Module, device: torch.device, seed: int = 0) -> None:
 
 def weight_bytes(model: nn.Module) -> int:
     """Memory of all parameters and packed weights."""
-    packed = [weight for layer in model.modules() if isinstance(weight := getattr(layer, "weight", None), PackedWeight)]
-    plain = sum(p.numel() * p.element_size() for p in model.parameters())
-    return plain + sum(weight.num_bytes for weight in packed)
+    weights = [getattr(layer, "weight", None) for layer in model.modules()]
+    packed = sum(weight.num_bytes for weight in weights if isinstance(weight, PackedWeight | WeightParts))
+    return packed + sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 class _Loading:

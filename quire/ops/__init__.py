@@ -17,7 +17,7 @@ from torch import Tensor
 from quire.ops.activations import ActivationName
 from quire.ops.registry import select
 from quire.ops.sampling.edits import RowEdits
-from quire.ops.weights import PackedWeight, WeightFormat
+from quire.ops.weights import PackedWeight, WeightFormat, WeightParts
 
 
 def set_num_threads(count: int) -> None:
@@ -128,14 +128,16 @@ def pack_quantized(
     return packed
 
 
-def unpack_weight(weight: PackedWeight) -> Tensor:
-    """The matrix [N, K] that a packed weight stands for, in float32, rows in their original order."""
-    return select("unpack_weight", torch.device(weight.device_type))(weight)
+def unpack_weight(weight: PackedWeight | WeightParts) -> Tensor:
+    """The matrix [N, K] that a packed weight stands for, in float32, rows and columns in their original order."""
+    if isinstance(weight, WeightParts):
+        return torch.cat([unpack_weight(part) for part in weight.parts])
+    return _in_input_order(select("unpack_weight", torch.device(weight.device_type))(weight), weight)
 
 
 def linear(
     x: Tensor,
-    weight: Tensor | PackedWeight,
+    weight: Tensor | PackedWeight | WeightParts,
     bias: Tensor | None = None,
     activation: ActivationName | None = None,
 ) -> Tensor:
@@ -145,7 +147,9 @@ def linear(
     A float8 weight's scale multiplies its group's sum. With an integer format each row of x is first quantized as `WeightFormat`
     says; the products are summed exactly within a group, the groups in float32.
     """
-    return select("linear", x.device)(x, weight, bias, activation)
+    if isinstance(weight, WeightParts):
+        return select("linear_parts", x.device)(x, weight, bias, activation)
+    return select("linear", x.device)(_as_stored(x, weight), weight, bias, activation)
 
 
 def gate_up_linear(
@@ -158,12 +162,24 @@ def gate_up_linear(
 
     A packed weight must have been packed with `gate_up`; the rows of a plain one are gate [N / 2] then up [N / 2].
     """
-    return select("gate_up_linear", x.device)(x, weight, bias, activation)
+    return select("gate_up_linear", x.device)(_as_stored(x, weight), weight, bias, activation)
 
 
 def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
     """Rows of weight [vocab, N] at token_ids [T] -> [T, N]; of a packed weight in float32."""
-    return select("embedding", token_ids.device)(token_ids, weight)
+    return _in_input_order(select("embedding", token_ids.device)(token_ids, weight), weight)
+
+
+def _as_stored(x: Tensor, weight: Tensor | PackedWeight) -> Tensor:
+    """Inputs [..., K] in the order of the weight's columns."""
+    order = weight.input_order if isinstance(weight, PackedWeight) else None
+    return x if order is None else select_columns(x, order)
+
+
+def _in_input_order(rows: Tensor, weight: Tensor | PackedWeight) -> Tensor:
+    """Rows [..., K] of the weight with its columns in the order of the inputs."""
+    order = weight.input_order if isinstance(weight, PackedWeight) else None
+    return rows if order is None else select_columns(rows, order.argsort())
 
 
 def kv_cache_shape(

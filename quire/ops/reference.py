@@ -13,11 +13,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quire.ops.activations import ACTIVATIONS, check_activation
-from quire.ops.quantize import FLOAT8_MAX, INT4_ZERO, INT8_MAX, group_bounds, quantize_float8, quantize_int4, quantize_int8, quantize_rows
+from quire import ops
+from quire.ops.activations import ACTIVATIONS, ActivationName, check_activation
+from quire.ops.quantize import (
+    FLOAT8_MAX,
+    INT4_ZERO,
+    INT8_MAX,
+    group_bounds,
+    quantize_float8,
+    quantize_int4,
+    quantize_int8,
+    quantize_rows,
+)
 from quire.ops.registry import register
 from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
-from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized, check_rows
+from quire.ops.weights import (
+    PackedWeight,
+    WeightFormat,
+    WeightParts,
+    check_matrix,
+    check_quantized,
+    check_rows,
+)
 
 _EXACT_TERMS = 1024
 """So many products of two numbers up to 127 add up to less than 2^24, where float32 is exact in any order."""
@@ -208,6 +225,17 @@ def linear(
     if activation is not None:
         out = ACTIVATIONS[activation](out)
     return out.to(x.dtype).reshape(*x.shape[:-1], weight.output_size)
+
+
+@register("linear_parts", "reference")
+def linear_parts(
+    x: Tensor, weight: WeightParts, bias: Tensor | None = None, activation: ActivationName | None = None
+) -> Tensor:
+    """See `quire.ops.linear`; each part on the backend that has it."""
+    sizes = [part.output_size for part in weight.parts]
+    biases = [None] * len(sizes) if bias is None else bias.split(sizes)
+    parts = zip(weight.parts, biases, strict=True)
+    return torch.cat([ops.linear(x, part, own, activation) for part, own in parts], -1)
 
 
 def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:

@@ -78,6 +78,9 @@ class PackedWeight:
     gate_up: bool
     """Rows are gate then up, for `ops.gate_up_linear`."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    input_order: Tensor | None = None
+    """int64 [input_size]: column i as it is stored belongs to input input_order[i]; None: to input i. The ops that read whole
+    inputs (`linear`, `gate_up_linear`, `embedding`, `unpack_weight`) heed it; those that write rows store columns as they come."""
 
     @property
     def num_bytes(self) -> int:
@@ -88,6 +91,28 @@ class PackedWeight:
     def device_type(self) -> str:
         """Where it lies."""
         return next(iter(self.tensors.values())).device.type
+
+
+@dataclass(frozen=True)
+class WeightParts:
+    """A matrix whose runs of rows are stored in formats of their own, one below the other, for `ops.linear`."""
+
+    parts: tuple[PackedWeight, ...]
+
+    @property
+    def output_size(self) -> int:
+        """Rows of all parts."""
+        return sum(part.output_size for part in self.parts)
+
+    @property
+    def input_size(self) -> int:
+        """Columns, the same in all parts."""
+        return self.parts[0].input_size
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that they take."""
+        return sum(part.num_bytes for part in self.parts)
 
 
 def check_matrix(output_size: int, input_size: int, format: WeightFormat, gate_up: bool) -> None:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from quire import ops
 from quire.ops.activations import ActivationName
-from quire.ops.weights import PackedWeight
+from quire.ops.weights import PackedWeight, WeightParts
 from quire.quant.encoded import EncodedWeight
 
 Place = Callable[[tuple[int, ...], Tensor, Hashable], tuple[int, Tensor]]
 """(shape of this rank's parameter, tensor as in the checkpoint, which part of the parameter it is) -> (the parameter's row that
 it begins at, this rank's share of it as a view). Raises ValueError for a tensor of another shape. Where the rows of a quantized
-weight go is found with a column of row numbers, int64 [rows, 1], in place of the tensor: so it moves whole rows, read by nobody."""
+weight go is found with a column of row numbers, int64 [rows, 1], in place of the tensor: so it moves whole rows and reads none."""
 
 _BYTES_AT_ONCE = 16 * 2**20
 """Rows of a large tensor are moved in pieces of this size, so that no copy of it grows larger."""
@@ -117,13 +117,13 @@ class QuantMethod:
         activation: ActivationName | None = None,
     ) -> Tensor:
         """x [..., input_size] -> [..., output_size]."""
-        return ops.linear(_in_order(x, layer), layer.weight, bias, activation)
+        return ops.linear(x, layer.weight, bias, activation)
 
     def apply_gate_up(
         self, layer: Quantizable, x: Tensor, bias: Tensor | None = None, activation: ActivationName = "silu"
     ) -> Tensor:
         """x [..., input_size] -> activation(gate) * up [..., output_size / 2]."""
-        return ops.gate_up_linear(_in_order(x, layer), layer.weight, bias, activation)
+        return ops.gate_up_linear(x, layer.weight, bias, activation)
 
     def embed(self, layer: Quantizable, token_ids: Tensor) -> Tensor:
         """Rows [T, input_size] at token_ids [T]."""
@@ -134,10 +134,7 @@ class Quantizable(Loadable):
     """A layer whose weight is stored by a `quant` method, which the loader gives it before anything is loaded."""
 
     quant: QuantMethod
-    weight: Tensor | PackedWeight
-    input_order: Tensor | None = None
-    """int64 [input_size]: the weight's column i belongs to input input_order[i]; None: to input i."""
-
+    weight: Tensor | PackedWeight | WeightParts
     def __init__(self, shard: WeightShard) -> None:
         super().__init__()
         self.shard = shard
@@ -151,10 +148,6 @@ class Quantizable(Loadable):
         """Hand the weight to its method, the rest becomes parameters."""
         self.quant.after_load(self, self.shard)
         super().after_load()
-
-
-def _in_order(x: Tensor, layer: Quantizable) -> Tensor:
-    return x if layer.input_order is None else ops.select_columns(x, layer.input_order)
 
 
 def row_pieces(shape: tuple[int, ...], element_size: int) -> Iterator[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple, cast
 
 import torch
@@ -9,11 +10,13 @@ from torch import Tensor
 
 from quire import ops
 from quire.log import get_logger, warn_once
-from quire.ops.weights import PackedWeight, WeightFormat
+from quire.ops.weights import PackedWeight, WeightFormat, WeightParts
 from quire.quant.base import Quantizable, QuantMethod, Slot, WeightShard, row_pieces
 from quire.quant.encoded import EncodedWeight
 
 _logger = get_logger(__name__)
+_DECODED_BYTES = 16
+"""Memory per number while rows are decoded, about: what is at work at once stays small."""
 
 
 class _Part(NamedTuple):
@@ -23,21 +26,30 @@ class _Part(NamedTuple):
     rows: Tensor
     weight: EncodedWeight
 
+    def is_stored_like(self, other: _Part) -> bool:
+        """Whether both can be rows of one packed weight."""
+        mine, its = self.weight.input_order, other.weight.input_order
+        same_order = mine is its or (mine is not None and its is not None and torch.equal(mine, its))
+        return self.weight.format == other.weight.format and same_order
+
 
 class PackingSlot(Slot):
-    """Packs float rows as they arrive, in its own format; quantized ones when all are there, in theirs if all have the same."""
+    """Packs float rows as they arrive, in its own format. Rows of a quantized checkpoint wait for one another where they are, in
+    a file: only together do they say how they can be kept.
+    """
 
     weight: PackedWeight
 
     def __init__(self, shard: WeightShard, format: WeightFormat) -> None:
         super().__init__((shard.output_size, shard.input_size), shard.place, shard.part_ids)
-        self.format, self.is_gate_up = format, shard.is_gate_up
-        self.input_order: Tensor | None = None
+        self.format, self.is_gate_up, self.is_exact = format, shard.is_gate_up, shard.is_exact
         self._parts: list[_Part] = []
 
     def allocate(self, device: torch.device) -> None:
         """A matrix of zeros, packed."""
-        self._allocate(self.format, device)
+        self.is_allocated = True
+        outputs, inputs = self.shape
+        self.weight = ops.new_weight(self.format, outputs, inputs, self.is_gate_up, device)
 
     def take(self, first_row: int, rows: Tensor) -> None:
         """Round some rows to the format and pack them."""
@@ -48,51 +60,42 @@ class PackingSlot(Slot):
         self._parts.append(_Part(first_row, rows, weight))
         self._device = device
 
-    def finish(self) -> PackedWeight:
-        """The packed weight, once all rows have been taken."""
-        if self._parts and not self.is_allocated and self._have_one_format():
-            self._pack_codes()
-        elif self._parts:
-            self._pack_floats()
-        self._parts.clear()
-        return self.weight
+    def finish(self) -> PackedWeight | WeightParts:
+        """The packed weight, once all rows have been taken. Those of a quantized checkpoint keep their format, as one weight or
+        several; where there is none, or it cannot stand beside the others', they become floats.
+        """
+        parts = sorted(self._parts, key=lambda part: part.first_row)
+        self._parts = []
+        if not parts:
+            return self.weight
+        if self.is_allocated or self.is_exact or any(part.weight.format is None for part in parts):
+            return self._as_floats(parts)
+        if all(part.is_stored_like(parts[0]) for part in parts):
+            return self._packed(parts, 0, self.shape[0], self.is_gate_up)
+        if self.is_gate_up:
+            return self._as_floats(parts)
+        return WeightParts(tuple(self._packed([part], part.first_row, len(part.rows), False) for part in parts))
 
-    def _allocate(self, format: WeightFormat, device: torch.device) -> None:
-        self.is_allocated = True
-        outputs, inputs = self.shape
-        self.weight = ops.new_weight(format, outputs, inputs, self.is_gate_up, device)
+    def _packed(self, parts: list[_Part], first_row: int, outputs: int, is_gate_up: bool) -> PackedWeight:
+        """Rows first_row to first_row + outputs as one packed weight."""
+        first = parts[0]
+        assert first.weight.format is not None
+        weight = ops.new_weight(first.weight.format, outputs, self.shape[1], is_gate_up, self._device)
+        for part in parts:
+            for start, stop in row_pieces((len(part.rows), self.shape[1]), _DECODED_BYTES):
+                codes = part.weight.codes(part.rows[start:stop])
+                ops.set_quantized_rows(weight, part.first_row - first_row + start, *codes)
+        return replace(weight, input_order=first.weight.input_order)
 
-    def _have_one_format(self) -> bool:
-        first, *others = (part.weight for part in self._parts)
-        return first.format is not None and all(
-            other.format == first.format and _same_order(other.input_order, first.input_order) for other in others
-        )
-
-    def _pack_codes(self) -> None:
-        first = self._parts[0].weight
-        assert first.format is not None
-        self._allocate(first.format, self._device)
-        self.input_order = first.input_order
-        for first_row, rows, weight in self._parts:
-            for start, stop in row_pieces((len(rows), *self.shape[1:]), 4):
-                codes = weight.codes(rows[start:stop])
-                ops.set_quantized_rows(self.weight, first_row + start, *codes)
-
-    def _pack_floats(self) -> None:
-        """What no format of the kernels holds as it is, or what the parts of the weight do not have in common."""
+    def _as_floats(self, parts: list[_Part]) -> PackedWeight:
         warn_once(
             _logger,
             f"weights [{self.shape[0]}, {self.shape[1]}] of the quantized checkpoint are kept as {self.format.name}: "
-            "no packed format holds these numbers as they are",
+            "no packed format holds all their numbers",
         )
-        for first_row, rows, weight in self._parts:
+        for first_row, rows, weight in parts:
             super().take_encoded(first_row, rows, weight, self._device)
-
-
-def _same_order(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return torch.equal(one, other)
+        return self.weight
 
 
 class PackedMethod(QuantMethod):
@@ -111,5 +114,4 @@ class PackedMethod(QuantMethod):
 
     def after_load(self, layer: Quantizable, shard: WeightShard) -> None:
         """Take the weight out of its slot."""
-        slot = cast(PackingSlot, layer.slots.pop("weight"))
-        layer.weight, layer.input_order = slot.finish(), slot.input_order
+        layer.weight = cast(PackingSlot, layer.slots.pop("weight")).finish()

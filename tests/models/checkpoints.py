@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from quire import ops
-from quire.ops.weights import PackedWeight
+from quire.ops.weights import PackedWeight, WeightParts
 from tests.models.shapes import ATTENTION, VOCAB_SIZE, config_values
 
 
@@ -53,7 +53,7 @@ def weights_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     found = {name: parameter.data for name, parameter in model.named_parameters()}
     for name, layer in model.named_modules():
         weight = getattr(layer, "weight", None)
-        if isinstance(weight, PackedWeight):
+        if isinstance(weight, PackedWeight | WeightParts):
             found[f"{name}.weight"] = ops.unpack_weight(weight)
     return found
 

@@ -20,7 +20,7 @@ from quire.ops.capture import (
     capture,
     capture_model,
 )
-from quire.ops.weights import WeightFormat
+from quire.ops.weights import WeightFormat, WeightParts
 from quire.runner.inputs import make_tensors
 
 extension, _reason = cpu.load()
@@ -144,6 +144,28 @@ def test_a_layer_norm_and_quantization_become_one_kernel(name: str) -> None:
         rows = draw(8, HIDDEN, seed=9)
         assert torch.equal(head(rows), ops.linear(ops.layer_norm(rows, weight, own_bias, 1e-5, rows)[0], matrix))
         assert len(head.compiled.instructions) == 2
+
+
+def test_parts_and_reordered_inputs_are_captured() -> None:
+    """A product by parts of several formats, one of which stores its columns in another order."""
+    order = torch.randperm(HIDDEN, generator=torch.Generator().manual_seed(1))
+    values, bias = draw(HIDDEN, HIDDEN, seed=2), draw(HIDDEN, seed=3)
+    matrix = ops.pack_weight(draw(VOCAB, HIDDEN, seed=3), WeightFormat("int8"))
+    for names in (("int8", "float32"), ("bfloat16", "int8")):
+        upper, lower = (WeightFormat(name) for name in names)
+        half = HIDDEN // 2
+        stored = ops.pack_weight(values[:half, order], upper)
+        parts = WeightParts(
+            (dataclasses.replace(stored, input_order=order), ops.pack_weight(values[half:], lower))
+        )
+        head = capture_rows(lambda x, w=parts: ops.linear(ops.linear(x, w, bias, "gelu"), matrix), 40)
+        rows = draw(40, HIDDEN, seed=9)
+        found = ops.linear(rows, parts, bias, "gelu")
+        expected = [ops.linear(rows[:, order], stored, bias[:half], "gelu")]
+        expected += [ops.linear(rows, parts.parts[1], bias[half:], "gelu")]
+        assert torch.equal(found, torch.cat(expected, 1))
+        assert torch.equal(head(rows), ops.linear(found, matrix))
+        assert torch.equal(ops.unpack_weight(parts)[:half], ops.unpack_weight(stored)[:, order.argsort()])
 
 
 def test_other_arithmetic_is_refused() -> None:

@@ -98,6 +98,7 @@ ELEMENTWISE = [
         "layer_norm",
         "layer_norm_residual",
         "soft_cap",
+        "select_columns",
         "silu_and_mul",
         "linear",
         "linear_bias",
@@ -131,6 +132,9 @@ def run_case(op: str, rows: int, size: int, dtype: torch.dtype, only: slice | No
         return normed, naive_layer_norm(x, weight, bias, 1e-5, residual)
     if op == "soft_cap":
         return ops.soft_cap(x, 1.5), 1.5 * (x.double() / 1.5).tanh()
+    if op == "select_columns":
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(7))
+        return ops.select_columns(x, order), x.double()[:, order]
     if op == "silu_and_mul":
         x = randn(rows, 2 * size, seed=1, dtype=dtype)[only]
         return ops.silu_and_mul(x), naive_silu_and_mul(x)

@@ -105,6 +105,8 @@ void run_pointwise(Pointwise kind, int64_t dim, Level level, Hash& hash) {
   constexpr int64_t rows = 5;
   Random random(8);
   const std::vector<float> x = random.floats(rows * (dim + 3)), y = random.floats(rows * dim);
+  std::vector<int64_t> columns(static_cast<size_t>(dim));
+  for (int64_t i = 0; i < dim; ++i) columns[static_cast<size_t>(i)] = dim - 1 - i;
   std::vector<float> out(static_cast<size_t>(rows * dim));
   PointwiseArgs args{};
   args.out = out.data();
@@ -113,6 +115,7 @@ void run_pointwise(Pointwise kind, int64_t dim, Level level, Hash& hash) {
   args.rows = rows;
   args.dim = args.out_stride = args.y_stride = dim;
   args.x_stride = dim + 3;
+  args.columns = columns.data();
   args.factor = 2.5f;
   args.kind = kind;
   run(pointwise_for(level), args);
@@ -159,7 +162,7 @@ void add_basic_cases(std::vector<Case>& all) {
       all.push_back({"silu_and_mul" + suffix, [=](Level level, Hash& hash) { run_silu_and_mul(dtype, dim, level, hash); }});
     }
   for (int64_t dim : {1, 77, 900})
-    for (Pointwise kind : {Pointwise::add, Pointwise::multiply, Pointwise::soft_cap})
+    for (Pointwise kind : {Pointwise::add, Pointwise::multiply, Pointwise::soft_cap, Pointwise::select})
       all.push_back({"pointwise " + std::to_string(static_cast<int>(kind)) + " " + std::to_string(dim),
                      [=](Level level, Hash& hash) { run_pointwise(kind, dim, level, hash); }});
 }

@@ -149,7 +149,9 @@ def _with_tensors(weight: CpuWeight, tensors: dict[str, Tensor]) -> CpuWeight:
         weight.gate_up,
         _kind(weight.format),
     )
-    return CpuWeight(weight.format, weight.output_size, weight.input_size, weight.gate_up, tensors, view)
+    return CpuWeight(
+        weight.format, weight.output_size, weight.input_size, weight.gate_up, tensors, view=view
+    )
 
 
 def _places(weight: PackedWeight, first_row: int, count: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""soft_cap on the C++ extension, and the instruction that it shares with the sums and products that graph.py records."""
+"""soft_cap and select_columns on the C++ extension, by the instruction that the sums and products of graph.py are too."""
 
 from __future__ import annotations
 
@@ -7,17 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quire.ops import registry
-from quire.ops.cpu.extension import LEVEL, Rows, extension, on_cpu
+from quire.ops import reference, registry
+from quire.ops.cpu.extension import LEVEL, Rows, address, extension, on_cpu
 
 _KINDS: tuple[str, ...] = extension.POINTWISE
 
 
 def pointwise_instruction(
-    kind: str, out: Rows, x: Rows, y: Rows, rows: int, dim: int, factor: float = 0.0, level: int = LEVEL
+    kind: str,
+    out: Rows,
+    x: Rows,
+    y: Rows,
+    rows: int,
+    dim: int,
+    factor: float = 0.0,
+    level: int = LEVEL,
+    columns: Tensor | None = None,
 ) -> Any:
-    """out = x + y ("add"), x * factor ("multiply") or factor * tanh(x / factor) ("soft_cap") over float32 rows of `dim`."""
-    return extension.pointwise(*out, *x, *y, rows, dim, factor, _KINDS.index(kind), level)
+    """Over float32 rows of `dim`: x + y ("add"), x * factor ("multiply"), factor * tanh(x / factor) ("soft_cap"), or x at `columns`
+    int64 [dim], which must live as long as the instruction ("select").
+    """
+    return extension.pointwise(*out, *x, *y, address(columns), rows, dim, factor, _KINDS.index(kind), level)
 
 
 @registry.register("soft_cap", "cpu", supports=on_cpu)
@@ -38,3 +48,23 @@ def soft_cap_at_level(x: Tensor, cap: float, level: int) -> Tensor:
         "soft_cap", (out.data_ptr(), dim), (wide.data_ptr(), dim), (0, 0), rows, dim, cap, level
     ).run()
     return out.to(x.dtype)
+
+
+@registry.register("select_columns", "cpu", supports=on_cpu)
+def select_columns(x: Tensor, columns: Tensor) -> Tensor:
+    """See `ops.select_columns`; other types than float32 as the reference does it."""
+    if x.dtype != torch.float32 or x.numel() == 0:
+        return reference.select_columns(x, columns)
+    return select_columns_at_level(x, columns, LEVEL)
+
+
+def select_columns_at_level(x: Tensor, columns: Tensor, level: int) -> Tensor:
+    """`ops.select_columns` at one instruction-set level."""
+    if columns.dtype != torch.int64 or not 0 <= int(columns.min()) <= int(columns.max()) < x.shape[-1]:
+        raise ValueError(f"columns must be int64 in [0, {x.shape[-1]}), got {columns.dtype} {columns.tolist()[:4]}")
+    rows, columns = x.contiguous(), columns.contiguous()
+    out = x.new_empty(*x.shape[:-1], len(columns))
+    places = (out.data_ptr(), len(columns)), (rows.data_ptr(), x.shape[-1])
+    num_rows = x.numel() // x.shape[-1]
+    pointwise_instruction("select", *places, (0, 0), num_rows, len(columns), level=level, columns=columns).run()
+    return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from quire.ops.cpu.linear import (
 from quire.ops.cpu.norm import weight_stride
 from quire.ops.cpu.pointwise import pointwise_instruction
 from quire.ops.cpu.rotary import rotary_and_write
+from quire.ops.weights import WeightParts
 
 _FLOAT32_CODE: int = extension.FLOAT32
 Address = Callable[[Operand], int]
@@ -156,14 +157,37 @@ def gate_up_linear(
     return _multiply(x, weight, bias, weight.output_size // 2, activation)
 
 
-def _multiply(
-    x: Tensor, weight: CpuWeight, bias: Tensor | None, width: int, activation: str | None
+@_recorded("linear_parts")
+def linear_parts(
+    x: Tensor, weight: WeightParts, bias: Tensor | None = None, activation: str | None = None
 ) -> Tensor:
+    """See `ops.linear`: each part writes its columns of one buffer."""
+    out = recording().new((weight.output_size,), torch.float32)
+    first = 0
+    for part in weight.parts:
+        columns = slice(first, first + part.output_size)
+        inputs = x if part.input_order is None else select_columns(x, part.input_order)
+        own_bias = None if bias is None else bias[columns]
+        _multiply(inputs, cast(CpuWeight, part), own_bias, part.output_size, activation, out[:, columns])
+        first = columns.stop
+    return out
+
+
+def _multiply(
+    x: Tensor,
+    weight: CpuWeight,
+    bias: Tensor | None,
+    width: int,
+    activation: str | None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Record a product into `out`, recorded columns [., width], or a buffer of its own."""
     record = recording()
     if not isinstance(weight, CpuWeight) or x.dim() != 2 or x.dtype != torch.float32:
         raise NotCapturable("linear of something else than float32 rows by a packed weight")
     bias = None if bias is None else bias.float().contiguous()
-    out = record.new((width,), torch.float32)
+    if out is None:
+        out = record.new((width,), torch.float32)
     rows = _encode(x, weight) if weight.encodes_activations else (x,)
     sources, target = [record.operand(t) for t in rows], record.operand(out)
 
@@ -327,17 +351,26 @@ def multiply(x: Tensor, factor: float) -> Tensor:
     return _pointwise("multiply", x, None, factor)
 
 
-def _pointwise(kind: str, x: Tensor, y: Tensor | None, factor: float) -> Tensor:
+@_recorded("select_columns")
+def select_columns(x: Tensor, columns: Tensor) -> Tensor:
+    """See `ops.select_columns`."""
+    return _pointwise("select", x, None, 0.0, columns)
+
+
+def _pointwise(
+    kind: str, x: Tensor, y: Tensor | None, factor: float, columns: Tensor | None = None
+) -> Tensor:
     record = recording()
     if x.dtype != torch.float32 or (y is not None and (y.dtype != x.dtype or y.shape != x.shape)):
         raise NotCapturable(f"{kind} of something else than float32 rows of one shape")
-    out = record.new(tuple(x.shape[1:]), torch.float32)
+    out = record.new(tuple(x.shape[1:]) if columns is None else (len(columns),), torch.float32)
     reads = (x,) if y is None else (x, y)
-    sources, target, dim = [record.operand(t) for t in reads], record.operand(out), x[0].numel()
+    sources, target, dim = [record.operand(t) for t in reads], record.operand(out), out[0].numel()
 
     def build(at: Address) -> Any:
         rows = [_rows(at, source) for source in sources]
-        return pointwise_instruction(kind, _rows(at, target), rows[0], rows[1] if y is not None else (0, 0), 0, dim, factor)
+        other = rows[1] if y is not None else (0, 0)
+        return pointwise_instruction(kind, _rows(at, target), rows[0], other, 0, dim, factor, columns=columns)
 
     record.emit(kind, reads, (out,), build)
     return out
