@@ -336,8 +336,13 @@ def kv_cache_shape(
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """See `quire.ops.write_kv`."""
     slots = slot_mapping.long()
-    k_cache.flatten(0, 1).index_copy_(0, slots, _to_cache(k, k_cache.dtype))
-    v_cache.flatten(0, 1).index_copy_(0, slots, _to_cache(v, v_cache.dtype))
+    for x, cache in ((k, k_cache), (v, v_cache)):
+        _movable(cache).flatten(0, 1).index_copy_(0, slots, _movable(_to_cache(x, cache.dtype)))
+
+
+def _movable(x: Tensor) -> Tensor:
+    """x as bytes where torch cannot move its type about."""
+    return x.view(torch.uint8) if x.dtype == torch.float8_e4m3fn else x
 
 
 def _to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -487,5 +492,6 @@ def _attend_decode(
 @register("copy_blocks", "reference")
 def copy_blocks(source: Tensor, destination: Tensor, pairs: Tensor) -> None:
     """See `quire.ops.copy_blocks`."""
+    source, destination = _movable(source), _movable(destination)
     picked = source.index_select(0, pairs[:, 0].to(source.device))
     destination.index_copy_(0, pairs[:, 1].to(destination.device), picked.to(destination.device))

@@ -149,7 +149,7 @@ def test_a_peak_does_not_drown_a_flat_rest(kv_dtype, limit, length):
     v[length // 2] = -0.9
     requests.write(0)
     expected = exact(q[-1:], cached(k, kv_dtype), cached(v, kv_dtype))
-    assert 0.04 < float(expected.min()) < 0.06
+    assert abs(float(expected.min())) < 0.25  # the halves nearly cancel
     torch.testing.assert_close(requests.attend([(0, length - 1, length)]).double(), expected, rtol=0, atol=limit)
 
 

@@ -74,7 +74,7 @@ def test_weights_and_logits_are_the_package_s(case, tmp_path, caplog):
     found, kept = loaded_weights(tmp_path)
     same_weights(found, model)
     assert set(kept.values()) == {"float8"}
-    close_logits(tmp_path, model, 0.01)
+    close_logits(tmp_path, model, 0.015)
     if case in ("blocks", "tensor"):
         same_under_every_schedule(tmp_path, caplog)
 

@@ -11,6 +11,7 @@ from tests.models.checkpoints import make_model
 from tests.quant.checks import SIZES, close_logits, loaded_weights, same_weights
 from tests.quant.writing import write
 
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 SETTINGS = {"quant_method": "squeezellm", "wbits": 4}
 
 
