@@ -108,7 +108,8 @@ def set_quantized_rows(
 ) -> None:
     """The same with numbers that are quantized already. int8: values int8 [n, K], scales [n, 1]. int4: values uint8 [n, K] in
     [0, 15], scales [n, K / group_size], zeros uint8 of the same shape if the format has zero points. float8: values float8_e4m3fn
-    [n, K] without NaN, scales [n, K / group_size rounded up]. Scales in any float type, kept in float16 for int4, else in float32.
+    [n, K] without NaN, scales [n, K / group_size rounded up]. Scales in any float type, kept in float16 for int4, else in
+    float32.
     """
     select("set_quantized_rows", values.device)(weight, first_row, values, scales, zeros)
 
@@ -203,9 +204,9 @@ def kv_cache_shape(
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """Store k and v [T, KH, D] in the pools, in place: token t in slot slot_mapping[t] = block * B + offset.
 
-    int8 pools hold round(x * (127 / absmax)), to nearest even, and the scale absmax / 127 of each token and head. float8 pools hold
-    x / scale, to nearest even, and the scale, the least power of two that leaves nothing above 448 (0 where that is below 2^-100).
-    No slot may appear twice.
+    int8 pools hold round(x * (127 / absmax)), to nearest even, and the scale absmax / 127 of each token and head. float8 pools
+    hold x / scale, to nearest even, and the scale, the least power of two that leaves nothing above 448 (0 where that is below
+    2^-100). No slot may appear twice.
     """
     select("write_kv", k.device)(k, v, k_cache, v_cache, slot_mapping)
 

@@ -23,7 +23,8 @@ class WeightFormat:
     unless the matrix brings its own.
     float8: e4m3 (2209.05433, without infinities) and a float32 scale per output, or per output and group of inputs, of which the
     last may be short; weight = value * scale. It multiplies activations rounded to bfloat16, as bfloat16 does.
-    int8 and int4 multiply activations that are quantized on the fly: per token and group of inputs, value = round(x * 127 / absmax).
+    int8 and int4 multiply activations that are quantized on the fly: per token and group of inputs, value =
+    round(x * 127 / absmax).
     """
 
     name: FormatName

@@ -7,8 +7,8 @@
   weight.nested_quant_map  float32 [256], with weight.nested_absmax float32, the scale of each `nested_blocksize` of these, and
                         nested_offset added;
   weight.quant_state.bitsandbytes__nf4  (or __fp4) uint8: the JSON that has shape, blocksize and the rest.
-8 bits: weight int8 [outputs, inputs], SCB float32 [outputs]; the weight is value * SCB / 127. (Inputs with outliers, which LLM.int8
-multiplies in float16, are multiplied with activations rounded per group of inputs here.)
+8 bits: weight int8 [outputs, inputs], SCB float32 [outputs]; the weight is value * SCB / 127. (Inputs with outliers, which
+LLM.int8 multiplies in float16, are multiplied with activations rounded per group of inputs here.)
 """
 
 from __future__ import annotations

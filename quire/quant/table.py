@@ -1,4 +1,4 @@
-"""Weights of small codes that a table turns into numbers: one table for all, or one per output; scales and corrections after it."""
+"""Weights of small codes that a table, one for all or one per output, turns into numbers; scales and corrections after it."""
 
 from __future__ import annotations
 

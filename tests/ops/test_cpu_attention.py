@@ -120,7 +120,10 @@ def relative_error(requests, kv_dtype):
     return float((result - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize(("kv_dtype", "limit", "outlier_limit"), [(torch.bfloat16, 3e-3, 1e-2), (torch.float8_e4m3fn, 3e-3, 1e-2), (torch.int8, 2e-4, 1e-3)])
+@pytest.mark.parametrize(
+    ("kv_dtype", "limit", "outlier_limit"),
+    [(torch.bfloat16, 3e-3, 1e-2), (torch.float8_e4m3fn, 3e-3, 1e-2), (torch.int8, 2e-4, 1e-3)],
+)
 @pytest.mark.parametrize(
     "shape",
     [(7, 1, 64, 16), (8, 1, 80, 8), (4, 4, 96, 32), (4, 1, 72, 16), (8, 2, 128, 16), (3, 3, 21, 7), (2, 1, 512, 16)],
@@ -137,7 +140,9 @@ def test_rounded_queries_and_weights_stay_close(shape, kv_dtype, limit, outlier_
     assert relative_error(requests, kv_dtype) < outlier_limit
 
 
-@pytest.mark.parametrize(("kv_dtype", "limit"), [(torch.bfloat16, 2e-3), (torch.float8_e4m3fn, 2e-3), (torch.int8, 5e-4)], ids=str)
+@pytest.mark.parametrize(
+    ("kv_dtype", "limit"), [(torch.bfloat16, 2e-3), (torch.float8_e4m3fn, 2e-3), (torch.int8, 5e-4)], ids=str
+)
 @pytest.mark.parametrize("length", [250, 4000])
 def test_a_peak_does_not_drown_a_flat_rest(kv_dtype, limit, length):
     """Half of the attention is one token's, the other half all others': each of them less than a 510th of the largest where

@@ -355,7 +355,8 @@ def test_blocks_are_copied_with_their_scales(backend, kv_dtype):
 
 @pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
 def test_a_cache_of_another_type_is_refused(backend):
-    with layout(backend), pytest.raises(ValueError, match=r"dtype of a KV cache must be one of .*int8, float8_e4m3fn, got torch.int16"):
+    message = r"dtype of a KV cache must be one of .*int8, float8_e4m3fn, got torch.int16"
+    with layout(backend), pytest.raises(ValueError, match=message):
         ops.kv_cache_shape(6, 16, 2, 8, CPU, torch.int16)
 
 

@@ -46,7 +46,7 @@ def same_weights(found: dict[str, Tensor], model: Any, tolerance: float = 0.0) -
 
 @torch.inference_mode()
 def close_logits(folder: Path, model: Any, limit: float) -> None:
-    """Log-probabilities of a prompt's tokens beside transformers' in float32; `limit`: their mean distance, in their deviation."""
+    """Log-probabilities of a prompt's tokens beside transformers'; `limit`: their mean distance, in their standard deviation."""
     prompt = torch.arange(3, 60).tolist()
     with LLM(str(folder), skip_tokenizer_init=True, max_model_len=128, num_gpu_blocks_override=16, num_threads=1) as llm:
         params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
