@@ -10,10 +10,10 @@
 namespace quire {
 namespace {
 
-WeightView view(uintptr_t data, uintptr_t scales, uintptr_t zeros, int64_t num_rows, int64_t num_inputs, int64_t group,
-                bool gate_up, int kind) {
+WeightView view(uintptr_t data, uintptr_t scales, uintptr_t zeros, uintptr_t table, int64_t num_rows, int64_t num_inputs,
+                int64_t group, bool gate_up, int kind) {
   return {pointer<const void>(data), pointer<const void>(scales), pointer<const uint8_t>(zeros), num_rows, num_inputs,
-          group, gate_up, static_cast<WeightKind>(kind)};
+          group, gate_up, static_cast<WeightKind>(kind), pointer<const float>(table)};
 }
 
 // What the three products have in common.
@@ -37,7 +37,8 @@ InstructionPtr make_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64
   auto args = product_args<LinearArgs>(out, out_stride, bias, rows, weight, activation, argmax_ids, argmax_values);
   args.x = pointer<const float>(x);
   args.x_stride = x_stride;
-  return make_instruction(linear_for(checked_level(level)), args);
+  const Level checked = checked_level(level);
+  return make_instruction(weight.kind == WeightKind::table4 ? table_linear_for(checked) : linear_for(checked), args);
 }
 
 InstructionPtr make_bf16_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias,
@@ -149,11 +150,11 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> allocate(size_t num_bytes, bool hug
 }  // namespace
 
 void bind_linear(nb::module_& m) {
-  m.attr("WEIGHT_KINDS") = nb::make_tuple("float32", "bfloat16", "int8", "int4", "float8");
+  m.attr("WEIGHT_KINDS") = nb::make_tuple("float32", "bfloat16", "int8", "int4", "float8", "table4");
   m.attr("PANEL_ROWS") = kPanelRows;
   nb::class_<WeightView>(m, "WeightView");
   nb::class_<QuantizedRows>(m, "QuantizedRows");
-  m.def("weight_view", &view, "data"_a, "scales"_a, "zeros"_a, "num_rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a,
+  m.def("weight_view", &view, "data"_a, "scales"_a, "zeros"_a, "table"_a, "num_rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a,
         "kind"_a);
   m.def("quantized_rows", &quantized_rows, "values"_a, "scales"_a, "offsets"_a, "stride"_a, "num_steps"_a, "step"_a);
   m.def("linear", &make_linear, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "bias"_a, "rows"_a, "weight"_a,

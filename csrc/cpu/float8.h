@@ -25,7 +25,7 @@ static inline uint8_t narrow_float8(float value) {
   return static_cast<uint8_t>((bits >> 24 & 0x80) | (size < bits_of(0x1p-6f) ? small : normal));
 }
 
-// Sixteen words of four numbers each, as weight_format.h lays them out: inputs 0 and 1, 2 and 3.
+// Sixteen words of four numbers each (inlined by force: a call in the inner loop would empty all registers), as weight_format.h lays them out: inputs 0 and 1, 2 and 3.
 struct Quads { Pairs first, second; };
 
 #if defined(__AVX512BF16__)
@@ -40,10 +40,10 @@ static inline __m512i widen_sizes(__m512i size, __mmask32 below_normal, __m512i 
 
 // signs & 0x8000 | sizes, in each 16-bit lane.
 static inline __m512i with_signs(__m512i signs, __m512i sizes) {
-  return _mm512_ternarylogic_epi32(_mm512_set1_epi16(-0x8000), signs, sizes, 0xea);
+  return _mm512_ternarylogic_epi32(signs, _mm512_set1_epi16(-0x8000), sizes, 0xea);
 }
 
-static inline Quads load_float8(const uint32_t* p) {
+[[gnu::always_inline]] static inline Quads load_float8(const uint32_t* p) {
   const __m512i v = _mm512_loadu_si512(p);
   const __mmask32 low_below = _mm512_testn_epi16_mask(v, _mm512_set1_epi16(0x0078));
   const __mmask32 high_below = _mm512_testn_epi16_mask(v, _mm512_set1_epi16(0x7800));
@@ -96,7 +96,7 @@ static inline F32x16 widen_shifted(const uint32_t* p) {
 
 #endif
 
-static inline Quads load_float8(const uint32_t* p) {
+[[gnu::always_inline]] static inline Quads load_float8(const uint32_t* p) {
   return {{widen_shifted<24>(p), widen_shifted<8>(p)}, {widen_shifted<16>(p), widen_shifted<0>(p)}};
 }
 

@@ -29,6 +29,9 @@ struct LinearArgs {
 };
 QUIRE_KERNEL(linear, LinearArgs)
 
+// table4 weights.
+QUIRE_KERNEL(table_linear, LinearArgs)
+
 // bfloat16 weights and rows.
 struct Bf16LinearArgs {
   float* out;

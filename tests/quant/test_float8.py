@@ -1,4 +1,4 @@
-"""FP8 checkpoints: blocks as transformers writes them, per tensor and channel as compressed-tensors computes them; fp8 at load."""
+"""FP8 checkpoints: blocks as transformers writes them, per tensor and channel as compressed-tensors does; fp8 at load."""
 
 from __future__ import annotations
 

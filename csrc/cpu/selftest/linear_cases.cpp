@@ -39,7 +39,7 @@ class Guarded {
 struct LinearShape {
   WeightKind kind;
   int64_t num_rows, num_inputs;   // N, K
-  int64_t group;                  // int4 and float8: inputs per weight scale; float8: 0 for all of a row
+  int64_t group;                  // int4, table4 and float8: inputs per weight scale; float8: 0 for all of a row
   int64_t activation_group;       // 0: all of a row
   bool gate_up;
   int64_t rows = 14;              // M; more than one tile of every height
@@ -51,13 +51,14 @@ struct LinearShape {
 // A matrix packed at one level, and what that wrote.
 struct Packed {
   std::vector<uint8_t> data, scales, zeros;
+  std::vector<float> table;
   WeightView view;
 };
 
 Packed pack_at(const LinearShape& shape, Level level, Random& random) {
   const std::vector<float> matrix = random.floats(shape.num_rows * shape.num_inputs);
   const int64_t panels = num_panels(shape.num_rows), inputs = padded_inputs(shape.kind, shape.num_inputs);
-  constexpr int64_t bits[] = {32, 16, 8, 4, 8};
+  constexpr int64_t bits[] = {32, 16, 8, 4, 8, 4};
   Packed packed;
   packed.data.resize(static_cast<size_t>(panels * kPanelRows * inputs * bits[static_cast<int>(shape.kind)] / 8));
   const int64_t groups = shape.group ? divide_up(shape.num_inputs, shape.group) : 1;
@@ -65,9 +66,19 @@ Packed pack_at(const LinearShape& shape, Level level, Random& random) {
   if (shape.zeros) packed.zeros.resize(static_cast<size_t>(panels * kPanelRows * groups));
   for (uint8_t& zero : packed.zeros) zero = static_cast<uint8_t>(random.next() % 16);
   packed.view = {packed.data.data(), packed.scales.data(), shape.zeros ? packed.zeros.data() : nullptr, shape.num_rows,
-                 shape.num_inputs, shape.group, shape.gate_up, shape.kind};
+                 shape.num_inputs, shape.group, shape.gate_up, shape.kind, nullptr};
+  std::vector<uint8_t> codes;
   PackArgs args{};
-  args.floats = matrix.data();
+  if (shape.kind == WeightKind::table4) {  // codes, scales and their numbers are the caller's
+    for (int64_t i = 0; i < shape.num_rows * shape.num_inputs; ++i) codes.push_back(static_cast<uint8_t>(random.next() % 16));
+    const std::vector<float> scales = random.floats(panels * kPanelRows * groups);
+    std::memcpy(packed.scales.data(), scales.data(), packed.scales.size());
+    packed.table = random.floats(16);
+    packed.view.table = packed.table.data();
+    args.values = codes.data();
+  } else {
+    args.floats = matrix.data();
+  }
   args.dtype = DType::float32;
   args.num_given = shape.num_rows;
   args.row_stride = shape.num_inputs;
@@ -174,7 +185,8 @@ void multiply(Kernel<Args> kernel, Args args, const LinearShape& shape, const We
   run(kernel, args);
 }
 
-// Whether rows are rounded to bfloat16.
+// Whether rows stay as they are, or are rounded to bfloat16.
+bool meets_float32(WeightKind kind) { return kind == WeightKind::float32 || kind == WeightKind::table4; }
 bool meets_bfloat16(WeightKind kind) { return kind == WeightKind::bfloat16 || kind == WeightKind::float8; }
 
 // Rounds rows as the weight wants them, and multiplies.
@@ -187,11 +199,12 @@ Outputs multiply_at(const LinearShape& shape, const Packed& packed, const float*
   out.width = shape.argmax ? 1 : shape.gate_up ? shape.num_rows / 2 : shape.num_rows;
   out.values.resize(static_cast<size_t>(rows * out.width));
   if (shape.argmax) out.ids.resize(static_cast<size_t>(rows));
-  if (shape.kind == WeightKind::float32) {
+  if (meets_float32(shape.kind)) {
     LinearArgs args{};
     args.x = x;
     args.x_stride = shape.num_inputs;
-    multiply(linear_for(level), args, shape, weight, rows, bias, out);
+    const auto kernel = shape.kind == WeightKind::table4 ? table_linear_for(level) : linear_for(level);
+    multiply(kernel, args, shape, weight, rows, bias, out);
   } else if (meets_bfloat16(shape.kind)) {
     const std::vector<uint16_t> narrow = narrow_at(shape, x, rows, level);
     Bf16LinearArgs args{};
@@ -224,7 +237,7 @@ void run_linear(const LinearShape& shape, Level level, Hash& hash) {
   if (meets_bfloat16(shape.kind)) {
     hash.add(narrow_at(shape, x.data(), shape.rows, level));
     if (shape.kind == WeightKind::bfloat16 && has_tiles(level)) level = Level::avx512_bf16;  // tiles add up in another order: see run_bf16_tiles
-  } else if (shape.kind != WeightKind::float32) {
+  } else if (!meets_float32(shape.kind)) {
     const Quantized q = quantize_at(shape, x.data(), shape.rows, level);
     hash.add(q.values);
     hash.add(q.scales);
@@ -323,7 +336,7 @@ LinearShape draw_shape(Random& random) {
 }
 
 std::string name_of(const char* what, const LinearShape& shape) {
-  const char* const kind_names[] = {"float32", "bfloat16", "int8", "int4", "float8"};
+  const char* const kind_names[] = {"float32", "bfloat16", "int8", "int4", "float8", "table4"};
   char name[128];
   std::snprintf(name, sizeof name, "%s %s M=%d N=%d K=%d groups %d/%d%s%s%s", what, kind_names[static_cast<int>(shape.kind)],
                 static_cast<int>(shape.rows), static_cast<int>(shape.num_rows), static_cast<int>(shape.num_inputs),
@@ -342,7 +355,8 @@ void add_linear_cases(std::vector<Case>& all) {
       {WeightKind::int8, 64, 192, 0, 64, true}, {WeightKind::int4, 70, 128, 32, 32, false},
       {WeightKind::int4, 70, 256, 128, 0, false}, {WeightKind::int4, 64, 256, 64, 128, true},
       {WeightKind::int8, 40, 132, 0, 64, false, 131},  {WeightKind::float8, 70, 37, 0, 0, false},
-      {WeightKind::float8, 70, 131, 128, 0, false, 100}, {WeightKind::float8, 64, 258, 32, 0, true, 3}};
+      {WeightKind::float8, 70, 131, 128, 0, false, 100}, {WeightKind::float8, 64, 258, 32, 0, true, 3},
+      {WeightKind::table4, 70, 192, 64, 0, false, 100},  {WeightKind::table4, 64, 128, 32, 0, true, 3}};
   constexpr int num_drawn = 24;
   Random random(5);
   for (int i = 0; i < num_drawn; ++i) shapes.push_back(draw_shape(random));
