@@ -23,7 +23,7 @@ _log = get_logger(__name__)
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16", "half", "float")
 QUANTIZATIONS_AT_LOAD = ("int8", "int4", "fp8")
-_LATER_QUANTIZATIONS = ("awq", "gguf", "compressed-tensors", "marlin")
+_LATER_QUANTIZATIONS = ("gguf", "marlin")
 
 
 @dataclass

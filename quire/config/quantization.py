@@ -11,19 +11,21 @@ from quire.errors import ConfigError, UnsupportedModelError, describe
 
 CHECKPOINT_FORMATS: dict[str, str] = {
     "gptq": "quire.quant.gptq:GptqFormat",
+    "awq": "quire.quant.awq:AwqFormat",
+    "compressed-tensors": "quire.quant.compressed_tensors:CompressedTensorsFormat",
     "fp8": "quire.quant.float8:Float8Format",
     "bitsandbytes": "quire.quant.bitsandbytes:BitsAndBytesFormat",
     "squeezellm": "quire.quant.squeezellm:SqueezeLlmFormat",
 }
 """By `quant_method`: the class in `quire.quant` that reads such checkpoints, one file each."""
 
-_ALIASES = {"gptq_marlin": "gptq"}
+_ALIASES = {"gptq_marlin": "gptq", "awq_marlin": "awq"}
 """vLLM's names for kernels of its own over the same files."""
 
 QUANTIZED_CHECKPOINTS = (*CHECKPOINT_FORMATS, *_ALIASES)
 """Values of `--quantization` that name the form of a checkpoint."""
 
-_OLDER_FILES = {"quantize_config.json": "gptq"}
+_OLDER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 """Written beside config.json by tools that came before `quantization_config`, and whose they are."""
 
 

@@ -81,7 +81,7 @@ class PackedWeight:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     input_order: Tensor | None = None
     """int64 [input_size]: column i as it is stored belongs to input input_order[i]; None: to input i. The ops that read whole
-    inputs (`linear`, `gate_up_linear`, `embedding`, `unpack_weight`) heed it; those that write rows store columns as they come."""
+    inputs (`linear`, `gate_up_linear`, `embedding`, `unpack_weight`) heed it; those that write rows store columns as given."""
 
     @property
     def num_bytes(self) -> int:

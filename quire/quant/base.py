@@ -17,7 +17,7 @@ from quire.quant.encoded import EncodedWeight
 Place = Callable[[tuple[int, ...], Tensor, Hashable], tuple[int, Tensor]]
 """(shape of this rank's parameter, tensor as in the checkpoint, which part of the parameter it is) -> (the parameter's row that
 it begins at, this rank's share of it as a view). Raises ValueError for a tensor of another shape. Where the rows of a quantized
-weight go is found with a column of row numbers, int64 [rows, 1], in place of the tensor: so it moves whole rows and reads none."""
+weight go is found with a column of row numbers, int64 [rows, 1], in place of the tensor: so it moves rows and reads none."""
 
 _BYTES_AT_ONCE = 16 * 2**20
 """Rows of a large tensor are moved in pieces of this size, so that no copy of it grows larger."""

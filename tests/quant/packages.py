@@ -16,8 +16,8 @@ import pytest
 
 
 def gptq_linear() -> Any:
-    """AutoGPTQ's QuantLinear, in the form that computes with torch alone."""
-    return _module("auto_gptq", "auto_gptq.nn_modules.qlinear.qlinear_cuda_old").QuantLinear
+    """AutoGPTQ's QuantLinear, which computes with torch alone where its extension is missing."""
+    return _module("auto_gptq", "auto_gptq.nn_modules.qlinear.qlinear_cuda").QuantLinear
 
 
 def awq_linear() -> Any:
@@ -26,6 +26,17 @@ def awq_linear() -> Any:
     device.get_best_device = lambda: "cpu"  # type: ignore[attr-defined]
     sys.modules.setdefault(device.__name__, device)
     return _module("awq", "awq.modules.linear.gemm").WQLinear_GEMM
+
+
+def awq_dequantize() -> Any:
+    """AutoAWQ's function from a packed weight to floats [inputs, outputs]."""
+    return _module("awq", "awq.utils.packing_utils").dequantize_gemm
+
+
+def compressor(name: str) -> Any:
+    """compressed-tensors' compressor of one format, and the class of its schemes."""
+    base = pytest.importorskip("compressed_tensors.compressors")
+    return base.BaseCompressor.get_value_from_registry(name)
 
 
 @functools.cache
@@ -40,7 +51,8 @@ def _module(package: str, name: str) -> Any:
         parent = ".".join(parts[:i])
         if parent not in sys.modules:
             module = types.ModuleType(parent)
-            module.__spec__ = importlib.machinery.ModuleSpec(parent, None, is_package=True)
             module.__path__ = [path + "".join(f"/{part}" for part in parts[1:i])]
+            module.__spec__ = importlib.machinery.ModuleSpec(parent, None, is_package=True)
+            module.__spec__.submodule_search_locations = module.__path__
             sys.modules[parent] = module
     return importlib.import_module(name)

@@ -24,7 +24,7 @@ def pointwise_instruction(
     level: int = LEVEL,
     columns: Tensor | None = None,
 ) -> Any:
-    """Over float32 rows of `dim`: x + y ("add"), x * factor ("multiply"), factor * tanh(x / factor) ("soft_cap"), or x at `columns`
+    """Float32 rows of `dim`: x + y ("add"), x * factor ("multiply"), factor * tanh(x / factor) ("soft_cap"), or x at `columns`
     int64 [dim], which must live as long as the instruction ("select").
     """
     return extension.pointwise(*out, *x, *y, address(columns), rows, dim, factor, _KINDS.index(kind), level)
