@@ -98,7 +98,8 @@ def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
     """Store rows [n, K], of any float type, as rows first_row to first_row + n of the matrix, in place.
 
     Formats with scales round to nearest: int8 with scale = absmax of the row / 127, float8 with absmax of the row's group / 448,
-    int4 per row and group by the search of `quire.ops.quantize.quantize_int4`, with a zero point of 8. `rows` is not changed.
+    int4 per row and group by the search of `quire.ops.quantize.quantize_int4`, with a zero point of 8. table4 takes no floats:
+    ValueError. `rows` is not changed.
     """
     select("set_rows", rows.device)(weight, first_row, rows)
 
@@ -108,8 +109,8 @@ def set_quantized_rows(
 ) -> None:
     """The same with numbers that are quantized already. int8: values int8 [n, K], scales [n, 1]. int4: values uint8 [n, K] in
     [0, 15], scales [n, K / group_size], zeros uint8 of the same shape if the format has zero points. float8: values float8_e4m3fn
-    [n, K] without NaN, scales [n, K / group_size rounded up]. Scales in any float type, kept in float16 for int4, else in
-    float32.
+    [n, K] without NaN, scales [n, K / group_size rounded up]. table4: codes uint8 [n, K] in [0, 15], scales [n, K / group_size].
+    Scales in any float type, kept in float16 for int4, else in float32.
     """
     select("set_quantized_rows", values.device)(weight, first_row, values, scales, zeros)
 
@@ -145,8 +146,8 @@ def linear(
     """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type, and its `activation` if there is one.
 
     With bfloat16 and float8 weights each row of x is first rounded to bfloat16, as on a GPU; the products are summed in float32.
-    A float8 weight's scale multiplies its group's sum. With an integer format each row of x is first quantized as `WeightFormat`
-    says; the products are summed exactly within a group, the groups in float32.
+    A float8 or table4 weight's scale multiplies its group's sum. With an integer format each row of x is first quantized as
+    `WeightFormat` says; the products are summed exactly within a group, the groups in float32.
     """
     if isinstance(weight, WeightParts):
         return select("linear_parts", x.device)(x, weight, bias, activation)

@@ -114,8 +114,8 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-_VALUE_DTYPES = {"int8": torch.int8, "int4": torch.uint8, "float8": torch.float8_e4m3fn}
-_SCALE_DTYPES = {"int8": torch.float32, "int4": torch.float16, "float8": torch.float32}
+_VALUE_DTYPES = {"int8": torch.int8, "int4": torch.uint8, "float8": torch.float8_e4m3fn, "table4": torch.uint8}
+_SCALE_DTYPES = {"int8": torch.float32, "int4": torch.float16, "float8": torch.float32, "table4": torch.float32}
 
 
 @register("new_weight", "reference")
@@ -147,6 +147,8 @@ def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
         numbers = (values, scales, *zeros)
     elif weight.format.name == "float8":
         numbers = quantize_float8(rows, weight.format.group_size)
+    elif weight.format.name == "table4":
+        raise ValueError("rows of table4 come as codes, by set_quantized_rows")
     else:
         numbers = (rows,)
     _store(weight, first_row, numbers)
@@ -184,19 +186,19 @@ def unpack_weight(weight: PackedWeight) -> Tensor:
 
 def _dequantize(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
     """Some rows in float32."""
-    values = weight.tensors["values"][rows].float()
+    values = _numbers(weight, rows)
     if "scales" not in weight.tensors:
         return values
     scales = weight.tensors["scales"][rows].float()
     if weight.format.name == "int8":
         return values * scales
-    if weight.format.name == "float8":
+    if weight.format.name in ("float8", "table4"):
         return values * _repeat(scales, weight)
     return ((values - _zeros(weight, rows)).unflatten(1, (scales.shape[1], -1)) * scales[..., None]).flatten(1)
 
 
 def _repeat(scales: Tensor, weight: PackedWeight) -> Tensor:
-    """float8's scale of every element."""
+    """The scale of every element."""
     return scales.repeat_interleave(weight.format.group_size or weight.input_size, 1)[:, : weight.input_size]
 
 
@@ -242,8 +244,8 @@ def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
     """x [M, K] float32 times a packed weight -> [M, N] float32."""
     if weight.format.rounds_to_bfloat16:
         x = x.bfloat16().float()
-    if weight.format.name == "float8":
-        return _multiply_float8(x, weight)
+    if weight.format.name in ("float8", "table4"):
+        return _multiply_groups(x, weight)
     if not weight.format.is_integer:
         return F.linear(x, weight.tensors["values"].float())
     activations, scales = quantize_rows(x, weight.format.activation_group)
@@ -252,9 +254,17 @@ def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
     return _multiply_int4(activations, scales, weight)
 
 
-def _multiply_float8(x: Tensor, weight: PackedWeight) -> Tensor:
+def _numbers(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
+    """What the stored values stand for before they are scaled, float32."""
+    values = weight.tensors["values"][rows]
+    if weight.format.name != "table4":
+        return values.float()
+    return torch.tensor(weight.format.table, dtype=torch.float32, device=values.device)[values.long()]
+
+
+def _multiply_groups(x: Tensor, weight: PackedWeight) -> Tensor:
     """Sum over groups, ascending, of weight scale * (sum of products)."""
-    values, scales = weight.tensors["values"].float(), weight.tensors["scales"]
+    values, scales = _numbers(weight, slice(None)), weight.tensors["scales"]
     total = x.new_zeros(x.shape[0], weight.output_size)
     for group, (start, stop) in enumerate(group_bounds(weight.input_size, weight.format.group_size)):
         total += scales[:, group] * (x[:, start:stop] @ values[:, start:stop].T)

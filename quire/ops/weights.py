@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-FormatName = Literal["float32", "bfloat16", "int8", "int4", "float8"]
+FormatName = Literal["float32", "bfloat16", "int8", "int4", "float8", "table4"]
 
-FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4", "float8")
+FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4", "float8", "table4")
 GROUP_SIZES = (32, 64, 128)
 
 
@@ -23,23 +23,30 @@ class WeightFormat:
     unless the matrix brings its own.
     float8: e4m3 (2209.05433, without infinities) and a float32 scale per output, or per output and group of inputs, of which the
     last may be short; weight = value * scale. It multiplies activations rounded to bfloat16, as bfloat16 does.
+    table4: codes in [0, 15] and a float32 scale per output and group of inputs, weight = table[code] * scale. It multiplies
+    activations in float32.
     int8 and int4 multiply activations that are quantized on the fly: per token and group of inputs, value =
     round(x * 127 / absmax).
     """
 
     name: FormatName
     group_size: int = 0
-    """Inputs that share a weight scale. int4: 32, 64 or 128; float8: the same, or 0 for all of an output's."""
+    """Inputs that share a weight scale. int4 and table4: 32, 64 or 128; float8: the same, or 0 for all of an output's."""
     activation_group: int = 0
     """int8 and int4: inputs that share an activation scale: 32, 64 or 128; 0 is all of a token's."""
     has_zeros: bool = False
     """int4: every group has a zero point of its own, uint8; else all are 8."""
 
+    table: tuple[float, ...] = ()
+    """table4: the sixteen numbers that codes stand for, rounded to float32."""
+
     def __post_init__(self) -> None:
         if self.name not in FORMAT_NAMES:
             raise ValueError(f"weight format must be one of {', '.join(FORMAT_NAMES)}, got {self.name!r}")
-        if self.name == "int4" and self.group_size not in GROUP_SIZES:
-            raise ValueError(f"group_size must be 32, 64 or 128 for int4, got {self.group_size}")
+        if self.name in ("int4", "table4") and self.group_size not in GROUP_SIZES:
+            raise ValueError(f"group_size must be 32, 64 or 128 for {self.name}, got {self.group_size}")
+        if len(self.table) != (16 if self.name == "table4" else 0):
+            raise ValueError(f"table must be 16 numbers for table4, else none, got {len(self.table)} for {self.name}")
         if self.name == "float8" and self.group_size not in (0, *GROUP_SIZES):
             raise ValueError(f"group_size must be 0, 32, 64 or 128 for float8, got {self.group_size}")
         if self.activation_group not in (0, *GROUP_SIZES):
@@ -63,9 +70,9 @@ class WeightFormat:
 
     def check_input_size(self, input_size: int) -> None:
         """Raises ValueError where a row of `input_size` cannot be cut into groups; int8 has none to cut."""
-        if self.name == "int4" and input_size % self.group_size:
+        if self.name in ("int4", "table4") and input_size % self.group_size:
             raise ValueError(
-                f"input_size must be a multiple of group_size {self.group_size} for int4, got {input_size}"
+                f"input_size must be a multiple of group_size {self.group_size} for {self.name}, got {input_size}"
             )
 
 
@@ -132,14 +139,14 @@ def check_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
         raise ValueError(f"rows {first_row} to {last} are not within the matrix's {weight.output_size}")
 
 
-_VALUE_DTYPES = {"int8": torch.int8, "int4": torch.uint8, "float8": torch.float8_e4m3fn}
+_VALUE_DTYPES = {"int8": torch.int8, "int4": torch.uint8, "float8": torch.float8_e4m3fn, "table4": torch.uint8}
 
 
 def check_quantized(values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat) -> None:
     """Raises ValueError naming what does not fit `ops.set_quantized_rows`."""
     dtype = _VALUE_DTYPES.get(format.name)
     if dtype is None:
-        raise ValueError(f"quantized numbers are for int8, int4 and float8, got {format.name}")
+        raise ValueError(f"quantized numbers are for int8, int4, float8 and table4, got {format.name}")
     format.check_input_size(values.shape[1])
     if values.dtype != dtype:
         raise ValueError(f"values must be {dtype} for {format.name}, got {values.dtype}")

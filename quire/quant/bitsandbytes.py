@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 
 from quire.config.fields import Fields
-from quire.ops.weights import WeightFormat
+from quire.ops.weights import GROUP_SIZES, WeightFormat
 from quire.quant.checkpoint import CheckpointFormat
 from quire.quant.encoded import Codes, EncodedWeight
-from quire.quant.table import TableWeight
 
 _STATE = "quant_state.bitsandbytes__"
 _CODED = (torch.uint8, torch.int8)
@@ -49,7 +48,7 @@ class BitsAndBytesFormat(CheckpointFormat):
             raise ValueError(f"{', '.join(sorted(tensors))}, but no weight of 4 or 8 bits")
         if "SCB" in tensors:
             return Int8Weight(tensors, self._activation_group)
-        return _decode_table(tensors)
+        return FourBitWeight(tensors)
 
 
 class Int8Weight(EncodedWeight):
@@ -79,27 +78,49 @@ class Int8Weight(EncodedWeight):
         return self._sources
 
 
-def _decode_table(tensors: dict[str, Tensor]) -> EncodedWeight:
-    state = _read_state(tensors)
-    shape, block = _shape(state), state.positive("blocksize")
-    packed, table, absmax = (tensors.get(role) for role in ("weight", "quant_map", "absmax"))
-    count = shape[0] * shape[1]
-    if packed is None or table is None or absmax is None or table.numel() != 16:
-        raise ValueError("no absmax, or no quant_map of 16 numbers, beside its weight")
-    if packed.numel() != -(-count // 2) or absmax.numel() != -(-count // block):
-        sizes = f"{packed.numel()} bytes and {absmax.numel()} scales"
-        raise ValueError(f"{sizes} for {list(shape)} codes in blocks of {block}")
-    scales = _scales(absmax, tensors, state)
-    bytes_, columns = packed.view(-1), torch.arange(shape[1])
+class FourBitWeight(EncodedWeight):
+    """nf4 and fp4: codes of a table, with a scale for each block of the matrix laid out as one row."""
 
-    def places(rows: Tensor) -> Tensor:
-        return rows.unsqueeze(1) * shape[1] + columns
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        """ValueError where the tensors do not fit together."""
+        state = _read_state(tensors)
+        self.shape, self._block = _shape(state), state.positive("blocksize")
+        table, absmax = tensors.get("quant_map"), tensors.get("absmax")
+        if table is None or absmax is None or table.numel() != 16:
+            raise ValueError("no absmax, or no quant_map of 16 numbers, beside its weight")
+        self._packed, count = tensors["weight"].view(-1), self.shape[0] * self.shape[1]
+        if self._packed.numel() != -(-count // 2) or absmax.numel() != -(-count // self._block):
+            sizes = f"{self._packed.numel()} bytes and {absmax.numel()} scales"
+            raise ValueError(f"{sizes} for {list(self.shape)} codes in blocks of {self._block}")
+        self._table, self._scales = table.float().view(-1), _scales(absmax, tensors, state)
+        self._sources = list(tensors.values())
+        sizes_that_fit = [size for size in GROUP_SIZES if self._block % size == 0]
+        if self.shape[1] % self._block == 0 and sizes_that_fit:
+            self.format = WeightFormat("table4", sizes_that_fit[-1], table=tuple(self._table.tolist()))
 
-    def codes(rows: Tensor) -> Tensor:
-        at = places(rows)
-        return bytes_[at // 2] >> (4 * (1 - at % 2)) & 15
+    def codes(self, rows: Tensor) -> Codes:
+        assert self.format is not None
+        first = rows.unsqueeze(1) * (self.shape[1] // self.format.group_size)
+        groups = first + torch.arange(self.shape[1] // self.format.group_size)
+        return Codes(self._codes(rows), self._scales[groups * self.format.group_size // self._block])
 
-    return TableWeight(shape, codes, table, lambda rows: scales[places(rows) // block], None, list(tensors.values()))
+    def dequantize(self, rows: Tensor) -> Tensor:
+        return self._table[self._codes(rows).long()] * self._scales[self._places(rows) // self._block]
+
+    def tensors(self) -> list[Tensor]:
+        return self._sources
+
+    def _codes(self, rows: Tensor) -> Tensor:
+        """uint8 [n, inputs]."""
+        if self.shape[1] % 2 == 0:
+            pairs = self._packed.view(self.shape[0], -1)[rows]
+            return torch.stack((pairs >> 4, pairs & 15), -1).flatten(1)
+        at = self._places(rows)
+        return self._packed[at // 2] >> 4 * (1 - at % 2) & 15
+
+    def _places(self, rows: Tensor) -> Tensor:
+        """[n, inputs]: where each number is in the matrix as one row."""
+        return rows.unsqueeze(1) * self.shape[1] + torch.arange(self.shape[1])
 
 
 def _scales(absmax: Tensor, tensors: dict[str, Tensor], state: Fields) -> Tensor:

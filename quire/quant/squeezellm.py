@@ -9,6 +9,7 @@ Of a weight [outputs, inputs]:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -18,7 +19,9 @@ from quire.config.fields import Fields
 from quire.quant.bits import unpack_bits
 from quire.quant.checkpoint import CheckpointFormat
 from quire.quant.encoded import EncodedWeight
-from quire.quant.table import ReadRows, TableWeight
+
+ReadRows = Callable[[Tensor], Tensor]
+"""Numbers of rows int64 [n] -> those rows."""
 
 _BITS = {8: 3, 16: 4}
 """By the size of an output's table."""
@@ -44,14 +47,25 @@ class SqueezeLlmFormat(CheckpointFormat):
         if bits is None or qweight.dim() != 2 or list(table.shape) != [qweight.shape[1], 1 << bits]:
             raise ValueError(f"qweight of shape {list(qweight.shape)} and lookup_table of shape {list(table.shape)}")
         shape = (qweight.shape[1], 32 * qweight.shape[0] // bits)
-        return TableWeight(
-            shape=shape,
-            codes=lambda rows: unpack_bits(qweight[:, rows].T, bits),
-            table=table,
-            scales=None,
-            corrections=_outliers(shape, tensors),
-            sources=list(tensors.values()),
-        )
+        return LookupWeight(shape, bits, tensors, _outliers(shape, tensors))
+
+
+class LookupWeight(EncodedWeight):
+    """weight = the output's table[code] + outliers. No packed format holds it: it is kept as floats."""
+
+    def __init__(
+        self, shape: tuple[int, int], bits: int, tensors: dict[str, Tensor], outliers: ReadRows | None
+    ) -> None:
+        self.shape, self._bits, self._outliers = shape, bits, outliers
+        self._qweight, self._table, self._sources = tensors["qweight"], tensors["lookup_table"], list(tensors.values())
+
+    def dequantize(self, rows: Tensor) -> Tensor:
+        codes = unpack_bits(self._qweight[:, rows].T, self._bits).long()
+        weight = self._table[rows].float().gather(1, codes)
+        return weight if self._outliers is None else weight + self._outliers(rows)
+
+    def tensors(self) -> list[Tensor]:
+        return self._sources
 
 
 def _outliers(shape: tuple[int, int], tensors: dict[str, Tensor]) -> ReadRows | None:

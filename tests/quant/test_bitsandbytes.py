@@ -40,8 +40,9 @@ def eight_bits(name, layer):
 def test_weights_and_logits_of_4_bits_are_the_package_s(quant_type, nested, tmp_path, caplog):
     model = make_model("llama-mha-biases-untied", **SIZES)
     write(model, tmp_path, FOUR_BITS, four_bits(quant_type, nested))
-    found, _ = loaded_weights(tmp_path)
+    found, kept = loaded_weights(tmp_path)
     same_weights(found, model)
+    assert set(kept.values()) == {"table4"}
     close_logits(tmp_path, model, 1e-3)
     if nested:
         same_under_every_schedule(tmp_path, caplog)
@@ -60,7 +61,19 @@ def test_blocks_may_go_across_rows(tmp_path):
         return tensors, (tensors["weight.quant_map"][codes] * scales).view(shape)
 
     write(model, tmp_path, FOUR_BITS, encode)
-    same_weights(loaded_weights(tmp_path)[0], model)
+    found, kept = loaded_weights(tmp_path)
+    same_weights(found, model)
+    assert set(kept.values()) == {"float32"}
+
+
+def test_larger_blocks_and_memory(tmp_path):
+    model = make_model("llama-mha-biases-untied", **SIZES | dict(hidden_size=256, intermediate_size=256, head_dim=64))
+    write(model, tmp_path, FOUR_BITS, four_bits("nf4", True, blocksize=256))
+    found, kept = loaded_weights(tmp_path)
+    same_weights(found, model)
+    assert set(kept.values()) == {"table4"}
+    weight = load(tmp_path).model.layers[1].mlp.down_proj.weight
+    assert weight.num_bytes <= 256 * 256 * (1 / 2 + 4 / 128) + 64
 
 
 def test_weights_and_logits_of_8_bits_are_the_package_s(tmp_path, caplog):

@@ -13,10 +13,12 @@ from quire.ops.weights import WeightFormat
 from tests.loader.test_quantized import load
 from tests.models.checkpoints import make_model, save, weights_of
 from tests.quant.checks import SIZES, close_logits, loaded_weights, same_under_every_schedule, same_weights
+from tests.quant.packages import compressor
 from tests.quant.writing import write
 
 FLOAT8 = torch.float8_e4m3fn
 BLOCKS = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [32, 64]}
+COMPRESSED = {"quant_method": "compressed-tensors", "format": "float-quantized"}
 STATIC = {"quant_method": "fp8", "activation_scheme": "static"}
 
 
@@ -32,17 +34,24 @@ def in_blocks(name, layer):
 
 
 def with_scales(strategy: str):
-    """A layer as compressed-tensors quantizes it, and as that package dequantizes it: one scale per tensor or per channel."""
+    """A layer as compressed-tensors writes it, and as that package reads it."""
 
     def encode(name, layer):
-        forward = pytest.importorskip("compressed_tensors.quantization.lifecycle.forward")
-        args = forward.QuantizationArgs(num_bits=8, type="float", strategy=strategy, symmetric=True)
+        from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+        tool = compressor("float-quantized")
+        block = [32, 64] if strategy == "block" else None
+        args = QuantizationArgs(num_bits=8, type="float", strategy=strategy, symmetric=True, block_structure=block)
+        scheme = QuantizationScheme(targets=["Linear"], weights=args)
         weight = layer.weight.detach()
-        scale = weight.abs().amax(1, keepdim=True) if strategy == "channel" else weight.abs().amax().view(1)
-        scale = (scale / 448).bfloat16().float()
-        zero = torch.zeros_like(scale)
-        values = forward.quantize(weight, scale, zero, args, dtype=FLOAT8)
-        return {"weight": values, "weight_scale": scale.bfloat16()}, forward.dequantize(values, scale, None, args).float()
+        largest = {
+            "tensor": lambda: weight.abs().amax().view(1),
+            "channel": lambda: weight.abs().amax(1, keepdim=True),
+            "block": lambda: weight.unflatten(0, (-1, 32)).unflatten(2, (-1, 64)).abs().amax((1, 3)),
+        }[strategy]()
+        state = {"weight": weight, "weight_scale": (largest / 448).bfloat16().float()}
+        state = tool.compress(state, scheme)
+        return state, tool.decompress(state, scheme)["weight"]
 
     return encode
 
@@ -61,8 +70,12 @@ def per_tensor_with_static_activations(name, layer):
 CASES = {
     "blocks": (BLOCKS, in_blocks),
     "static": (STATIC, per_tensor_with_static_activations),
-    "tensor": (STATIC, with_scales("tensor")),
-    "channel": ({"quant_method": "fp8"}, with_scales("channel")),
+    "tensor": (COMPRESSED, with_scales("tensor")),
+    "channel": (COMPRESSED, with_scales("channel")),
+    "compressed-blocks": (
+        COMPRESSED | {"config_groups": {"group_0": {"weights": {"strategy": "block", "block_structure": [32, 64]}}}},
+        with_scales("block"),
+    ),
 }
 
 

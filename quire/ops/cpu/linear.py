@@ -16,8 +16,8 @@ from quire.ops.quantize import INT4_ZERO
 from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized, check_rows
 
 PANEL_ROWS: int = extension.PANEL_ROWS
-_INPUTS_PER_WORD = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8, "float8": 4}
-_GROUP_SCALES = {"int4": torch.float16, "float8": torch.float32}
+_INPUTS_PER_WORD = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8, "float8": 4, "table4": 8}
+_GROUP_SCALES = {"int4": torch.float16, "float8": torch.float32, "table4": torch.float32}
 _BYTE_ALIGNMENT = 64
 _ACTIVATION_ORDER = tuple(ACTIVATIONS)
 
@@ -38,7 +38,7 @@ class CpuWeight(PackedWeight):
     @property
     def encodes_activations(self) -> bool:
         """Whether float32 rows are rounded before they meet the weight."""
-        return self.format.name != "float32"
+        return self.format.name not in ("float32", "table4")
 
     @property
     def step(self) -> int:
@@ -70,6 +70,8 @@ def new_weight(
         tensors["scales"] = allocate(shape, _GROUP_SCALES[format.name], huge_pages=True)
     if format.has_zeros:
         tensors["zeros"] = allocate(tuple(tensors["scales"].shape), torch.uint8, huge_pages=True)
+    if format.table:
+        tensors["table"] = torch.tensor(format.table, dtype=torch.float32)
     return _with_tensors(CpuWeight(format, output_size, input_size, gate_up), tensors)
 
 
@@ -77,6 +79,8 @@ def new_weight(
 def set_rows(weight: CpuWeight, first_row: int, rows: Tensor) -> None:
     """See `ops.set_rows`."""
     check_rows(weight, first_row, rows)
+    if weight.format.name == "table4":
+        raise ValueError("rows of table4 come as codes, by set_quantized_rows")
     if rows.dtype not in DTYPE_CODES:
         rows = rows.float()
     if rows.stride(1) != 1:
@@ -143,6 +147,7 @@ def _with_tensors(weight: CpuWeight, tensors: dict[str, Tensor]) -> CpuWeight:
         address(tensors["data"]),
         address(tensors.get("scales")),
         address(tensors.get("zeros")),
+        address(tensors.get("table")),
         weight.output_size,
         weight.input_size,
         weight.format.group_size,
