@@ -96,6 +96,9 @@ static inline Bytes load_low_nibbles(const uint8_t* p) {
 static inline Bytes load_high_nibbles(const uint8_t* p) {
   return as_bytes(_mm512_and_si512(_mm512_srli_epi16(raw(p), 4), _mm512_set1_epi8(15)));
 }
+static inline Bytes load_high_nibbles_times_16(const uint8_t* p) {
+  return as_bytes(_mm512_and_si512(raw(p), _mm512_set1_epi8(static_cast<char>(0xf0))));
+}
 
 // ---------------------------------------------------------------- AVX2
 #elif defined(__AVX2__)
@@ -178,6 +181,10 @@ static inline Bytes load_high_nibbles(const uint8_t* p) {
   const __m256i mask = _mm256_set1_epi8(15);
   return as_bytes(_mm256_and_si256(_mm256_srli_epi16(raw(p), 4), mask),
                   _mm256_and_si256(_mm256_srli_epi16(raw(p + 32), 4), mask));
+}
+static inline Bytes load_high_nibbles_times_16(const uint8_t* p) {
+  const __m256i mask = _mm256_set1_epi8(static_cast<char>(0xf0));
+  return as_bytes(_mm256_and_si256(raw(p), mask), _mm256_and_si256(raw(p + 32), mask));
 }
 
 // ---------------------------------------------------------------- NEON (aarch64)
@@ -289,6 +296,11 @@ static inline Bytes load_high_nibbles(const uint8_t* p) {
   for (int i = 0; i < 4; ++i) split(r, i, vshrq_n_u8(vld1q_u8(p + 16 * i), 4));
   return r;
 }
+static inline Bytes load_high_nibbles_times_16(const uint8_t* p) {
+  Bytes r;
+  for (int i = 0; i < 4; ++i) split(r, i, vandq_u8(vld1q_u8(p + 16 * i), vdupq_n_u8(0xf0)));
+  return r;
+}
 
 // ---------------------------------------------------------------- plain C++
 #else
@@ -380,6 +392,11 @@ static inline Bytes load_low_nibbles(const uint8_t* p) {
 static inline Bytes load_high_nibbles(const uint8_t* p) {
   Bytes r = load_bytes(p);
   for (uint8_t& byte : r.v) byte >>= 4;
+  return r;
+}
+static inline Bytes load_high_nibbles_times_16(const uint8_t* p) {
+  Bytes r = load_bytes(p);
+  for (uint8_t& byte : r.v) byte &= 0xf0;
   return r;
 }
 

@@ -14,7 +14,7 @@ constexpr int64_t kRowBlock = 96;
 // Brings the next panel from memory while the tiles of this one are computed: of a few tiles only the first would read
 // memory, and memory would rest while the others find the panel in the cache. Each tile fetches its part, a little per chunk.
 // One tile alone has the hardware stream ahead of it, and many tiles are bound by arithmetic.
-constexpr int64_t kMaxFetchingTiles = 4;
+constexpr int64_t kMaxFetchingTiles = 6;
 
 struct Fetch {
   const char* next;    // the next line to fetch

@@ -46,7 +46,12 @@ class ServerArgs:
         5.0, "Seconds that running requests get to finish after Ctrl-C or SIGTERM.", low=0
     )
     max_body_bytes: int = option(32 * 2**20, "Largest request body, bytes (32M).", low=1024)
-    timeout_keep_alive: int = option(5, "Seconds after which an idle connection is closed.", low=1)
+    timeout_keep_alive: int = option(
+        75,
+        "Seconds after which an idle connection is closed. More than clients and proxies keep theirs for (httpx 5, load "
+        "balancers 60): who sends on a connection as it closes gets an error.",
+        low=1,
+    )
     timeout_client: float = option(
         60.0,
         "Seconds after which a client that neither sends on its request nor reads on its response is cut off.",

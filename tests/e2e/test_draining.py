@@ -42,8 +42,8 @@ STOPPED = "The server shut down before this request was finished"
 NUM_TALKS = 32
 LONG = Ask("<|im_start|>user\nCount down from 100 to 1.<|im_end|>\n<|im_start|>assistant\n", max_tokens=200)
 """A conversation already, for the routes that take plain text."""
-ENDLESS = {"prompt": ["Once"] * 2, "n": 4, "max_tokens": 900, "ignore_eos": True, "stream": True, "model": MODEL}
-"""Runs until its client leaves: keeps the server draining for as long as a test looks at it."""
+ENDLESS = {"prompt": ["Once"] * 32, "n": 4, "max_tokens": 900, "ignore_eos": True, "stream": True, "model": MODEL}
+"""Runs until its client leaves: keeps the server draining for as long as a test looks at it, and so busy that the others last."""
 _APIS = {route.path: api for api in APIS for route in api.routes if route.method == "POST"}
 
 
