@@ -82,6 +82,7 @@ QUIRE_DISPATCH(silu_and_mul, SiluAndMulArgs)
 QUIRE_DISPATCH(table_linear, LinearArgs)
 QUIRE_DISPATCH_BF16(bf16_linear, Bf16LinearArgs)
 QUIRE_DISPATCH_PAIRS(float8_linear, Bf16LinearArgs)
+QUIRE_DISPATCH_BYTE_DOTS(grouped_linear, QuantLinearArgs)
 QUIRE_DISPATCH_VNNI(quant_linear, QuantLinearArgs)
 QUIRE_DISPATCH_ALL(probe, ProbeArgs)
 

@@ -56,6 +56,17 @@
     return generic::name;                  \
   }
 
+// For kernels with int8 dot products that no tiles serve.
+#define QUIRE_DISPATCH_BYTE_DOTS(name, Args) \
+  Kernel<Args> name##_for(Level level) {     \
+    QUIRE_CASE_NEON(name)                    \
+    QUIRE_CASE_AVX512_VNNI(name)             \
+    QUIRE_CASE_AVX512(name)                  \
+    QUIRE_CASE_AVX2(name)                    \
+    (void)level;                             \
+    return generic::name;                    \
+  }
+
 // For kernels with bfloat16 dot products.
 #define QUIRE_DISPATCH_BF16(name, Args)    \
   Kernel<Args> name##_for(Level level) {   \

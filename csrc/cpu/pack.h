@@ -9,8 +9,8 @@
 namespace quire {
 
 struct PackArgs {
-  // Some rows of the matrix: either `floats` [num_given, row_stride] of `dtype` (not for table4), or `values` [num_given, K] (int8, uint8 in
-  // [0, 15], or float8) whose scales are packed by the caller. What the panels hold of other rows stays.
+  // Some rows of the matrix: either `floats` [num_given, row_stride] of `dtype`, or `values` [num_given, K] (int8, float8, or uint8
+  // within the bits of the kind) whose scales are packed by the caller. What the panels hold of other rows stays.
   const void* floats;
   const uint8_t* values;
   DType dtype;

@@ -23,7 +23,7 @@ _log = get_logger(__name__)
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16", "half", "float")
 QUANTIZATIONS_AT_LOAD = ("int8", "int4", "fp8")
-_LATER_QUANTIZATIONS = ("gguf", "marlin")
+_LATER_QUANTIZATIONS = ("marlin",)
 
 
 @dataclass
@@ -54,8 +54,8 @@ class EngineArgs:
     load_format: str = option(
         "auto",
         "How weights are read.",
-        choices=("auto", "safetensors", "pt", "dummy"),
-        later_choices=("gguf", "npcache", "tensorizer", "sharded_state", "bitsandbytes"),
+        choices=("auto", "safetensors", "pt", "gguf", "dummy"),
+        later_choices=("npcache", "tensorizer", "sharded_state", "bitsandbytes"),
     )
     dtype: str = option(
         "auto", "Type of weights and activations; activations on a CPU are always float32.", choices=_DTYPES

@@ -62,7 +62,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
     """The object in `file`; None when there is no such file."""
     try:
         text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise ModelLoadError(f"{file} cannot be read: {error}") from error

@@ -63,17 +63,22 @@ _LAYER_NORM_FIELDS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "n
 _GENERATION_FIELDS = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty")
 
 
-def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) -> HFConfig:
+def load_hf_config(
+    path: str | Path, overrides: dict[str, Any] | None = None, stated: dict[str, Any] | None = None
+) -> HFConfig:
     """The configuration in folder `path`; `overrides` replaces fields of config.json.
+
+    `stated`: the fields themselves, of a checkpoint at `path` that is one file.
 
     Raises ModelLoadError or UnsupportedModelError naming file and field.
     """
     folder = Path(path)
-    raw = read_json(folder / "config.json")
+    source = folder if stated is not None else folder / "config.json"
+    raw = read_json(source) if stated is None else stated
     if raw is None:
         raise ModelLoadError(f"{folder} has no config.json: it is not a Hugging Face checkpoint folder")
     raw = {**raw, **(overrides or {})}
-    fields = Fields(raw, str(folder / "config.json"))
+    fields = Fields(raw, str(source))
     architecture, model_type = _architecture(fields)
     hidden_size = fields.positive("hidden_size", "n_embd", "d_model", "n_embed")
     num_layers = fields.positive("num_hidden_layers", "n_layer", "num_layers")

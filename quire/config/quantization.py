@@ -16,8 +16,9 @@ CHECKPOINT_FORMATS: dict[str, str] = {
     "fp8": "quire.quant.float8:Float8Format",
     "bitsandbytes": "quire.quant.bitsandbytes:BitsAndBytesFormat",
     "squeezellm": "quire.quant.squeezellm:SqueezeLlmFormat",
+    "gguf": "quire.quant.checkpoint:CheckpointFormat",
 }
-"""By `quant_method`: the class in `quire.quant` that reads such checkpoints, one file each."""
+"""By `quant_method`: the class in `quire.quant` that reads such checkpoints, one file each. GGUF's reader decodes by itself."""
 
 _ALIASES = {"gptq_marlin": "gptq", "awq_marlin": "awq"}
 """vLLM's names for kernels of its own over the same files."""

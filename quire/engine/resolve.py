@@ -12,7 +12,7 @@ import msgspec
 
 from quire import platform
 from quire.config.engine_args import QUANTIZATIONS_AT_LOAD, EngineArgs
-from quire.config.hf import generation_defaults, load_hf_config
+from quire.config.hf import generation_defaults
 from quire.config.quantization import settle_quantization
 from quire.config.rope import context_length
 from quire.config.types import (
@@ -27,6 +27,7 @@ from quire.config.types import (
     SchedulingPolicy,
 )
 from quire.errors import ConfigError, InvalidRequestError, describe
+from quire.loader.configuration import checkpoint_in, load_config
 from quire.loader.hub import BUILTIN_MODELS, resolve_model
 from quire.log import get_logger, warn_once
 from quire.sampling_params import SamplingParams
@@ -49,7 +50,8 @@ _MIN_STEP_TIMEOUT_S = 2.0
 def resolve_config(args: EngineArgs, *, offline: bool) -> EngineConfig:
     """Every option settled. Raises ConfigError, HubError, ModelLoadError or UnsupportedModelError."""
     path = resolve_model(_model_name(args), revision=args.revision, download_dir=args.download_dir)
-    hf = load_hf_config(path, args.hf_overrides)
+    path = checkpoint_in(path, args.load_format)
+    hf = load_config(path, args.hf_overrides)
     max_model_len = _max_model_len(args, hf)
     return EngineConfig(
         model=_model(args, Path(path), hf, max_model_len),
@@ -171,6 +173,8 @@ def may_use_gpu(device: str) -> bool:
 
 def _weight_bytes(path: Path) -> int:
     """Size of the checkpoint's weight files."""
+    if path.is_file():
+        return path.stat().st_size
     sizes = {
         suffix: sum(file.stat().st_size for file in path.glob(f"*{suffix}"))
         for suffix in (".safetensors", ".bin")

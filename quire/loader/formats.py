@@ -1,4 +1,4 @@
-"""Checkpoint files as streams of (name, tensor): safetensors and pickled .bin, whole or sharded with an index.
+"""Checkpoint files as streams of (name, tensor): safetensors and pickled .bin, whole or sharded with an index, and GGUF.
 
 Tensors are mapped from disk: a page is read when it is touched and given back when `Weights.release` names it, so that a
 checkpoint adds next to nothing to this process's memory.
@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quire.errors import ModelLoadError
+from quire.loader.configuration import is_gguf
+from quire.quant import EncodedWeight
 
 _SAFETENSORS = ("model.safetensors.index.json", "model.safetensors", "*.safetensors")
 _PICKLED = ("pytorch_model.bin.index.json", "pytorch_model.bin", "*.bin")
@@ -31,14 +33,14 @@ class Weights:
     def __init__(
         self,
         files: list[Path],
-        read: Callable[[Path], Iterator[tuple[str, Tensor]]],
+        read: Callable[[Path], Iterator[tuple[str, Tensor | EncodedWeight]]],
         can_map: Callable[[Path], bool],
     ) -> None:
         """`can_map`: whether `read` maps the tensors of that file instead of copying them into memory."""
         self._files, self._read, self._can_map = files, read, can_map
         self._is_mapped = False
 
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[str, Tensor | EncodedWeight]]:
         for file in self._files:
             self._is_mapped = self._can_map(file)
             yield from self._read(file)
@@ -50,11 +52,15 @@ class Weights:
 
 
 def read_weights(path: str, load_format: str = "auto") -> Weights:
-    """The tensors of the checkpoint in folder `path`; `auto` prefers safetensors.
+    """The tensors of the checkpoint in folder `path`, or of the GGUF file; `auto` prefers safetensors.
 
     Raises ModelLoadError when no file of the format is there, a shard is missing or (while iterating) a file is damaged.
     """
     folder = Path(path)
+    if is_gguf(path) and load_format in ("auto", "gguf"):
+        from quire.loader.gguf.tensors import read_gguf
+
+        return Weights([folder], read_gguf, can_map=lambda file: True)
     if load_format in ("auto", "safetensors"):
         files = _weight_files(folder, _SAFETENSORS)
         if files:
@@ -63,11 +69,11 @@ def read_weights(path: str, load_format: str = "auto") -> Weights:
         files = _weight_files(folder, _PICKLED)
         if files:
             return Weights(files, _read_pickled, can_map=_is_zip)
-    wanted = {"auto": "*.safetensors or *.bin", "safetensors": "*.safetensors", "pt": "*.bin"}.get(
+    wanted = {"auto": "*.safetensors or *.bin", "safetensors": "*.safetensors", "pt": "*.bin", "gguf": "*.gguf"}.get(
         load_format
     )
     if wanted is None:
-        raise ModelLoadError(f"load_format must be auto, safetensors, pt or dummy, got {load_format!r}")
+        raise ModelLoadError(f"load_format must be auto, safetensors, pt, gguf or dummy, got {load_format!r}")
     raise ModelLoadError(f"{folder} holds no weights ({wanted})")
 
 

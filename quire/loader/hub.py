@@ -8,6 +8,7 @@ from pathlib import Path
 
 from quire import envs
 from quire.errors import HubError, ModelLoadError
+from quire.loader.configuration import is_gguf
 
 BUILTIN_MODELS = ("folio", "folio-draft")
 """Names of the small models inside the package."""
@@ -30,7 +31,7 @@ def resolve_model(
     download_dir: str | None = None,
     token: str | None = None,
 ) -> str:
-    """The local folder of `model`: a folder, a built-in name, or a hub id ("owner/name") at `revision`.
+    """The local folder of `model`: a folder, a built-in name, or a hub id ("owner/name") at `revision`. A GGUF file is itself.
 
     Downloads only configuration, tokenizer and weights (safetensors where the repository has them).
     Raises ModelLoadError for a path that is not there, HubError when the hub cannot help; both say what to do.
@@ -56,14 +57,14 @@ def resolve_tokenizer(tokenizer: str, revision: str | None = None, download_dir:
 def _local_folder(what: str, name: str) -> str | None:
     """The folder of that name or of the built-in model; None for what can only be a hub id."""
     folder = Path(name).expanduser()
-    if name.strip() and folder.is_dir():
+    if name.strip() and (folder.is_dir() or (folder.is_file() and is_gguf(folder))):
         return str(folder)
     if name in BUILTIN_MODELS:
         return _builtin(name)
     if name.strip() and folder.exists():
-        raise ModelLoadError(f"{what} must be a folder or a hub id, but {name} is a file")
+        raise ModelLoadError(f"{what} must be a folder, a .gguf file or a hub id, but {name} is another file")
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
-        raise ModelLoadError(f"{what} must be a folder or a hub id, but there is no folder {name!r}")
+        raise ModelLoadError(f"{what} must be a folder, a .gguf file or a hub id, but there is no {name!r}")
     return None
 
 

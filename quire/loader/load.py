@@ -94,6 +94,10 @@ def load_weights(
     encoded: dict[str, dict[str, Tensor]] = {}
     unexpected: list[str] = []
     for name, tensor in weights:
+        if isinstance(tensor, EncodedWeight):
+            if not _load_weight(name, tensor, names, loading):
+                unexpected.append(name)
+            continue
         role = format.role_of(name, tensor) if format else None
         if role is not None:
             encoded.setdefault(role[0], {})[role[1]] = tensor
@@ -130,8 +134,18 @@ def _load_encoded(
         return True
     try:
         weight = format.decode(name, tensors)
-        if isinstance(weight, Tensor):
-            return _load_tensor(name, weight, names, loading)
+    except ValueError as error:
+        raise ModelLoadError(f"quantized tensor {name} has {error}") from error
+    if isinstance(weight, Tensor):
+        return _load_tensor(name, weight, names, loading)
+    return _load_weight(name, weight, names, loading)
+
+
+def _load_weight(name: str, weight: EncodedWeight, names: Names, loading: _Loading) -> bool:
+    """The same for a quantized weight that is whole."""
+    if names.is_passed_over(name):
+        return True
+    try:
         pieces = names.cut_rows(name, torch.arange(weight.shape[0]).unsqueeze(1))
         if not loading.expects(name, [part for part, _ in pieces]):
             return False

@@ -105,14 +105,24 @@ def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
 
 
 def set_quantized_rows(
-    weight: PackedWeight, first_row: int, values: Tensor, scales: Tensor, zeros: Tensor | None = None
+    weight: PackedWeight,
+    first_row: int,
+    values: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None = None,
+    minima: Tensor | None = None,
+    scale_factors: Tensor | None = None,
+    minimum_factors: Tensor | None = None,
 ) -> None:
-    """The same with numbers that are quantized already. int8: values int8 [n, K], scales [n, 1]. int4: values uint8 [n, K] in
-    [0, 15], scales [n, K / group_size], zeros uint8 of the same shape if the format has zero points. float8: values float8_e4m3fn
-    [n, K] without NaN, scales [n, K / group_size rounded up]. table4: codes uint8 [n, K] in [0, 15], scales [n, K / group_size].
-    Scales in any float type, kept in float16 for int4, else in float32.
+    """The same with numbers that are quantized already, as `WeightFormat.numbers` lists them: one row of each per row.
+
+    values [n, K]: int8, float8_e4m3fn without NaN, or uint8 within the format's bits. Each of the others is given exactly where
+    the format has it; what is kept as floats may come in any float type.
     """
-    select("set_quantized_rows", values.device)(weight, first_row, values, scales, zeros)
+    numbers = dict(
+        scales=scales, zeros=zeros, minima=minima, scale_factors=scale_factors, minimum_factors=minimum_factors
+    )
+    select("set_quantized_rows", values.device)(weight, first_row, values, numbers)
 
 
 def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:

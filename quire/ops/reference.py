@@ -28,9 +28,11 @@ from quire.ops.quantize import (
 from quire.ops.registry import register
 from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
 from quire.ops.weights import (
+    FACTOR_GROUP,
     PackedWeight,
     WeightFormat,
     WeightParts,
+    check_can_round,
     check_matrix,
     check_quantized,
     check_rows,
@@ -114,23 +116,15 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return out
 
 
-_VALUE_DTYPES = {"int8": torch.int8, "int4": torch.uint8, "float8": torch.float8_e4m3fn, "table4": torch.uint8}
-_SCALE_DTYPES = {"int8": torch.float32, "int4": torch.float16, "float8": torch.float32, "table4": torch.float32}
-
-
 @register("new_weight", "reference")
 def new_weight(
     format: WeightFormat, output_size: int, input_size: int, gate_up: bool, device: torch.device
 ) -> PackedWeight:
     """See `quire.ops.new_weight`."""
     check_matrix(output_size, input_size, format, gate_up)
-    dtype = _VALUE_DTYPES.get(format.name) or getattr(torch, format.name)
-    tensors = {"values": torch.zeros(output_size, input_size, dtype=dtype, device=device)}
-    if format.name in _SCALE_DTYPES:
-        shape = (output_size, format.num_groups(input_size))
-        tensors["scales"] = torch.zeros(shape, dtype=_SCALE_DTYPES[format.name], device=device)
-    if format.has_zeros:
-        tensors["zeros"] = torch.zeros_like(tensors["scales"], dtype=torch.uint8)
+    tensors = {"values": torch.zeros(output_size, input_size, dtype=format.value_dtype, device=device)}
+    for name, (count, dtype) in format.numbers(input_size).items():
+        tensors[name] = torch.zeros(output_size, count, dtype=dtype, device=device)
     return PackedWeight(format, output_size, input_size, gate_up, tensors)
 
 
@@ -138,6 +132,7 @@ def new_weight(
 def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
     """See `quire.ops.set_rows`."""
     check_rows(weight, first_row, rows)
+    check_can_round(weight.format)
     numbers: tuple[Tensor, ...]
     if weight.format.name == "int8":
         numbers = quantize_int8(rows)
@@ -147,8 +142,6 @@ def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
         numbers = (values, scales, *zeros)
     elif weight.format.name == "float8":
         numbers = quantize_float8(rows, weight.format.group_size)
-    elif weight.format.name == "table4":
-        raise ValueError("rows of table4 come as codes, by set_quantized_rows")
     else:
         numbers = (rows,)
     _store(weight, first_row, numbers)
@@ -162,12 +155,11 @@ def _store(weight: PackedWeight, first_row: int, numbers: tuple[Tensor, ...]) ->
 
 @register("set_quantized_rows", "reference")
 def set_quantized_rows(
-    weight: PackedWeight, first_row: int, values: Tensor, scales: Tensor, zeros: Tensor | None = None
+    weight: PackedWeight, first_row: int, values: Tensor, numbers: dict[str, Tensor | None]
 ) -> None:
     """See `quire.ops.set_quantized_rows`."""
     check_rows(weight, first_row, values)
-    check_quantized(values, scales, zeros, weight.format)
-    _store(weight, first_row, (values, scales) if zeros is None else (values, scales, zeros))
+    _store(weight, first_row, (values, *check_quantized(values, numbers, weight.format).values()))
 
 
 @register("pack_weight", "reference")
@@ -194,6 +186,10 @@ def _dequantize(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
         return values * scales
     if weight.format.name in ("float8", "table4"):
         return values * _repeat(scales, weight)
+    if weight.format.is_grouped:
+        groups = (values - weight.format.zero).unflatten(1, (-1, weight.format.group_size))
+        groups = groups * _group_numbers(weight, "scale", rows)[..., None]
+        return (groups + _group_numbers(weight, "minimum", rows)[..., None]).flatten(1)
     return ((values - _zeros(weight, rows)).unflatten(1, (scales.shape[1], -1)) * scales[..., None]).flatten(1)
 
 
@@ -207,6 +203,18 @@ def _zeros(weight: PackedWeight, rows: slice | Tensor) -> Tensor | float:
     if not weight.format.has_zeros:
         return float(INT4_ZERO)
     return weight.tensors["zeros"][rows].float().repeat_interleave(weight.format.group_size, 1)
+
+
+def _group_numbers(weight: PackedWeight, what: str, rows: slice | Tensor) -> Tensor:
+    """The scales or minima [n, groups] of uint8 to uint4 in float32, of one level or two; zeros where there are no minima."""
+    name = "scales" if what == "scale" else "minima"
+    if name not in weight.tensors:
+        return torch.zeros_like(weight.tensors["scales"][rows], dtype=torch.float32)
+    numbers = weight.tensors[name][rows].float()
+    if not weight.format.two_levels:
+        return numbers
+    factors = weight.tensors[f"{what}_factors"][rows].float()
+    return numbers * factors.repeat_interleave(FACTOR_GROUP // weight.format.group_size, 1)
 
 
 @register("linear", "reference")
@@ -245,12 +253,14 @@ def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
     if weight.format.rounds_to_bfloat16:
         x = x.bfloat16().float()
     if weight.format.name in ("float8", "table4"):
-        return _multiply_groups(x, weight)
+        return _multiply_float_groups(x, weight)
     if not weight.format.is_integer:
         return F.linear(x, weight.tensors["values"].float())
     activations, scales = quantize_rows(x, weight.format.activation_group)
     if weight.format.name == "int8":
         return _multiply_int8(activations, scales, weight)
+    if weight.format.is_grouped:
+        return _multiply_grouped(activations, scales, weight)
     return _multiply_int4(activations, scales, weight)
 
 
@@ -262,7 +272,7 @@ def _numbers(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
     return torch.tensor(weight.format.table, dtype=torch.float32, device=values.device)[values.long()]
 
 
-def _multiply_groups(x: Tensor, weight: PackedWeight) -> Tensor:
+def _multiply_float_groups(x: Tensor, weight: PackedWeight) -> Tensor:
     """Sum over groups, ascending, of weight scale * (sum of products)."""
     values, scales = _numbers(weight, slice(None)), weight.tensors["scales"]
     total = x.new_zeros(x.shape[0], weight.output_size)
@@ -292,6 +302,21 @@ def _multiply_int4(activations: Tensor, scales: Tensor, weight: PackedWeight) ->
         product = _exact_product(activations[:, start:stop], values[:, start:stop])
         scaled = weight_scales[:, start // format.group_size] * product
         total += scales[:, start // (format.activation_group or weight.input_size), None] * scaled
+    return total
+
+
+def _multiply_grouped(activations: Tensor, scales: Tensor, weight: PackedWeight) -> Tensor:
+    """As int4, and each group's minimum times the exact sum of the activations that meet it."""
+    format = weight.format
+    values = weight.tensors["values"].float() - format.zero
+    weight_scales, minima = (_group_numbers(weight, what, slice(None)) for what in ("scale", "minimum"))
+    unit = min(format.group_size, format.activation_group or format.group_size)
+    total = activations.new_zeros(activations.shape[0], weight.output_size)
+    for start, stop in group_bounds(weight.input_size, unit):
+        group, row_sum = start // format.group_size, activations[:, start:stop].sum(1, keepdim=True)
+        product = weight_scales[:, group] * _exact_product(activations[:, start:stop], values[:, start:stop])
+        row_scale = scales[:, start // (format.activation_group or weight.input_size), None]
+        total += row_scale * (product + minima[:, group] * row_sum)
     return total
 
 

@@ -8,10 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-FormatName = Literal["float32", "bfloat16", "int8", "int4", "float8", "table4"]
+FormatName = Literal["float32", "bfloat16", "int8", "int4", "uint8", "uint6", "uint5", "uint4", "float8", "table4"]
 
-FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4", "float8", "table4")
+FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4", "uint8", "uint6", "uint5", "uint4", "float8", "table4")
 GROUP_SIZES = (32, 64, 128)
+FACTOR_GROUP = 256
+"""Inputs that share the factors of a format in two levels."""
+_GROUPED_SIZES = {"uint8": (16, *GROUP_SIZES), "uint6": (16, *GROUP_SIZES), "uint5": GROUP_SIZES, "uint4": (16, *GROUP_SIZES)}
+"""Group sizes of the formats that hold what others quantized."""
 
 
 @dataclass(frozen=True)
@@ -21,21 +25,29 @@ class WeightFormat:
     int8: one scale per output, weight = value * scale with values in [-127, 127].
     int4: one scale per output and group of inputs, weight = (value - zero) * scale with values in [0, 15], zero 8
     unless the matrix brings its own.
+    uint8, uint6, uint5, uint4: a scale per output and group of inputs, and with `has_minima` a minimum,
+    weight = value * scale + minimum with values of so many bits; without minima weight = (value - middle) * scale, the middle 128
+    for uint8. Filled by `ops.set_quantized_rows` alone.
+    All of these multiply activations that are quantized on the fly: per token and group of inputs,
+    value = round(x * 127 / absmax).
     float8: e4m3 (2209.05433, without infinities) and a float32 scale per output, or per output and group of inputs, of which the
     last may be short; weight = value * scale. It multiplies activations rounded to bfloat16, as bfloat16 does.
     table4: codes in [0, 15] and a float32 scale per output and group of inputs, weight = table[code] * scale. It multiplies
-    activations in float32.
-    int8 and int4 multiply activations that are quantized on the fly: per token and group of inputs, value =
-    round(x * 127 / absmax).
+    activations in float32. Filled by `ops.set_quantized_rows` alone.
     """
 
     name: FormatName
     group_size: int = 0
-    """Inputs that share a weight scale. int4 and table4: 32, 64 or 128; float8: the same, or 0 for all of an output's."""
+    """Inputs that share a weight scale. int4 and table4: 32, 64 or 128; also 16 for uint8, uint6 and uint4; float8: 32, 64, 128,
+    or 0 for all of an output's."""
     activation_group: int = 0
-    """int8 and int4: inputs that share an activation scale: 32, 64 or 128; 0 is all of a token's."""
+    """Integer formats: inputs that share an activation scale: 32, 64 or 128; 0 is all of a token's."""
     has_zeros: bool = False
     """int4: every group has a zero point of its own, uint8; else all are 8."""
+    has_minima: bool = False
+    """uint8 to uint4: every group has a minimum; else values are centred."""
+    two_levels: bool = False
+    """uint8 to uint4: scales and minima are int8, times float16 factors per output and 256 inputs; else they are float16."""
 
     table: tuple[float, ...] = ()
     """table4: the sixteen numbers that codes stand for, rounded to float32."""
@@ -53,27 +65,70 @@ class WeightFormat:
             raise ValueError(f"activation_group must be 0, 32, 64 or 128, got {self.activation_group}")
         if self.has_zeros and self.name != "int4":
             raise ValueError(f"has_zeros is for int4, got {self.name}")
+        if self.is_grouped and self.group_size not in _GROUPED_SIZES[self.name]:
+            sizes = ", ".join(map(str, _GROUPED_SIZES[self.name]))
+            raise ValueError(f"group_size must be one of {sizes} for {self.name}, got {self.group_size}")
+        if (self.has_minima or self.two_levels) and not self.is_grouped:
+            raise ValueError(f"has_minima and two_levels are for {', '.join(_GROUPED_SIZES)}, got {self.name}")
 
     @property
     def rounds_to_bfloat16(self) -> bool:
         """Whether activations are rounded to bfloat16 to meet these weights."""
         return self.name in ("bfloat16", "float8")
 
-    def num_groups(self, input_size: int) -> int:
-        """Scales of an output."""
-        return -(-input_size // self.group_size) if self.group_size else 1
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its values have scales."""
+        return self.name not in ("float32", "bfloat16")
+
+    @property
+    def value_dtype(self) -> torch.dtype:
+        """Of values as `ops.set_quantized_rows` takes them, and as floats are kept."""
+        plain = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8, "float8": torch.float8_e4m3fn}
+        return plain.get(self.name, torch.uint8)
 
     @property
     def is_integer(self) -> bool:
         """Whether activations are quantized to meet these weights."""
-        return self.name in ("int8", "int4")
+        return self.name in ("int8", "int4") or self.is_grouped
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether it is one of uint8 to uint4."""
+        return self.name in _GROUPED_SIZES
+
+    @property
+    def zero(self) -> int:
+        """uint8 to uint4 and int4 without zero points: the value that stands for 0, before a minimum is added."""
+        return 0 if self.has_minima else 2 ** (int(self.name[-1]) - 1)
 
     def check_input_size(self, input_size: int) -> None:
         """Raises ValueError where a row of `input_size` cannot be cut into groups; int8 has none to cut."""
-        if self.name in ("int4", "table4") and input_size % self.group_size:
+        if (self.name in ("int4", "table4") or self.is_grouped) and input_size % self.group_size:
             raise ValueError(
                 f"input_size must be a multiple of group_size {self.group_size} for {self.name}, got {input_size}"
             )
+        if self.two_levels and input_size % FACTOR_GROUP:
+            raise ValueError(f"input_size must be a multiple of {FACTOR_GROUP} in two levels, got {input_size}")
+
+    def numbers(self, input_size: int) -> dict[str, tuple[int, torch.dtype]]:
+        """What is kept of a row beside its values, by name: so many numbers of a type. Scales come first."""
+        if not self.is_quantized:
+            return {}
+        if self.name in ("int8", "float8", "table4"):
+            return {"scales": (-(-input_size // self.group_size) if self.group_size else 1, torch.float32)}
+        groups = input_size // self.group_size
+        if self.name == "int4":
+            zeros = {"zeros": (groups, torch.uint8)} if self.has_zeros else {}
+            return {"scales": (groups, torch.float16)} | zeros
+        dtype = torch.int8 if self.two_levels else torch.float16
+        found = {"scales": (groups, dtype)} | ({"minima": (groups, dtype)} if self.has_minima else {})
+        if self.two_levels:
+            factors = (input_size // FACTOR_GROUP, torch.float16)
+            found["scale_factors"] = factors
+            if self.has_minima:
+                found["minimum_factors"] = factors
+        return found
 
 
 @dataclass(frozen=True)
@@ -139,26 +194,35 @@ def check_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
         raise ValueError(f"rows {first_row} to {last} are not within the matrix's {weight.output_size}")
 
 
-_VALUE_DTYPES = {"int8": torch.int8, "int4": torch.uint8, "float8": torch.float8_e4m3fn, "table4": torch.uint8}
+def check_can_round(format: WeightFormat) -> None:
+    """Raises ValueError for a format that no floats are rounded to."""
+    if format.is_grouped or format.table:
+        raise ValueError(f"rows of floats cannot be stored as {format.name}, which holds what others quantized")
 
 
-def check_quantized(values: Tensor, scales: Tensor, zeros: Tensor | None, format: WeightFormat) -> None:
-    """Raises ValueError naming what does not fit `ops.set_quantized_rows`."""
-    dtype = _VALUE_DTYPES.get(format.name)
-    if dtype is None:
-        raise ValueError(f"quantized numbers are for int8, int4, float8 and table4, got {format.name}")
+def check_quantized(values: Tensor, numbers: dict[str, Tensor | None], format: WeightFormat) -> dict[str, Tensor]:
+    """The numbers beside the values in the types that are kept. Raises ValueError naming what does not fit
+    `ops.set_quantized_rows`; numbers that are not kept as floats must have their type already.
+    """
+    if not format.is_quantized:
+        raise ValueError(f"quantized numbers are for formats with scales, got {format.name}")
     format.check_input_size(values.shape[1])
-    if values.dtype != dtype:
-        raise ValueError(f"values must be {dtype} for {format.name}, got {values.dtype}")
+    if values.dtype != format.value_dtype:
+        raise ValueError(f"values must be {format.value_dtype} for {format.name}, got {values.dtype}")
     if format.name == "float8" and bool(((values.view(torch.uint8) & 0x7F) == 0x7F).any()):
         raise ValueError("values must be numbers for float8, got NaN")
-    shape = [values.shape[0], format.num_groups(values.shape[1])]
-    if list(scales.shape) != shape:
-        raise ValueError(f"scales must have shape {shape}, got {list(scales.shape)}")
-    if (zeros is not None) != format.has_zeros:
-        given = "None" if zeros is None else "a tensor"
-        raise ValueError(f"zeros must be a tensor exactly where the format has_zeros ({format.has_zeros}), got {given}")
-    if zeros is None:
-        return
-    if zeros.dtype != torch.uint8 or list(zeros.shape) != shape:
-        raise ValueError(f"zeros must be torch.uint8 {shape}, got {zeros.dtype} {list(zeros.shape)}")
+    kept = format.numbers(values.shape[1])
+    for name, given in numbers.items():
+        if (given is None) != (name not in kept):
+            shown = "None" if given is None else "a tensor"
+            raise ValueError(f"{name} must be {'a tensor' if name in kept else 'None'} for {format}, got {shown}")
+    found = {}
+    for name, (count, dtype) in kept.items():
+        tensor = numbers[name]
+        assert tensor is not None
+        if list(tensor.shape) != [values.shape[0], count]:
+            raise ValueError(f"{name} must have shape {[values.shape[0], count]}, got {list(tensor.shape)}")
+        if not dtype.is_floating_point and tensor.dtype != dtype:
+            raise ValueError(f"{name} must be {dtype}, got {tensor.dtype}")
+        found[name] = tensor.to(dtype)
+    return found

@@ -3,13 +3,14 @@
 from quire.quant.at_load import QuantizedAtLoad
 from quire.quant.base import Loadable, Quantizable, QuantMethod, Slot, WeightShard, row_pieces, share_of
 from quire.quant.checkpoint import CheckpointFormat, make_checkpoint_format
-from quire.quant.encoded import EncodedWeight
+from quire.quant.encoded import Codes, EncodedWeight
 from quire.quant.packing import PackedMethod
 from quire.quant.scheme import QuantScheme, make_scheme
 from quire.quant.unquantized import Unquantized, UnquantizedPacked
 
 __all__ = [
     "CheckpointFormat",
+    "Codes",
     "EncodedWeight",
     "Loadable",
     "PackedMethod",

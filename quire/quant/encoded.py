@@ -18,6 +18,12 @@ class Codes(NamedTuple):
     """[n, 1] or [n, groups]"""
     zeros: Tensor | None = None
     """Like `scales`."""
+    minima: Tensor | None = None
+    """Like `scales`."""
+    scale_factors: Tensor | None = None
+    """[n, inputs / 256]"""
+    minimum_factors: Tensor | None = None
+    """Like `scale_factors`."""
 
 
 class EncodedWeight:

@@ -16,6 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from quire.errors import QuireError
+from quire.loader.configuration import is_gguf
+
 _MAX_HEADER_BYTES = 100 * 2**20
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8, "I32": 32, "I64": 64}
 _DTYPE_OF_CONFIG = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -52,7 +55,7 @@ class CheckpointFacts:
 def read_facts(folder: str | Path) -> CheckpointFacts:
     """Look at a folder; what was read is kept until a file in it changes. A folder that is not there has no facts."""
     signature = _signature(Path(folder))
-    return _read(str(folder), signature)
+    return (_read_gguf if is_gguf(folder) else _read)(str(folder), signature)
 
 
 _Signature = tuple[tuple[str, int, float], ...]
@@ -62,7 +65,7 @@ _Signature = tuple[tuple[str, int, float], ...]
 def _signature(folder: Path) -> _Signature:
     found = []
     try:
-        for file in folder.iterdir():
+        for file in [folder] if folder.is_file() else folder.iterdir():
             if file.is_file():
                 state = file.stat()
                 found.append((file.name, state.st_size, state.st_mtime))
@@ -87,6 +90,31 @@ def _read(folder: str, signature: _Signature) -> CheckpointFacts:
         config=config,
         num_parameters=sum(elements.values()) or _guess_parameters(signature, dtype),
         dtype=dtype,
+    )
+
+
+@lru_cache(maxsize=256)
+def _read_gguf(file: str, signature: _Signature) -> CheckpointFacts:
+    """Facts of a GGUF file, from its header."""
+    from quire.loader.gguf.config import hf_fields
+    from quire.loader.gguf.header import read_header
+
+    config: dict[str, Any] = {}
+    elements: Counter[str] = Counter()
+    try:
+        header = read_header(file)
+        config = hf_fields(header)
+    except QuireError:
+        header = None
+    for tensor in header.tensors if header else ():
+        elements[tensor.type.name] += math.prod(tensor.shape)
+    return CheckpointFacts(
+        num_bytes=sum(size for _, size, _ in signature),
+        modified_at=max((changed for _, _, changed in signature), default=0.0),
+        digest=_digest(json.dumps(config).encode(), signature),
+        config=config,
+        num_parameters=sum(elements.values()),
+        dtype=elements.most_common(1)[0][0] if elements else "",
     )
 
 

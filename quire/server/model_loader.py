@@ -10,12 +10,12 @@ from typing import Any
 
 from quire.config import EngineConfig
 from quire.config.engine_args import EngineArgs
-from quire.config.hf import load_hf_config
 from quire.config.rope import context_length
 from quire.engine.async_engine import AsyncLLMEngine
 from quire.engine.process_client import ProcessClient
 from quire.engine.text import load_text_side
 from quire.errors import ModelLoadError
+from quire.loader.configuration import load_config
 from quire.server.checkpoint_facts import read_facts
 from quire.server.models_dir import Checkpoint
 from quire.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ class EngineLoader:
         """See `ModelLoader.plan`."""
         folder = str(checkpoint.folder)
         check_weights(folder, self._args.load_format)  # before others make room for it
-        limit = context_length(load_hf_config(folder, self._args.hf_overrides))
+        limit = context_length(load_config(folder, self._args.hf_overrides))
         args = replace(
             self._args,
             model=folder,
@@ -132,7 +132,7 @@ class _Tokenizers:
 def check_weights(folder: str, load_format: str) -> None:
     """Raises ModelLoadError for a folder without weights, unless none are wanted."""
     if read_facts(folder).num_parameters == 0 and load_format != "dummy":
-        raise ModelLoadError(f"{folder} holds no weights (*.safetensors or *.bin)")
+        raise ModelLoadError(f"{folder} holds no weights (*.safetensors, *.bin or *.gguf)")
 
 
 def given_kv_bytes(config: EngineConfig) -> int | None:
@@ -156,7 +156,10 @@ def kv_bytes(config: EngineConfig, num_tokens: int) -> int:
 def weight_bytes(config: EngineConfig) -> int:
     """Memory of the weights as they will be kept."""
     model = config.model
-    total = read_facts(model.path).num_parameters
+    facts = read_facts(model.path)
+    if model.hf.quantization is not None and model.hf.quantization.method == "gguf":
+        return facts.num_bytes
+    total = facts.num_parameters
     embedding = min(total, model.hf.vocab_size * model.hf.hidden_size * (1 if model.hf.tie_word_embeddings else 2))
     plain = _BYTES_PER_ELEMENT[model.dtype]
     each = _QUANTIZED_BYTES.get(model.quantization or "", plain)

@@ -8,10 +8,12 @@ from pathlib import Path
 import tokenizers
 
 from quire.errors import ConfigError
+from quire.loader.configuration import is_gguf
 from quire.loader.hub import resolve_tokenizer
 from quire.log import get_logger, warn_once
 from quire.tokenizer.byte_bpe import FAMILIES, add_bos_and_eos, build_byte_bpe
 from quire.tokenizer.fallback import load_with_transformers
+from quire.tokenizer.gguf import load_gguf_tokenizer
 from quire.tokenizer.sentencepiece_bpe import Unsupported, build_sentencepiece_bpe, read_model
 from quire.tokenizer.settings import (
     AddedToken,
@@ -38,7 +40,7 @@ def load_tokenizer(
     revision: str | None = None,
     download_dir: str | None = None,
 ) -> Tokenizer:
-    """Load the tokenizer of a model folder (or of a hub name, at `revision`).
+    """Load the tokenizer of a model folder, of a GGUF file, or of a hub name at `revision`.
 
     `tokenizer.json` is read by the `tokenizers` package, GPT-2 and Qwen2 folders with `vocab.json` and
     `merges.txt`
@@ -51,6 +53,8 @@ def load_tokenizer(
         allowed = ", ".join(TOKENIZER_MODES)
         raise ConfigError(f"tokenizer_mode must be one of {allowed}, got {tokenizer_mode!r}")
     folder = _resolve_folder(Path(path), revision, download_dir)
+    if is_gguf(folder):
+        return load_gguf_tokenizer(folder)
     settings = read_settings(folder)
     direct = _load_directly(folder, settings) if tokenizer_mode == "auto" else None
     if direct is not None:

@@ -28,7 +28,9 @@ class Unsupported(Exception):
 
 
 @dataclass(frozen=True)
-class _Piece:
+class Piece:
+    """One token: its text, its score (higher is joined earlier), its kind."""
+
     text: str
     score: float
     kind: int
@@ -38,7 +40,7 @@ class _Piece:
 class SentencePieceModel:
     """Pieces by id, and whether a space is put before the text."""
 
-    pieces: list[_Piece]
+    pieces: list[Piece]
     adds_prefix_space: bool
 
 
@@ -75,17 +77,17 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         at += size
 
 
-def _parse_piece(data: bytes) -> _Piece:
+def _parse_piece(data: bytes) -> Piece:
     fields = dict(_fields(data))
     text, score, kind = fields.get(1, b""), fields.get(2, bytes(4)), fields.get(3, _NORMAL)
     if not isinstance(text, bytes) or not isinstance(score, bytes) or not isinstance(kind, int):
         raise Unsupported("a piece has fields of the wrong type")
-    return _Piece(text.decode(), struct.unpack("<f", score)[0], kind)
+    return Piece(text.decode(), struct.unpack("<f", score)[0], kind)
 
 
 def read_model(path: Path) -> SentencePieceModel:
     """Parse a `tokenizer.model`; raises Unsupported where the build would not be exact."""
-    pieces: list[_Piece] = []
+    pieces: list[Piece] = []
     trainer: dict[int, int | bytes] = {}
     normalizer: dict[int, int | bytes] = {}
     try:
@@ -109,7 +111,7 @@ def _check_supported(trainer: dict[int, int | bytes], normalizer: dict[int, int 
         raise Unsupported("it normalises text")
 
 
-def _merges(pieces: list[_Piece], ids: dict[str, int]) -> list[tuple[str, str]]:
+def _merges(pieces: list[Piece], ids: dict[str, int]) -> list[tuple[str, str]]:
     """Every way to make a piece of two others, best score first: the order in which SentencePiece joins
     them.
     """

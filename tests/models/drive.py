@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quire.batch import NewRequest, RequestResult, ScheduledBatch, ScheduledRequest, TokenLogprobs
-from quire.config.hf import load_hf_config
 from quire.config.types import (
     CacheConfig,
     EngineConfig,
@@ -16,6 +15,7 @@ from quire.config.types import (
     SchedulerConfig,
 )
 from quire.executor.base import Executor
+from quire.loader.configuration import load_config
 from quire.sampling_params import SamplingParams
 
 
@@ -30,7 +30,7 @@ def make_config(
     **cache: object,
 ) -> EngineConfig:
     """An EngineConfig for the checkpoint in `path`."""
-    model = ModelConfig(str(path), str(path), str(path), load_hf_config(path), dtype, max_model_len, ("m",))
+    model = ModelConfig(str(path), str(path), str(path), load_config(path), dtype, max_model_len, ("m",))
     return EngineConfig(
         model,
         LoadConfig(load_format=load_format),

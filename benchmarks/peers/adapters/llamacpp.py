@@ -41,7 +41,7 @@ class LlamaCpp:
         return pinned_openmp(threads)
 
     def version(self) -> str:
-        done = subprocess.run([_tool("llama-server"), "--version"], capture_output=True, text=True)
+        done = subprocess.run([find_tool("llama-server"), "--version"], capture_output=True, text=True)
         lines = (done.stdout + done.stderr).splitlines()
         return next(
             (line.partition(":")[2].strip() for line in lines if line.startswith("version")), "unknown"
@@ -92,7 +92,7 @@ class LlamaCpp:
     def _serve(self, workload: Workload) -> Figures:
         size = len(workload.requests)
         room = size * max(len(prompt) + num_tokens + 16 for prompt, num_tokens in workload.requests)
-        with self._server(size, room) as url, ThreadPoolExecutor(size) as clients:
+        with self.server(size, room) as url, ThreadPoolExecutor(size) as clients:
             list(clients.map(lambda request: _complete(url, request), workload.requests[:2]))  # warm up
             start = time.perf_counter()
             counts = list(clients.map(lambda request: _complete(url, request), workload.requests))
@@ -102,12 +102,13 @@ class LlamaCpp:
         return {"output_tokens_per_s": sum(counts) / wall_s}
 
     @contextmanager
-    def _server(self, num_slots: int, num_tokens: int) -> Iterator[str]:
+    def server(self, num_slots: int, num_tokens: int) -> Iterator[str]:
+        """The address of a running llama-server with so many slots, and room for so many tokens in all."""
         port, threads = _free_port(), str(self._threads)
         where = ["--host", "127.0.0.1", "--port", str(port)]
         room = ["-np", str(num_slots), "-c", str(num_tokens)]
         command = [
-            _tool("llama-server"),
+            find_tool("llama-server"),
             "-m",
             str(self._model),
             "-t",
@@ -126,7 +127,8 @@ class LlamaCpp:
             server.wait()
 
 
-def _tool(name: str) -> str:
+def find_tool(name: str) -> str:
+    """Where a tool of llama.cpp is. Raises FileNotFoundError."""
     path = shutil.which(name)
     if path is None:
         raise FileNotFoundError(f"{name} is not on PATH; see --llama-bin")
@@ -134,7 +136,7 @@ def _tool(name: str) -> str:
 
 
 def _output_of(tool: str, *arguments: str) -> str:
-    done = subprocess.run([_tool(tool), *arguments], capture_output=True, text=True)
+    done = subprocess.run([find_tool(tool), *arguments], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{tool} ended with {done.returncode}: {done.stderr[-500:]}")
     return done.stdout

@@ -39,34 +39,73 @@ class Guarded {
 struct LinearShape {
   WeightKind kind;
   int64_t num_rows, num_inputs;   // N, K
-  int64_t group;                  // int4, table4 and float8: inputs per weight scale; float8: 0 for all of a row
+  int64_t group;                  // inputs per weight scale, where there are groups; float8: 0 for all of a row
   int64_t activation_group;       // 0: all of a row
   bool gate_up;
   int64_t rows = 14;              // M; more than one tile of every height
   bool zeros = false;             // int4: with zero points
   bool argmax = false;            // each row's largest output in place of the outputs
   Activation activation = Activation::none;
+  bool minima = false;            // uint4 to uint8: with minima
+  bool two_levels = false;        // uint4 to uint8: with factors
 };
 
 // A matrix packed at one level, and what that wrote.
 struct Packed {
-  std::vector<uint8_t> data, scales, zeros;
+  std::vector<uint8_t> data, scales, zeros, minima, scale_factors, minimum_factors;
   std::vector<float> table;
   WeightView view;
 };
 
-Packed pack_at(const LinearShape& shape, Level level, Random& random) {
-  const std::vector<float> matrix = random.floats(shape.num_rows * shape.num_inputs);
-  const int64_t panels = num_panels(shape.num_rows), inputs = padded_inputs(shape.kind, shape.num_inputs);
-  constexpr int64_t bits[] = {32, 16, 8, 4, 8, 4};
+// Arbitrary float16 numbers below 2 in magnitude, or int8.
+std::vector<uint8_t> numbers_at(int64_t count, bool is_half, Random& random) {
+  std::vector<uint8_t> bytes(static_cast<size_t>(count) * (is_half ? 2 : 1));
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.next());
+  for (size_t i = 1; is_half && i < bytes.size(); i += 2) bytes[i] &= 0xbf;
+  return bytes;
+}
+
+// uint4 to uint8: arbitrary codes and numbers.
+Packed pack_codes_at(const LinearShape& shape, Level level, Random& random) {
+  const int64_t lanes = num_panels(shape.num_rows) * kPanelRows, groups = shape.num_inputs / shape.group;
   Packed packed;
-  packed.data.resize(static_cast<size_t>(panels * kPanelRows * inputs * bits[static_cast<int>(shape.kind)] / 8));
+  packed.data.resize(static_cast<size_t>(lanes * words_per_row(shape.kind, shape.num_inputs) * 4));
+  packed.scales = numbers_at(lanes * groups, !shape.two_levels, random);
+  if (shape.minima) packed.minima = numbers_at(lanes * groups, !shape.two_levels, random);
+  if (shape.two_levels) {
+    const int64_t factors = lanes * (shape.num_inputs / kFactorGroup);
+    packed.scale_factors = numbers_at(factors, true, random);
+    if (shape.minima) packed.minimum_factors = numbers_at(factors, true, random);
+  }
+  std::vector<uint8_t> values(static_cast<size_t>(shape.num_rows * shape.num_inputs));
+  for (uint8_t& value : values) value = static_cast<uint8_t>(random.next() & ((1u << bits_of(shape.kind)) - 1));
+  const auto at = [](const std::vector<uint8_t>& bytes) { return bytes.empty() ? nullptr : bytes.data(); };
+  packed.view = {packed.data.data(), nullptr, nullptr, shape.num_rows, shape.num_inputs, shape.group, shape.gate_up, shape.kind,
+                 {at(packed.scales), at(packed.minima), at(packed.scale_factors), at(packed.minimum_factors)}, nullptr};
+  PackArgs args{};
+  args.values = values.data();
+  args.num_given = args.rows = shape.num_rows;
+  args.row_stride = args.num_inputs = shape.num_inputs;
+  args.data = packed.data.data();
+  args.group = shape.group;
+  args.gate_up = shape.gate_up;
+  args.kind = shape.kind;
+  run(pack_for(level), args);
+  return packed;
+}
+
+Packed pack_at(const LinearShape& shape, Level level, Random& random) {
+  if (is_grouped(shape.kind)) return pack_codes_at(shape, level, random);
+  const std::vector<float> matrix = random.floats(shape.num_rows * shape.num_inputs);
+  const int64_t panels = num_panels(shape.num_rows);
+  Packed packed;
+  packed.data.resize(static_cast<size_t>(panels * kPanelRows * words_per_row(shape.kind, shape.num_inputs) * 4));
   const int64_t groups = shape.group ? divide_up(shape.num_inputs, shape.group) : 1;
   packed.scales.resize(static_cast<size_t>(panels * kPanelRows * groups * 4));
   if (shape.zeros) packed.zeros.resize(static_cast<size_t>(panels * kPanelRows * groups));
   for (uint8_t& zero : packed.zeros) zero = static_cast<uint8_t>(random.next() % 16);
   packed.view = {packed.data.data(), packed.scales.data(), shape.zeros ? packed.zeros.data() : nullptr, shape.num_rows,
-                 shape.num_inputs, shape.group, shape.gate_up, shape.kind, nullptr};
+                 shape.num_inputs, shape.group, shape.gate_up, shape.kind, {}, nullptr};
   std::vector<uint8_t> codes;
   PackArgs args{};
   if (shape.kind == WeightKind::table4) {  // codes, scales and their numbers are the caller's
@@ -120,7 +159,7 @@ Quantized quantize_at(const LinearShape& shape, const float* x, int64_t rows, Le
   const int64_t whole = divide_up(shape.num_inputs, 4) * 4;
   int64_t step = whole;
   if (shape.activation_group && shape.activation_group < step) step = shape.activation_group;
-  if (shape.kind == WeightKind::int4 && shape.group < step) step = shape.group;
+  if (shape.group && shape.group < step) step = shape.group;
   const int64_t stride = divide_up(shape.num_inputs, 64) * 64, num_steps = divide_up(shape.num_inputs, step);
   Quantized q;
   q.values.resize(static_cast<size_t>(rows * stride), 0x55);  // what no level writes must not matter
@@ -132,7 +171,7 @@ Quantized quantize_at(const LinearShape& shape, const float* x, int64_t rows, Le
   args.rows = rows;
   args.x_stride = args.dim = shape.num_inputs;
   args.activation_group = shape.activation_group ? shape.activation_group : shape.num_inputs;
-  args.multiplier = shape.kind == WeightKind::int8 ? -128 : shape.zeros ? 1 : -8;
+  args.multiplier = shape.kind == WeightKind::int8 ? -128 : shape.zeros || is_grouped(shape.kind) ? 1 : -8;
   args.out = q.view;
   run(quantize_for(level), args);
   return q;
@@ -219,7 +258,7 @@ Outputs multiply_at(const LinearShape& shape, const Packed& packed, const float*
     QuantLinearArgs args{};
     args.x = q.view;
     args.x.values = values.as<int8_t>();
-    multiply(quant_linear_for(level), args, shape, weight, rows, bias, out);
+    multiply((is_grouped(shape.kind) ? grouped_linear_for : quant_linear_for)(level), args, shape, weight, rows, bias, out);
   }
   return out;
 }
@@ -313,6 +352,25 @@ void run_bf16_tiles(const LinearShape& shape, Level level, Hash& hash) {
 
 // ---------------------------------------------------------------- shapes
 
+LinearShape draw_grouped(Random& random) {
+  const auto below = [&](uint64_t bound) { return static_cast<int64_t>(random.next() % bound); };
+  constexpr WeightKind kinds[] = {WeightKind::uint8, WeightKind::uint6, WeightKind::uint5, WeightKind::uint4};
+  constexpr int64_t groups[] = {16, 32, 64, 128};
+  LinearShape shape{};
+  shape.kind = kinds[below(4)];
+  shape.group = groups[shape.kind == WeightKind::uint5 ? 1 + below(3) : below(4)];
+  shape.activation_group = below(3) ? 32 << below(3) : 0;
+  shape.two_levels = below(2);
+  shape.minima = below(2);
+  shape.num_inputs = shape.two_levels ? 256 * (1 + below(2)) : shape.group * (1 + below(3));
+  shape.rows = 1 + below(20);
+  shape.num_rows = 1 + below(70);
+  shape.argmax = below(4) == 0;
+  shape.gate_up = !shape.argmax && below(2);
+  if (shape.gate_up) shape.num_rows *= 2;
+  return shape;
+}
+
 LinearShape draw_shape(Random& random) {
   const auto below = [&](uint64_t bound) { return static_cast<int64_t>(random.next() % bound); };
   constexpr int64_t groups[] = {32, 64, 128};
@@ -336,12 +394,14 @@ LinearShape draw_shape(Random& random) {
 }
 
 std::string name_of(const char* what, const LinearShape& shape) {
-  const char* const kind_names[] = {"float32", "bfloat16", "int8", "int4", "float8", "table4"};
+  const char* const kind_names[] = {"float32", "bfloat16", "int8",  "int4",  "uint8",
+                                    "uint4",   "uint6",    "uint5", "float8", "table4"};
   char name[128];
-  std::snprintf(name, sizeof name, "%s %s M=%d N=%d K=%d groups %d/%d%s%s%s", what, kind_names[static_cast<int>(shape.kind)],
+  std::snprintf(name, sizeof name, "%s %s M=%d N=%d K=%d groups %d/%d%s%s%s%s%s", what, kind_names[static_cast<int>(shape.kind)],
                 static_cast<int>(shape.rows), static_cast<int>(shape.num_rows), static_cast<int>(shape.num_inputs),
                 static_cast<int>(shape.group), static_cast<int>(shape.activation_group), shape.gate_up ? " gate/up" : "",
-                shape.zeros ? " zeros" : "", shape.argmax ? " argmax" : "");
+                shape.zeros ? " zeros" : "", shape.argmax ? " argmax" : "", shape.minima ? " minima" : "",
+                shape.two_levels ? " two levels" : "");
   return name;
 }
 
@@ -360,6 +420,7 @@ void add_linear_cases(std::vector<Case>& all) {
   constexpr int num_drawn = 24;
   Random random(5);
   for (int i = 0; i < num_drawn; ++i) shapes.push_back(draw_shape(random));
+  for (int i = 0; i < num_drawn; ++i) shapes.push_back(draw_grouped(random));
   for (LinearShape& shape : shapes) shape.activation = shape.gate_up ? Activation::silu : Activation::gelu;
   for (const LinearShape& shape : shapes)
     all.push_back({name_of("linear", shape), [=](Level level, Hash& hash) { run_linear(shape, level, hash); }});

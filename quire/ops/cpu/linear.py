@@ -13,18 +13,36 @@ from quire.ops import reference, registry
 from quire.ops.activations import ACTIVATIONS, check_activation
 from quire.ops.cpu.extension import DTYPE_CODES, LEVEL, address, allocate, extension, on_cpu
 from quire.ops.quantize import INT4_ZERO
-from quire.ops.weights import PackedWeight, WeightFormat, check_matrix, check_quantized, check_rows
+from quire.ops.weights import (
+    PackedWeight,
+    WeightFormat,
+    check_can_round,
+    check_matrix,
+    check_quantized,
+    check_rows,
+)
 
 PANEL_ROWS: int = extension.PANEL_ROWS
-_INPUTS_PER_WORD = {"float32": 1, "bfloat16": 2, "int8": 4, "int4": 8, "float8": 4, "table4": 8}
-_GROUP_SCALES = {"int4": torch.float16, "float8": torch.float32, "table4": torch.float32}
+_RUNS = {
+    "float32": (1, 1),
+    "bfloat16": (2, 1),
+    "int8": (4, 1),
+    "int4": (8, 1),
+    "uint8": (4, 1),
+    "uint6": (16, 3),
+    "uint5": (32, 5),
+    "uint4": (8, 1),
+    "float8": (4, 1),
+    "table4": (8, 1),
+}
+"""Inputs of the smallest run that fills whole 32-bit words, and the words; `run_of` in csrc/cpu/weight_format.h."""
 _BYTE_ALIGNMENT = 64
 _ACTIVATION_ORDER = tuple(ACTIVATIONS)
 
 
 @dataclass(frozen=True)
 class CpuWeight(PackedWeight):
-    """A packed matrix with the extension's description of it. `tensors`: data uint8, and scales and zeros where there are any."""
+    """A packed matrix with the extension's description of it. `tensors`: data uint8, and what `WeightFormat.numbers` lists."""
 
     view: Any = None
 
@@ -33,7 +51,7 @@ class CpuWeight(PackedWeight):
         """What the sums of quantized activations are multiplied by, to undo the stored values' offset."""
         if self.format.name == "int8":
             return -128
-        return 1 if self.format.has_zeros else -8
+        return 1 if self.format.has_zeros or self.format.is_grouped else -8
 
     @property
     def encodes_activations(self) -> bool:
@@ -61,15 +79,12 @@ def new_weight(
     """See `ops.new_weight`."""
     check_matrix(output_size, input_size, format, gate_up)
     panels = -(-output_size // PANEL_ROWS)
-    words = -(-input_size // _INPUTS_PER_WORD[format.name])
+    inputs, words = _RUNS[format.name]
+    words *= -(-input_size // inputs)
     tensors = {"data": allocate((panels, words, PANEL_ROWS, 4), torch.uint8, huge_pages=True)}
-    if format.name == "int8":
-        tensors["scales"] = allocate((panels, PANEL_ROWS), torch.float32, huge_pages=True)
-    elif format.name in _GROUP_SCALES:
-        shape = (panels, format.num_groups(input_size), PANEL_ROWS)
-        tensors["scales"] = allocate(shape, _GROUP_SCALES[format.name], huge_pages=True)
-    if format.has_zeros:
-        tensors["zeros"] = allocate(tuple(tensors["scales"].shape), torch.uint8, huge_pages=True)
+    for name, (count, dtype) in format.numbers(input_size).items():
+        shape = (panels, PANEL_ROWS) if format.name == "int8" else (panels, count, PANEL_ROWS)
+        tensors[name] = allocate(shape, dtype, huge_pages=True)
     if format.table:
         tensors["table"] = torch.tensor(format.table, dtype=torch.float32)
     return _with_tensors(CpuWeight(format, output_size, input_size, gate_up), tensors)
@@ -79,8 +94,7 @@ def new_weight(
 def set_rows(weight: CpuWeight, first_row: int, rows: Tensor) -> None:
     """See `ops.set_rows`."""
     check_rows(weight, first_row, rows)
-    if weight.format.name == "table4":
-        raise ValueError("rows of table4 come as codes, by set_quantized_rows")
+    check_can_round(weight.format)
     if rows.dtype not in DTYPE_CODES:
         rows = rows.float()
     if rows.stride(1) != 1:
@@ -93,17 +107,15 @@ def set_rows(weight: CpuWeight, first_row: int, rows: Tensor) -> None:
 
 @registry.register("set_quantized_rows", "cpu", supports=on_cpu)
 def set_quantized_rows(
-    weight: CpuWeight, first_row: int, values: Tensor, scales: Tensor, zeros: Tensor | None = None
+    weight: CpuWeight, first_row: int, values: Tensor, numbers: dict[str, Tensor | None]
 ) -> None:
     """See `ops.set_quantized_rows`."""
     check_rows(weight, first_row, values)
-    check_quantized(values, scales, zeros, weight.format)
+    kept = check_quantized(values, numbers, weight.format)
     _pack(weight, first_row, None, values.contiguous())
     panel, lane = _places(weight, first_row, values.shape[0])
-    stored = weight.tensors["scales"].view(-1, scales.shape[1], PANEL_ROWS)
-    stored[panel, :, lane] = scales.to(stored.dtype)
-    if zeros is not None:
-        weight.tensors["zeros"][panel, :, lane] = zeros
+    for name, tensor in kept.items():
+        weight.tensors[name].view(-1, tensor.shape[1], PANEL_ROWS)[panel, :, lane] = tensor
 
 
 @registry.register("pack_weight", "cpu", supports=on_cpu)
@@ -143,17 +155,15 @@ def _kind(format: WeightFormat) -> int:
 
 
 def _with_tensors(weight: CpuWeight, tensors: dict[str, Tensor]) -> CpuWeight:
-    view = extension.weight_view(
-        address(tensors["data"]),
-        address(tensors.get("scales")),
-        address(tensors.get("zeros")),
-        address(tensors.get("table")),
-        weight.output_size,
-        weight.input_size,
-        weight.format.group_size,
-        weight.gate_up,
-        _kind(weight.format),
-    )
+    shape = weight.output_size, weight.input_size, weight.format.group_size, weight.gate_up, _kind(weight.format)
+
+    def at(*names: str) -> list[int]:
+        return [address(tensors.get(name)) for name in names]
+
+    if weight.format.is_grouped:
+        view = extension.grouped_view(*at("data", "scales", "minima", "scale_factors", "minimum_factors"), *shape)
+    else:
+        view = extension.weight_view(*at("data", "scales", "zeros", "table"), *shape)
     return CpuWeight(
         weight.format, weight.output_size, weight.input_size, weight.gate_up, tensors, view=view
     )

@@ -1,0 +1,35 @@
+// Scales and minima of a panel's groups as float32 (GroupNumbers in weight_format.h). In two levels the products are exact: eleven
+// bits times eight.
+#pragma once
+
+#include "simd.h"
+#include "weight_format.h"
+
+namespace quire {
+namespace QUIRE_LEVEL {
+
+class PanelNumbers {
+ public:
+  PanelNumbers(const WeightView& weight, int64_t panel)
+      : numbers_(weight.groups), group_(weight.group), first_(panel * (weight.num_inputs / weight.group)),
+        first_factor_(panel * (weight.num_inputs / kFactorGroup)) {}
+
+  // Of sixteen outputs of the panel, the lower or the upper half.
+  F32x16 scale(int64_t group, int half) const { return number(numbers_.scales, numbers_.scale_factors, group, half); }
+  F32x16 minimum(int64_t group, int half) const { return number(numbers_.minima, numbers_.minimum_factors, group, half); }
+  bool has_minima() const { return numbers_.minima != nullptr; }
+
+ private:
+  F32x16 number(const void* level, const void* factors, int64_t group, int half) const {
+    const int64_t at = (first_ + group) * kPanelRows + half * kLanes;
+    if (!factors) return load(static_cast<const f16*>(level) + at);
+    const int64_t factor_at = (first_factor_ + group * group_ / kFactorGroup) * kPanelRows + half * kLanes;
+    return load(static_cast<const int8_t*>(level) + at) * load(static_cast<const f16*>(factors) + factor_at);
+  }
+
+  const GroupNumbers& numbers_;
+  int64_t group_, first_, first_factor_;
+};
+
+}  // namespace QUIRE_LEVEL
+}  // namespace quire

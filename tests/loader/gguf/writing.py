@@ -1,0 +1,223 @@
+"""Writes a transformers model as a GGUF file with the `gguf` package: its names, its quantizers, and the reorderings that
+llama.cpp's converter makes, spelled out here a second time. Types that the package cannot quantize to get random blocks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "GraniteForCausalLM": "granite",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "Phi3ForCausalLM": "phi3",
+    "GemmaForCausalLM": "gemma",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3",
+    "Olmo2ForCausalLM": "olmo2",
+    "Glm4ForCausalLM": "glm4",
+    "Starcoder2ForCausalLM": "starcoder2",
+    "StableLmForCausalLM": "stablelm",
+    "GPT2LMHeadModel": "gpt2",
+    "FalconForCausalLM": "falcon",
+}
+TypeOf = Callable[[str, np.ndarray], str]
+"""(name in the file, matrix) -> the type to store it in."""
+
+
+def all_in(kind: str) -> TypeOf:
+    """Every matrix in one type."""
+    return lambda name, matrix: kind
+
+
+def random_blocks(shape: tuple[int, ...], kind: str, seed: int) -> np.ndarray:
+    """Blocks of arbitrary bytes, except that the float16 numbers in them are small."""
+    quant = gguf.GGMLQuantizationType[kind]
+    inputs, size = gguf.GGML_QUANT_SIZES[quant]
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (*shape[:-1], shape[-1] // inputs, size), dtype=np.uint8)
+    largest = {"Q6_K": 1e-4, "IQ4_XS": 1e-4, "IQ4_NL": 2e-3}.get(kind, 4e-4)  # weights of about 0.1
+    halves = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+    for at in halves.get(kind, (0, 2) if kind in ("Q4_1", "Q5_1") else (0,)):
+        factors = (rng.random((*blocks.shape[:-1], 1), dtype=np.float32) - 0.5) * largest
+        blocks[..., at : at + 2] = factors.astype(np.float16).view(np.uint8)
+    return blocks.reshape(*shape[:-1], -1)
+
+
+def encoded(name: str, matrix: np.ndarray, kind: str) -> np.ndarray:
+    """The matrix in a type, or random blocks."""
+    quant = gguf.GGMLQuantizationType[kind]
+    if kind in ("F32", "F16", "BF16"):
+        return gguf.quantize(matrix, quant)
+    try:
+        return gguf.quantize(matrix, quant)
+    except NotImplementedError:
+        return random_blocks(matrix.shape, kind, sum(name.encode()))
+
+
+def write_model(
+    model: Any, path: Path, type_of: TypeOf = lambda name, matrix: "F32", add: Callable[[Any], None] | None = None
+) -> Path:
+    """Write a model, and set its matrices to what the file now has. `add`: writes further metadata."""
+    config = model.config
+    architecture = ARCHITECTURES[type(model).__name__]
+    writer = gguf.GGUFWriter(path, architecture)
+    add_sizes(writer, config, architecture)
+    if add:
+        add(writer)
+    number = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
+    names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
+    for name, parameter in merged_parameters(model, architecture):
+        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert target is not None, name
+        order = row_order(name, config, architecture)
+        tensor = parameter.detach().float().numpy()
+        tensor = tensor.T if is_transposed(name, architecture) and tensor.ndim == 2 else tensor
+        shift = 1.0 if "gemma" in architecture and name.endswith("norm.weight") else 0.0
+        tensor = np.ascontiguousarray((tensor if order is None else tensor[order]) + np.float32(shift))
+        kind = type_of(target, tensor) if tensor.ndim == 2 and "norm" not in target else "F32"
+        data = encoded(target, tensor, kind)
+        writer.add_tensor(target, data, raw_dtype=gguf.GGMLQuantizationType[kind])
+        read = gguf.dequantize(data, gguf.GGMLQuantizationType[kind]).reshape(tensor.shape).copy()
+        if order is not None:
+            read[order] = read.copy()
+        stored = torch.from_numpy(read - np.float32(shift))
+        stored = stored.T if is_transposed(name, architecture) and stored.dim() == 2 else stored
+        if parameter.dim() == 2 and "norm" not in target:
+            parameter.data.copy_(stored)
+    add_rope_factors(writer, config)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def merged_parameters(model: Any, architecture: str):
+    """Names and parameters; StableLM's norms of heads as one."""
+    heads: dict[str, list[torch.Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if ".norms." in name:
+            heads.setdefault(name.split(".norms.")[0] + ".weight", []).append(parameter)
+        else:
+            yield name, parameter
+    for name, parameters in heads.items():
+        yield name, torch.stack(parameters)
+
+
+def row_order(name: str, config: Any, architecture: str) -> np.ndarray | None:
+    """Which row of the model is each row of the file."""
+    if architecture in ("llama", "granite") and ("q_proj" in name or "k_proj" in name):
+        heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+        dim = head_dim(config)
+        return np.arange(heads * dim).reshape(heads, 2, dim // 2).swapaxes(1, 2).reshape(-1)
+    if architecture == "falcon" and "query_key_value" in name:
+        dim, groups = head_dim(config), kv_heads(config)
+        rows = np.arange((config.num_attention_heads + 2 * groups) * dim).reshape(groups, -1, dim)
+        return np.concatenate([rows[:, :-2].reshape(-1), rows[:, -2].reshape(-1), rows[:, -1].reshape(-1)])
+    return None
+
+
+def is_transposed(name: str, architecture: str) -> bool:
+    return architecture == "gpt2" and name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight"))
+
+
+def head_dim(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def kv_heads(config: Any) -> int:
+    if config.model_type == "falcon" and not config.new_decoder_architecture:
+        return 1
+    return getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or config.num_attention_heads
+
+
+def rope_of(config: Any) -> dict[str, Any]:
+    parameters = getattr(config, "rope_parameters", None) or {}
+    return parameters.get("full_attention", parameters)
+
+
+def add_sizes(writer: Any, config: Any, architecture: str) -> None:
+    rope, dim = rope_of(config), head_dim(config)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    inner = [getattr(config, name, None) for name in ("intermediate_size", "n_inner", "ffn_hidden_size")]
+    writer.add_feed_forward_length(next((size for size in inner if size), 4 * config.hidden_size))
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(kv_heads(config))
+    writer.add_key_length(dim)
+    writer.add_value_length(dim)
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    for name in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"):
+        if hasattr(config, name):
+            writer.add_layer_norm_eps(getattr(config, name))
+    if "rope_theta" in rope:
+        writer.add_rope_freq_base(rope["rope_theta"])
+        writer.add_rope_dimension_count(int(dim * rope.get("partial_rotary_factor", 1.0)))
+    add_scaling(writer, rope)
+    add_family(writer, config, architecture)
+
+
+def add_scaling(writer: Any, rope: dict[str, Any]) -> None:
+    kind = rope.get("rope_type", "default")
+    if kind in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        writer.add_rope_scaling_factor(rope["factor"])
+    if "original_max_position_embeddings" in rope and kind != "llama3":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+
+
+def add_rope_factors(writer: Any, config: Any) -> None:
+    rope = rope_of(config)
+    if rope.get("rope_type") == "longrope":
+        for name in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{name}.weight", np.array(rope[f"{name}_factor"], dtype=np.float32))
+    if rope.get("rope_type") == "llama3":
+        turns = rope["original_max_position_embeddings"] / (
+            2 * np.pi * rope["rope_theta"] ** (np.arange(0, head_dim(config), 2) / head_dim(config))
+        )
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        keep = np.clip((turns - low) / (high - low), 0, 1)
+        writer.add_tensor("rope_freqs.weight", (1 / (keep + (1 - keep) / rope["factor"])).astype(np.float32))
+
+
+def add_family(writer: Any, config: Any, architecture: str) -> None:
+    if architecture in ("gemma2", "gemma3", "phi3") and getattr(config, "sliding_window", None):
+        writer.add_sliding_window(config.sliding_window)
+    if getattr(config, "attn_logit_softcapping", None):
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+    if getattr(config, "final_logit_softcapping", None):
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+    if architecture == "stablelm":
+        writer.add_parallel_residual(config.use_parallel_residual)
+    if architecture == "granite":
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
+
+
+def add_tokenizer(folder: Path) -> Callable[[Any], None]:
+    """Writes a tokenizer.json whole, beside its special tokens and chat template."""
+
+    def add(writer: Any) -> None:
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        whole = (folder / "tokenizer.json").read_text()
+        ids = {token["content"]: token["id"] for token in json.loads(whole)["added_tokens"]}
+        writer.add_string("tokenizer.huggingface.json", whole)
+        writer.add_bos_token_id(ids[settings["bos_token"]])
+        writer.add_eos_token_id(ids[settings["eos_token"]])
+        writer.add_eot_token_id(ids[settings["pad_token"]])
+        writer.add_chat_template(settings["chat_template"])
+
+    return add
