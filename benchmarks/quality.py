@@ -30,6 +30,9 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "int4-32-all": {"quantization": "int4", "quantization_group_size": 32, "embedding_quantization": "int4"},
     "bfloat16-kv-int8": {"dtype": "bfloat16", "kv_cache_dtype": "int8"},
     "int8-kv-int8": {"quantization": "int8", "kv_cache_dtype": "int8"},
+    "fp8": {"quantization": "fp8"},
+    "bfloat16-kv-fp8": {"dtype": "bfloat16", "kv_cache_dtype": "fp8"},
+    "fp8-kv-fp8": {"quantization": "fp8", "kv_cache_dtype": "fp8"},
 }
 """Engine options of each row; what they leave open is the default."""
 

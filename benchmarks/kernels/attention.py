@@ -12,7 +12,7 @@ from benchmarks.kernels.models import Dimensions
 from quire import ops
 from quire.ops.capture import StepTensors
 
-KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
 CHUNK = 512
 """Prompt tokens of a step."""
 

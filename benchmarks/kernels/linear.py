@@ -22,8 +22,9 @@ FORMATS: dict[str, WeightFormat] = {
         for size in (32, 128)
         for group in (128, 0)
     },
+    **{f"float8-{size}": WeightFormat("float8", group_size=size) for size in (0, 128)},
 }
-"""int8/A and int4-G/A: weight scales per G inputs, activation scales per A (0: per token)."""
+"""int8/A, int4-G/A and float8-G: weight scales per G inputs (0: per output), activation scales per A (0: per token)."""
 
 _LARGEST_RUN = 60e9  # operations: with many rows a few copies are enough
 
@@ -60,7 +61,7 @@ def _case(model: str, detail: str, weights: list[PackedWeight], embedding: Packe
     work = Work(
         num_bytes=weight.num_bytes + 4 * num_rows * (weight.input_size + width),
         operations=operations,
-        peak="int8" if weight.format.is_integer else weight.format.name,
+        peak="int8" if weight.format.is_integer else "bfloat16" if weight.format.rounds_to_bfloat16 else "float32",
     )
     multiply = ops.gate_up_linear if weight.gate_up else ops.linear
 

@@ -1,12 +1,12 @@
 // Attention over a cache in bfloat16: both products are dot products of pairs. For attention.inc alone.
 //
-// A query is rounded to bfloat16 once, weights are too, and their sum is that of the rounded ones. A pair is two fused
-// multiply-adds, its odd and then its even number: what vdpbf16ps does, and what the levels without it do in float32, where
-// every operand that is broadcast has been widened before. The same bits as long as no product is denormal, which vdpbf16ps
-// takes for zero. Chains and sums are otherwise those of attention_float.h.
+// A query is rounded to bfloat16 once, weights are too, and their sum is that of the rounded ones. Pairs are multiplied as in
+// pairs.h; without vdpbf16ps every operand that is broadcast has been widened before. Chains and sums are otherwise those of
+// attention_float.h.
 #pragma once
 
 #include "attention_tile.h"
+#include "pairs.h"
 
 namespace quire {
 namespace QUIRE_LEVEL {
@@ -15,7 +15,7 @@ namespace {
 #if defined(__AVX512BF16__)
 
 constexpr int kPhases = 1;              // instructions that make up a pair's product
-struct Pairs { __m512i v; };            // 16 lanes of 2 bfloat16
+using PairLanes = Pairs;
 using PairOperand = uint32_t;
 
 PairOperand make_operand(uint32_t pair) { return pair; }
@@ -27,35 +27,25 @@ void store_operands(PairOperand* p, F32x16 a) {
 }
 
 template <int kPhase>
-inline Pairs load_pairs(const uint32_t* p) { return {_mm512_loadu_si512(p)}; }
+inline PairLanes load_phase(const uint32_t* p) { return load_pairs(p); }
 template <int kPhase>
-inline Pairs broadcast_pairs(const PairOperand& a) { return {_mm512_set1_epi32(static_cast<int32_t>(a))}; }
-// The tied operand keeps the accumulator in its register: GCC 12 copies it around the intrinsic.
-inline F32x16 dot(F32x16 sum, Pairs a, Pairs b) {
-  asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(a.v), "v"(b.v));
-  return sum;
-}
+inline PairLanes broadcast_phase(const PairOperand& a) { return broadcast_pair(a); }
 
 #else
 
 constexpr int kPhases = 2;              // odd numbers, then even ones
-using Pairs = F32x16;
+using PairLanes = F32x16;
 struct PairOperand { float even, odd; };
 
-PairOperand make_operand(uint32_t pair) {
-  const uint32_t bits[] = {pair << 16, pair & 0xffff0000u};
-  PairOperand a;
-  std::memcpy(&a, bits, sizeof a);
-  return a;
-}
+PairOperand make_operand(uint32_t pair) { return {float_of(pair << 16), float_of(pair & 0xffff0000u)}; }
 
 void store_operands(PairOperand* p, F32x16 a) { store(reinterpret_cast<float*>(p), a); }
 
 template <int kPhase>
-inline Pairs load_pairs(const uint32_t* p) { return kPhase == 0 ? high_half(p) : low_half(p); }
+inline PairLanes load_phase(const uint32_t* p) { return kPhase == 0 ? high_half(p) : low_half(p); }
 template <int kPhase>
-inline Pairs broadcast_pairs(const PairOperand& a) { return splat(kPhase == 0 ? a.odd : a.even); }
-inline F32x16 dot(F32x16 sum, Pairs a, Pairs b) { return fma(a, b, sum); }
+inline PairLanes broadcast_phase(const PairOperand& a) { return splat(kPhase == 0 ? a.odd : a.even); }
+inline F32x16 dot(F32x16 sum, PairLanes a, PairLanes b) { return fma(a, b, sum); }
 
 #endif
 
@@ -63,12 +53,12 @@ inline F32x16 dot(F32x16 sum, Pairs a, Pairs b) { return fma(a, b, sum); }
 template <int kPhase, int R, int V>
 inline void multiply_pairs(F32x16 (&acc)[R][V], const uint32_t* const (&words)[V], const PairOperand* operands,
                            int64_t stride) {
-  Pairs pairs[V];
+  PairLanes pairs[V];
 #pragma GCC unroll 2
-  for (int v = 0; v < V; ++v) pairs[v] = load_pairs<kPhase>(words[v]);
+  for (int v = 0; v < V; ++v) pairs[v] = load_phase<kPhase>(words[v]);
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
-    const Pairs operand = broadcast_pairs<kPhase>(operands[r * stride]);
+    const PairLanes operand = broadcast_phase<kPhase>(operands[r * stride]);
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) acc[r][v] = dot(acc[r][v], pairs[v], operand);
   }

@@ -2,18 +2,25 @@
 #pragma once
 
 #include "attention_tile.h"
+#include "float8.h"
 
 namespace quire {
 namespace QUIRE_LEVEL {
 namespace {
 
-// What a type of cache holds: words of numbers, and words as they are copied.
+// What a type of cache holds: words of numbers, and words as they are copied (float8 as pairs of bfloat16).
 template <typename T> struct Stored { using Word = T; using Copy = float; static constexpr int64_t per_word = 1; };
 template <> struct Stored<bf16> { using Word = uint32_t; using Copy = uint32_t; static constexpr int64_t per_word = 2; };
 template <> struct Stored<int8_t> { using Word = uint32_t; using Copy = uint32_t; static constexpr int64_t per_word = 4; };
+template <> struct Stored<f8> { using Word = uint32_t; using Copy = uint32_t; static constexpr int64_t per_word = 4; };
 
 template <typename T> constexpr bool kHasScales = false;
 template <> constexpr bool kHasScales<int8_t> = true;
+template <> constexpr bool kHasScales<f8> = true;
+
+// Whether numbers are always widened before they are multiplied.
+template <typename T> constexpr bool kWidens = false;
+template <> constexpr bool kWidens<f8> = true;
 
 // One KV head in one pool.
 struct Pool {
@@ -88,7 +95,7 @@ constexpr bool kCopiesWords = sizeof(typename Stored<T>::Word) == sizeof(typenam
 // Many tiles had better widen a chunk's numbers once, and so had what makes values of them.
 template <typename T>
 bool reads_in_place(const KVPools& pools, int64_t num_tiles) {
-  return is_regular(pools) && (kCopiesWords<T> || (num_tiles <= kFewTiles && !is_latent(pools)));
+  return !kWidens<T> && is_regular(pools) && (kCopiesWords<T> || (num_tiles <= kFewTiles && !is_latent(pools)));
 }
 
 // Tokens [begin, end) of the chunk, in place.
@@ -168,6 +175,69 @@ void copy_chunk(const Source<T>& source, int64_t begin, int64_t end, const Buffe
       copy_words(buffers.value_scales + t, source.scale(source.values, value), n);
       if (source.is_latent()) copy_words(buffers.tail_scales + t, source.tail_scale(key), n);
     }
+    t += n;
+  }
+}
+
+// Sixteen words at `p`, of which n count, as pairs: of inputs 0 and 1 to `first`, of 2 and 3 to `second`.
+void widen_words(uint32_t* first, uint32_t* second, const uint32_t* p, int64_t n) {
+  uint32_t whole[kLanes] = {};
+  if (n < kLanes) std::memcpy(whole, p, static_cast<size_t>(n) * sizeof *p);
+  const Quads quads = load_float8(n < kLanes ? whole : p);
+  if (n == kLanes) {
+    store_pairs(first, quads.first);
+    store_pairs(second, quads.second);
+    return;
+  }
+  uint32_t pairs[2][kLanes];
+  store_pairs(pairs[0], quads.first);
+  store_pairs(pairs[1], quads.second);
+  std::memcpy(first, pairs[0], static_cast<size_t>(n) * sizeof *first);
+  std::memcpy(second, pairs[1], static_cast<size_t>(n) * sizeof *second);
+}
+
+// Values of tokens [t, t + n) of the chunk, which lie in one block from `at` on, widened.
+void widen_values(const Source<f8>& source, Place at, int64_t t, int64_t n, const Buffers& buffers) {
+  const int64_t width = padded(source.dim);
+  uint32_t* const values = reinterpret_cast<uint32_t*>(buffers.values);
+  if (source.block_size % 4 == 0) {
+    for (int64_t i = 0; i < n; i += 4) {
+      const uint32_t* words = source.value({at.block, at.offset + i});
+      uint32_t* row = values + (t + i) / 2 * width;
+      for (int64_t d = 0; d < source.dim; d += kLanes)
+        widen_words(row + d, row + width + d, words + d, smaller(source.dim - d, kLanes));
+    }
+    return;
+  }
+  constexpr int shifts[] = {0, 16, 8, 24};
+  for (int64_t i = 0; i < n; ++i) {  // a token's place in its word is another one here and there
+    const Place token = {at.block, at.offset + i};
+    const uint32_t* words = source.value(token);
+    uint16_t* to = reinterpret_cast<uint16_t*>(values + (t + i) / 2 * width) + (t + i) % 2;
+    for (int64_t d = 0; d < source.dim; ++d)
+      to[2 * d] = static_cast<uint16_t>(bits_of(widen_float8(words[d] >> shifts[token.offset % 4] & 255)) >> 16);
+  }
+}
+
+// As above, of float8: the copies are words of bfloat16.
+void copy_chunk(const Source<f8>& source, int64_t begin, int64_t end, const Buffers& buffers, Chunk<uint32_t>* chunk) {
+  const int64_t width = padded(source.dim), words = (source.dim + 3) / 4;
+  uint32_t* const keys = reinterpret_cast<uint32_t*>(buffers.keys);
+  chunk->key_stride = kLanes;
+  chunk->value_stride = width;
+  for (int64_t g = 0; g < kGroups; ++g) {
+    chunk->keys[g] = keys + g * 2 * words * kLanes;
+    chunk->values[g] = reinterpret_cast<const uint32_t*>(buffers.values) + g * kLanes / 2 * width;
+  }
+  for (int64_t t = begin / kLanes * kLanes; t < end;) {
+    const auto [key, value] = source.find(chunk->first_token + t);
+    const int64_t lane = t % kLanes, n = smaller(smaller(kLanes - lane, source.block_size - key.offset), end - t);
+    uint32_t* to = keys + t / kLanes * 2 * words * kLanes + lane;
+    for (int64_t w = 0; w < words; ++w, to += 2 * kLanes)
+      widen_words(to, to + kLanes, source.key(key) + w * source.block_size, n);
+    widen_values(source, value, t, n, buffers);
+    copy_words(buffers.key_scales + t, source.scale(source.keys, key), n);
+    copy_words(buffers.value_scales + t, source.scale(source.values, value), n);
     t += n;
   }
 }

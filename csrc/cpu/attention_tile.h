@@ -39,7 +39,7 @@ struct Chunk {
   const Word* keys[kGroups];
   const Word* values[kGroups];
   int64_t key_stride, value_stride;
-  const float* key_scales;    // [kChunk], in int8; a value's scale is 0 where no row of the call sees the token
+  const float* key_scales;    // [kChunk], in int8 and float8; a value's scale is 0 where no row of the call sees the token
   const float* value_scales;
   const float* tail_scales;   // of the components from Tile::tail_start on
   bool scales_are_finite;     // the values'

@@ -119,6 +119,7 @@ void bind_attention(nb::module_& m) {
   m.attr("KV_BFLOAT16") = static_cast<int>(KVDType::bfloat16);
   m.attr("KV_FLOAT16") = static_cast<int>(KVDType::float16);
   m.attr("KV_INT8") = static_cast<int>(KVDType::int8);
+  m.attr("KV_FLOAT8") = static_cast<int>(KVDType::float8);
   nb::class_<KVPools>(m, "KVPools")
       .def("__init__", [](KVPools* self, uintptr_t keys, uintptr_t values, int64_t block_size, int64_t num_kv_heads,
                           int64_t head_dim, int dtype) {

@@ -12,16 +12,16 @@
 namespace quire {
 namespace {
 
-WeightView view(uintptr_t data, uintptr_t scales, uintptr_t zeros, int64_t num_rows, int64_t num_inputs, int64_t group,
-                bool gate_up, int kind) {
+WeightView view(uintptr_t data, uintptr_t scales, uintptr_t zeros, uintptr_t table, int64_t num_rows, int64_t num_inputs,
+                int64_t group, bool gate_up, int kind) {
   return {pointer<const void>(data), pointer<const void>(scales), pointer<const uint8_t>(zeros), num_rows, num_inputs,
-          group, gate_up, static_cast<WeightKind>(kind), {}};
+          group, gate_up, static_cast<WeightKind>(kind), {}, pointer<const float>(table)};
 }
 
 WeightView grouped_view(uintptr_t data, uintptr_t scales, uintptr_t minima, uintptr_t scale_factors,
                         uintptr_t minimum_factors, int64_t num_rows, int64_t num_inputs, int64_t group, bool gate_up,
                         int kind) {
-  WeightView weight = view(data, 0, 0, num_rows, num_inputs, group, gate_up, kind);
+  WeightView weight = view(data, 0, 0, 0, num_rows, num_inputs, group, gate_up, kind);
   weight.groups = {pointer<const void>(scales), pointer<const void>(minima), pointer<const void>(scale_factors),
                    pointer<const void>(minimum_factors)};
   return weight;
@@ -55,7 +55,8 @@ ProductPtr make_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x
   auto args = product_args<LinearArgs>(out, out_stride, bias, rows, weight, activation, argmax_ids, argmax_values);
   args.x = pointer<const float>(x);
   args.x_stride = x_stride;
-  return make_product(linear_for(checked_level(level)), args);
+  const Level checked = checked_level(level);
+  return make_product(weight.kind == WeightKind::table4 ? table_linear_for(checked) : linear_for(checked), args);
 }
 
 ProductPtr make_bf16_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias,
@@ -64,7 +65,8 @@ ProductPtr make_bf16_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int6
   auto args = product_args<Bf16LinearArgs>(out, out_stride, bias, rows, weight, activation, argmax_ids, argmax_values);
   args.x = pointer<const bf16>(x);
   args.x_stride = x_stride;
-  return make_product(bf16_linear_for(checked_level(level)), args);
+  const Level checked = checked_level(level);
+  return make_product(weight.kind == WeightKind::float8 ? float8_linear_for(checked) : bf16_linear_for(checked), args);
 }
 
 ProductPtr make_quant_linear(uintptr_t out, int64_t out_stride, const QuantizedRows& x, uintptr_t bias, int64_t rows,
@@ -174,12 +176,13 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> allocate(size_t num_bytes, bool hug
 }  // namespace
 
 void bind_linear(nb::module_& m) {
-  m.attr("WEIGHT_KINDS") = nb::make_tuple("float32", "bfloat16", "int8", "int4", "uint8", "uint4", "uint6", "uint5");
+  m.attr("WEIGHT_KINDS") = nb::make_tuple("float32", "bfloat16", "int8", "int4", "uint8", "uint4", "uint6", "uint5", "float8",
+                                          "table4");
   m.attr("PANEL_ROWS") = kPanelRows;
   nb::class_<WeightView>(m, "WeightView");
   nb::class_<QuantizedRows>(m, "QuantizedRows");
   nb::class_<Product, Instruction>(m, "Product");
-  m.def("weight_view", &view, "data"_a, "scales"_a, "zeros"_a, "num_rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a,
+  m.def("weight_view", &view, "data"_a, "scales"_a, "zeros"_a, "table"_a, "num_rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a,
         "kind"_a);
   m.def("grouped_view", &grouped_view, "data"_a, "scales"_a, "minima"_a, "scale_factors"_a, "minimum_factors"_a, "num_rows"_a,
         "num_inputs"_a, "group"_a, "gate_up"_a, "kind"_a);

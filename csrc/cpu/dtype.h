@@ -7,6 +7,7 @@ namespace quire {
 
 struct bf16 { uint16_t bits; };
 struct f16 { uint16_t bits; };
+struct f8 { uint8_t bits; };   // e4m3, without infinities
 
 // The codes that Python passes; exported by bindings.cpp.
 enum class DType : int { float32 = 0, bfloat16 = 1, float16 = 2 };

@@ -6,12 +6,13 @@
 namespace quire {
 
 // The codes that Python passes; exported by bind_attention.cpp.
-enum class KVDType : int { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3 };
+enum class KVDType : int { float32 = 0, bfloat16 = 1, float16 = 2, int8 = 3, float8 = 4 };
 
 // For each block and KV head, with P numbers to a word: keys [ceil(D / P)][B] words, each of P components of one token, and
 // values [ceil(B / P)][D] words, each of one component of P tokens: what a dot product takes per 32-bit lane. Components
-// beyond D are zero, tokens beyond B undefined. A byte of int8 is its number + 128; B float32 scales follow, one per token:
-// element = number * scale.
+// beyond D are zero, tokens beyond B undefined. A byte of int8 is its number + 128; those of float8 lie in the order 0, 2, 1, 3,
+// so that low and high bytes of 16 bits are pairs. Behind either follow B float32 scales, one per token: element = number * scale.
+// Those of float8 are powers of two, or 0, or NaN.
 //
 // A latent cache has one KV head and one pool, of keys in two parts: value_dim components, which are the values too, and a tail.
 // Each part begins a word of its own, and in int8 has its own B scales, the tail's behind the others.
@@ -28,8 +29,10 @@ static inline bool is_latent(const KVPools& pools) { return pools.keys && !pools
 
 constexpr int kByteZero = 128;  // the byte that stands for 0 in int8
 
+static inline bool has_scales(KVDType dtype) { return dtype == KVDType::int8 || dtype == KVDType::float8; }
+
 static inline int64_t numbers_per_word(KVDType dtype) {
-  return dtype == KVDType::int8 ? 4 : dtype == KVDType::bfloat16 ? 2 : 1;
+  return has_scales(dtype) ? 4 : dtype == KVDType::bfloat16 ? 2 : 1;
 }
 
 static inline int64_t num_words(const KVPools& pools, int64_t numbers) {
@@ -50,7 +53,7 @@ static inline int64_t value_number_bytes(const KVPools& pools) {
   return num_words(pools, pools.block_size) * pools.head_dim * bytes_per_word(pools.dtype);
 }
 static inline int64_t scale_bytes(const KVPools& pools) {
-  const int64_t per_token = pools.dtype == KVDType::int8 ? sizeof(float) : 0;
+  const int64_t per_token = has_scales(pools.dtype) ? sizeof(float) : 0;
   return pools.block_size * per_token * (is_latent(pools) ? 2 : 1);
 }
 static inline int64_t key_bytes(const KVPools& pools) { return key_number_bytes(pools) + scale_bytes(pools); }

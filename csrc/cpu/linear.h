@@ -32,6 +32,9 @@ struct LinearArgs {
 };
 QUIRE_KERNEL(linear, LinearArgs)
 
+// table4 weights.
+QUIRE_KERNEL(table_linear, LinearArgs)
+
 // bfloat16 weights and rows.
 struct Bf16LinearArgs {
   float* out;
@@ -43,6 +46,9 @@ struct Bf16LinearArgs {
   Argmax argmax;
 };
 QUIRE_KERNEL(bf16_linear, Bf16LinearArgs)
+
+// float8 weights, bfloat16 rows.
+QUIRE_KERNEL(float8_linear, Bf16LinearArgs)
 
 // Rows quantized by `quantize`, in steps: runs of inputs that are summed exactly, then scaled.
 struct QuantizedRows {

@@ -9,16 +9,16 @@
 namespace quire {
 
 struct PackArgs {
-  // Some rows of the matrix: either `floats` [num_given, row_stride] of `dtype`, or `values` [num_given, K] (int8, or uint8 within
-  // the bits of the kind) whose scales are packed by the caller. What the panels hold of other rows stays.
+  // Some rows of the matrix: either `floats` [num_given, row_stride] of `dtype`, or `values` [num_given, K] (int8, float8, or uint8
+  // within the bits of the kind) whose scales are packed by the caller. What the panels hold of other rows stays.
   const void* floats;
   const uint8_t* values;
   DType dtype;
   int64_t first_row, num_given, row_stride;
   void* data;
-  void* scales;              // int8: float32 [panels, 32]; int4: float16 [panels, groups, 32]; written with `floats` only
+  void* scales;              // int8: float32 [panels, 32]; int4: float16, float8: float32 [panels, groups, 32]; written with `floats` only
   int64_t rows;              // N
-  int64_t num_inputs, group;
+  int64_t num_inputs, group; // as in WeightView
   bool gate_up;
   WeightKind kind;
 };

@@ -1,4 +1,4 @@
-// quantize: float32 rows to int8 for quant_linear or to bfloat16 for bf16_linear, after a norm if there is one.
+// quantize: float32 rows to int8 for quant_linear or to bfloat16 for bf16_linear and float8_linear, after a norm if there is one.
 #pragma once
 
 #include "linear.h"

@@ -27,6 +27,18 @@ namespace QUIRE_LEVEL {
 
 constexpr int64_t kLanes = 16;
 
+static inline uint32_t bits_of(float a) {
+  uint32_t u;
+  std::memcpy(&u, &a, sizeof u);
+  return u;
+}
+
+static inline float float_of(uint32_t u) {
+  float a;
+  std::memcpy(&a, &u, sizeof a);
+  return a;
+}
+
 // ---------------------------------------------------------------- AVX-512
 #if defined(__AVX512F__)
 
@@ -87,6 +99,10 @@ static inline F32x16 low_half(const uint32_t* p) {
 }
 static inline F32x16 high_half(const uint32_t* p) {
   return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(-65536)))};
+}
+// A word of two bfloat16 in each lane, from their values in float32.
+static inline void store_halves(uint32_t* p, F32x16 low, F32x16 high) {
+  _mm512_storeu_si512(p, _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low.v), 16), _mm512_castps_si512(high.v)));
 }
 
 static inline void store(float* p, F32x16 a) { _mm512_storeu_ps(p, a.v); }
@@ -208,6 +224,14 @@ static inline F32x16 high_half(const uint32_t* p) {
   const __m256i mask = _mm256_set1_epi32(-65536);
   return {_mm256_castsi256_ps(_mm256_and_si256(words(p), mask)),
           _mm256_castsi256_ps(_mm256_and_si256(words(p + 8), mask))};
+}
+// A word of two bfloat16 in each lane, from their values in float32.
+static inline void store_halves(uint32_t* p, F32x16 low, F32x16 high) {
+  const auto join = [](__m256 a, __m256 b) {
+    return _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(a), 16), _mm256_castps_si256(b));
+  };
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), join(low.lo, high.lo));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), join(low.hi, high.hi));
 }
 
 static inline void store(float* p, F32x16 a) {
@@ -356,6 +380,11 @@ static inline F32x16 high_half(const uint32_t* p) {
     r.v[i] = vreinterpretq_f32_u32(vandq_u32(vld1q_u32(p + 4 * i), vdupq_n_u32(0xffff0000u)));
   return r;
 }
+// A word of two bfloat16 in each lane, from their values in float32.
+static inline void store_halves(uint32_t* p, F32x16 low, F32x16 high) {
+  for (int i = 0; i < 4; ++i)
+    vst1q_u32(p + 4 * i, vorrq_u32(vshrq_n_u32(vreinterpretq_u32_f32(low.v[i]), 16), vreinterpretq_u32_f32(high.v[i])));
+}
 
 static inline void store(float* p, F32x16 a) {
   for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, a.v[i]);
@@ -434,18 +463,6 @@ static inline F32x16 round_even(F32x16 a) {
   return a;
 }
 
-static inline uint32_t bits_of(float a) {
-  uint32_t u;
-  std::memcpy(&u, &a, sizeof u);
-  return u;
-}
-
-static inline float float_of(uint32_t u) {
-  float a;
-  std::memcpy(&a, &u, sizeof a);
-  return a;
-}
-
 // a * 2^n for integral n in [-126, 127].
 static inline F32x16 scale_by_power(F32x16 a, F32x16 n) {
   for (int i = 0; i < kLanes; ++i)
@@ -516,6 +533,10 @@ static inline F32x16 high_half(const uint32_t* p) {
   F32x16 r;
   for (int i = 0; i < kLanes; ++i) r.v[i] = float_of(p[i] & 0xffff0000u);
   return r;
+}
+// A word of two bfloat16 in each lane, from their values in float32.
+static inline void store_halves(uint32_t* p, F32x16 low, F32x16 high) {
+  for (int i = 0; i < kLanes; ++i) p[i] = bits_of(low.v[i]) >> 16 | bits_of(high.v[i]);
 }
 
 template <typename T>

@@ -1,4 +1,4 @@
-// What both linear kernels do around their inner loops: sharing tiles of rows x panels out to threads, and writing a tile.
+// What all linear kernels do around their inner loops: sharing tiles of rows x panels out to threads, and writing a tile.
 #pragma once
 
 #include "activate.h"
@@ -79,6 +79,13 @@ struct alignas(64) RowBest {
   float value;
   int32_t id;
 };
+
+// This thread's memory: room for its bests, where start_argmax will find it, and then `num_bytes` for the caller.
+template <typename Args>
+static inline uint8_t* scratch_after_bests(const Args& args, int64_t num_bytes, const Team& team) {
+  const int64_t bests = args.argmax.ids ? args.rows * static_cast<int64_t>(sizeof(RowBest)) : 0;
+  return static_cast<uint8_t*>(team.scratch(static_cast<size_t>(bests + num_bytes))) + bests;
+}
 
 // This thread's bests, none yet; null if the kernel is to write its outputs.
 template <typename Args>

@@ -8,8 +8,10 @@
 //   uint4     [N/32][K/8][32][4]       as int4
 //   uint6     [N/32][K/16][3][32][4]   two words as int4's, then the high bits: byte b has those of inputs b, b + 4, b + 8, b + 12
 //   uint5     [N/32][K/32][5][32][4]   four words as int4's, then the high bits: byte b has those of inputs b, b + 4, ... b + 28
-// Scales: int8 float32 [N/32][32], int4 float16 [N/32][K/group][32]; zeros, where there are any: uint8, shaped like the scales.
-// uint4 to uint8: see GroupNumbers.
+//   float8    [N/32][K/4][32][4]       e4m3; inputs 0, 2, 1, 3 of the four, so that low and high bytes of 16 bits are pairs
+//   table4    [N/32][K/8][32]          nibble i, from the lowest, is the code of input i of the eight
+// Scales: int8 float32 [N/32][32], int4 float16 [N/32][K/group][32], float8 and table4 float32 [N/32][K/group, rounded up][32];
+// zeros, where there are any: uint8, shaped like the scales. uint4 to uint8: see GroupNumbers.
 // For a gate/up pair a panel holds 16 rows of the gate and then the same 16 rows of up.
 #pragma once
 
@@ -20,7 +22,9 @@ namespace quire {
 constexpr int64_t kPanelRows = 32;
 
 // The codes that Python passes; exported by bind_linear.cpp.
-enum class WeightKind : int { float32 = 0, bfloat16 = 1, int8 = 2, int4 = 3, uint8 = 4, uint4 = 5, uint6 = 6, uint5 = 7 };
+enum class WeightKind : int {
+  float32 = 0, bfloat16 = 1, int8 = 2, int4 = 3, uint8 = 4, uint4 = 5, uint6 = 6, uint5 = 7, float8 = 8, table4 = 9
+};
 
 // uint4 to uint8: weight = (value - zero) * scale + minimum, with a scale and a minimum per output and group. In one level both are
 // float16; in two a group has small integers and each 256 inputs have float16 factors of those.
@@ -32,19 +36,20 @@ struct GroupNumbers {
 
 struct WeightView {
   const void* data;
-  const void* scales;      // int8 and int4; null for float kinds
+  const void* scales;      // int8, int4, float8 and table4
   const uint8_t* zeros;    // null: 8 everywhere (int4)
   int64_t num_rows;        // N
   int64_t num_inputs;      // K
-  int64_t group;           // int4 and uint4 to uint8: inputs per scale
+  int64_t group;           // inputs per scale, where there are groups; float8: 0 for all of a row
   bool gate_up;
   WeightKind kind;
   GroupNumbers groups;     // uint4 to uint8
+  const float* table;      // table4: the sixteen numbers that codes stand for
 };
 
 constexpr int64_t kFactorGroup = 256;
 
-static inline bool is_grouped(WeightKind kind) { return kind >= WeightKind::uint8; }
+static inline bool is_grouped(WeightKind kind) { return kind >= WeightKind::uint8 && kind <= WeightKind::uint5; }
 
 // Bits of a value of uint4 to uint8.
 static inline int bits_of(WeightKind kind) {
@@ -64,13 +69,16 @@ static inline int32_t zero_of(const WeightView& weight) {
 static inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t num_panels(int64_t num_rows) { return divide_up(num_rows, kPanelRows); }
 
+static inline int64_t group_size(const WeightView& weight) { return weight.group > 0 ? weight.group : weight.num_inputs; }
+
 // Inputs as stored: padded with zeros to whole pairs or quads.
 static inline int64_t padded_inputs(WeightKind kind, int64_t num_inputs) {
   switch (kind) {
     case WeightKind::float32: return num_inputs;
     case WeightKind::bfloat16: return divide_up(num_inputs, 2) * 2;
     case WeightKind::int8: return divide_up(num_inputs, 4) * 4;
-    case WeightKind::int4: return divide_up(num_inputs, 8) * 8;
+    case WeightKind::int4: case WeightKind::table4: return divide_up(num_inputs, 8) * 8;
+    case WeightKind::float8: return divide_up(num_inputs, 4) * 4;
     default: return num_inputs;   // whole groups
   }
 }
@@ -82,8 +90,8 @@ static inline Run run_of(WeightKind kind) {
   switch (kind) {
     case WeightKind::float32: return {1, 1};
     case WeightKind::bfloat16: return {2, 1};
-    case WeightKind::int8: case WeightKind::uint8: return {4, 1};
-    case WeightKind::int4: case WeightKind::uint4: return {8, 1};
+    case WeightKind::int8: case WeightKind::uint8: case WeightKind::float8: return {4, 1};
+    case WeightKind::int4: case WeightKind::uint4: case WeightKind::table4: return {8, 1};
     case WeightKind::uint6: return {16, 3};
     case WeightKind::uint5: return {32, 5};
   }

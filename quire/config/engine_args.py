@@ -22,8 +22,8 @@ from quire.log import get_logger, warn_once
 _log = get_logger(__name__)
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16", "half", "float")
-QUANTIZATIONS_AT_LOAD = ("int8", "int4")
-_LATER_QUANTIZATIONS = ("squeezellm", "fp8", "bitsandbytes", "marlin")
+QUANTIZATIONS_AT_LOAD = ("int8", "int4", "fp8")
+_LATER_QUANTIZATIONS = ("marlin",)
 
 
 @dataclass
@@ -97,9 +97,9 @@ class EngineArgs:
     )
     quantization: str | None = option(
         None,
-        "int8, int4: round the weights of a float checkpoint while it is read, and multiply in integers. Any other: "
-        "the form that a quantized checkpoint has, which is known without it.",
-        choices=(*QUANTIZATIONS_AT_LOAD, *QUANTIZED_CHECKPOINTS),
+        "int8, int4, fp8: round the weights of a float checkpoint while it is read, and multiply in integers (fp8: in bfloat16). "
+        "Any other: the form that a quantized checkpoint has, which is known without it.",
+        choices=tuple(dict.fromkeys((*QUANTIZATIONS_AT_LOAD, *QUANTIZED_CHECKPOINTS))),
         later_choices=_LATER_QUANTIZATIONS,
     )
     quantization_group_size: int = option(
@@ -110,8 +110,8 @@ class EngineArgs:
     )
     embedding_quantization: str = option(
         "auto",
-        "The same for the token embedding and the output head; auto: int8 if anything is quantized.",
-        choices=("auto", "none", "int8", "int4"),
+        "The same for the token embedding and the output head; auto: fp8 with fp8, else int8 if anything is quantized.",
+        choices=("auto", "none", "int8", "int4", "fp8"),
     )
     seed: int = option(0, "Seed from which requests without their own get theirs.")
     max_model_len: int | None = option(
@@ -163,9 +163,9 @@ class EngineArgs:
     num_gpu_blocks_override: int | None = option(None, "Exact number of KV cache blocks.", low=1)
     kv_cache_dtype: str = option(
         "auto",
-        "Type of the KV cache; auto: the model's. int8 has a scale per token and head.",
-        choices=("auto", "float32", "bfloat16", "float16", "int8"),
-        later_choices=("fp8", "fp8_e4m3", "fp8_e5m2"),
+        "Type of the KV cache; auto: the model's. int8 and fp8 (that is fp8_e4m3) have a scale per token and head.",
+        choices=("auto", "float32", "bfloat16", "float16", "int8", "fp8", "fp8_e4m3"),
+        later_choices=("fp8_e5m2",),
     )
     enable_prefix_caching: bool = option(True, "Reuse the KV cache of prompts that begin alike.")
     swap_space: float = option(

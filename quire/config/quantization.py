@@ -13,6 +13,9 @@ CHECKPOINT_FORMATS: dict[str, str] = {
     "gptq": "quire.quant.gptq:GptqFormat",
     "awq": "quire.quant.awq:AwqFormat",
     "compressed-tensors": "quire.quant.compressed_tensors:CompressedTensorsFormat",
+    "fp8": "quire.quant.float8:Float8Format",
+    "bitsandbytes": "quire.quant.bitsandbytes:BitsAndBytesFormat",
+    "squeezellm": "quire.quant.squeezellm:SqueezeLlmFormat",
     "gguf": "quire.quant.checkpoint:CheckpointFormat",
 }
 """By `quant_method`: the class in `quire.quant` that reads such checkpoints, one file each. GGUF's reader decodes by itself."""

@@ -120,6 +120,7 @@ def _model(
 ) -> ModelConfig:
     model = _model_name(args)
     names = args.served_model_name or model
+    quantization = settle_quantization(args.quantization, hf.quantization, QUANTIZATIONS_AT_LOAD)
     return ModelConfig(
         model=model,
         path=str(path),
@@ -133,12 +134,12 @@ def _model(
         skip_tokenizer_init=args.skip_tokenizer_init,
         model_impl=model_impl,
         trust_remote_code=args.trust_remote_code,
-        quantization=settle_quantization(args.quantization, hf.quantization, QUANTIZATIONS_AT_LOAD),
+        quantization=quantization,
         quantization_group_size=_one_of("quantization_group_size", args.quantization_group_size, _GROUP_SIZES),
         quantization_activation_group=_one_of(
             "quantization_activation_group", args.quantization_activation_group, (0, *_GROUP_SIZES)
         ),
-        embedding_quantization=_embedding_quantization(args),
+        embedding_quantization=_embedding_quantization(args, quantization),
         max_logprobs=args.max_logprobs,
         logprobs_mode=args.logprobs_mode,
         default_sampling_params=_default_sampling_params(args, path),
@@ -209,10 +210,10 @@ def _widened(hf: HFConfig, path: Path) -> str:
     return "float32"
 
 
-def _embedding_quantization(args: EngineArgs) -> str | None:
+def _embedding_quantization(args: EngineArgs, quantization: str | None) -> str | None:
     """8 bits with any quantization at load unless told otherwise: the output head's errors go straight into the logits."""
     if args.embedding_quantization == "auto":
-        return "int8" if args.quantization in QUANTIZATIONS_AT_LOAD else None
+        return {None: None, "fp8": "fp8"}.get(quantization, "int8")
     return None if args.embedding_quantization == "none" else args.embedding_quantization
 
 

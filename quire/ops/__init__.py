@@ -99,8 +99,9 @@ def new_weight(
 def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
     """Store rows [n, K], of any float type, as rows first_row to first_row + n of the matrix, in place.
 
-    Integer formats round to nearest: int8 with scale = absmax of the row / 127, int4 per row and group by the search of
-    `quire.ops.quantize.quantize_int4`, with a zero point of 8. `rows` is not changed.
+    Formats with scales round to nearest: int8 with scale = absmax of the row / 127, float8 with absmax of the row's group / 448,
+    int4 per row and group by the search of `quire.ops.quantize.quantize_int4`, with a zero point of 8. table4 takes no floats:
+    ValueError. `rows` is not changed.
     """
     select("set_rows", rows.device)(weight, first_row, rows)
 
@@ -117,8 +118,8 @@ def set_quantized_rows(
 ) -> None:
     """The same with numbers that are quantized already, as `WeightFormat.numbers` lists them: one row of each per row.
 
-    values [n, K]: int8, or uint8 within the format's bits. Each of the others is given exactly where the format has it; what is
-    kept as floats may come in any float type.
+    values [n, K]: int8, float8_e4m3fn without NaN, or uint8 within the format's bits. Each of the others is given exactly where
+    the format has it; what is kept as floats may come in any float type.
     """
     numbers = dict(
         scales=scales, zeros=zeros, minima=minima, scale_factors=scale_factors, minimum_factors=minimum_factors
@@ -156,9 +157,9 @@ def linear(
 ) -> Tensor:
     """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type, and its `activation` if there is one.
 
-    With bfloat16 weights each row of x is first rounded to bfloat16, as on a GPU; the products are summed in float32.
-    With an integer format each row of x is first quantized as `WeightFormat` says; the products are summed exactly within a
-    group, the groups in float32.
+    With bfloat16 and float8 weights each row of x is first rounded to bfloat16, as on a GPU; the products are summed in float32.
+    A float8 or table4 weight's scale multiplies its group's sum. With an integer format each row of x is first quantized as
+    `WeightFormat` says; the products are summed exactly within a group, the groups in float32.
     """
     if isinstance(weight, WeightParts):
         return select("linear_parts", x.device)(x, weight, bias, activation)
@@ -248,10 +249,10 @@ def kv_cache_shape(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of one layer's key pool and value pool of type `dtype`: float32, bfloat16, float16 or int8.
+    """Shapes of one layer's key pool and value pool of type `dtype`: float32, bfloat16, float16, int8 or float8_e4m3fn.
 
     Dimension 0 is the block; the rest is the backend's own layout. Each pool holds
-    num_blocks * block_size * num_kv_heads * head_dim elements. In int8 it also holds, in the same bytes, a float32 per
+    num_blocks * block_size * num_kv_heads * head_dim elements. In int8 and float8 it also holds, in the same bytes, a float32 per
     token and head, so head_dim + 4 bytes in all. A backend may round block_size and head_dim up to a multiple of 4. Raises
     ValueError for another `dtype`.
     """
@@ -261,8 +262,9 @@ def kv_cache_shape(
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """Store k and v [T, KH, D] in the pools, in place: token t in slot slot_mapping[t] = block * B + offset.
 
-    int8 pools hold round(x * (127 / absmax)), to nearest even, and the scale absmax / 127 of each token and head. No slot may
-    appear twice.
+    int8 pools hold round(x * (127 / absmax)), to nearest even, and the scale absmax / 127 of each token and head. float8 pools
+    hold x / scale, to nearest even, and the scale, the least power of two that leaves nothing above 448 (0 where that is below
+    2^-100). No slot may appear twice.
     """
     select("write_kv", k.device)(k, v, k_cache, v_cache, slot_mapping)
 
@@ -287,8 +289,8 @@ def paged_attention(
     its seq_lens[r] tokens; keys and values of all of them are in the pools. block_tables [R, max_blocks]: entries
     past a request's length are ignored. Query head h reads key/value head h // (H / KH). With
     `sliding_window` = w a token at position p sees positions p - w + 1 to p. Returns [T, H, D]:
-    softmax(scale * q k^T) v, softmax in float32. Over bfloat16 and int8 pools a backend may round queries and weights to
-    bfloat16 and to 16-bit integers. With `soft_cap` = c a score s becomes c * tanh(s / c) (2408.00118), then
+    softmax(scale * q k^T) v, softmax in float32. Over bfloat16, float8 and int8 pools a backend may round queries and weights
+    to bfloat16 and to 16-bit integers. With `soft_cap` = c a score s becomes c * tanh(s / c) (2408.00118), then
     `alibi_slopes` [H] float32 add slope * (key position - query position) (ALiBi, 2108.12409). Without `causal` every token
     sees all seq_lens[r] tokens of its request, as in an encoder (1810.04805); then there is neither window nor slopes.
     """

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 INT8_MAX = 127.0
+FLOAT8_MAX = 448.0
 INT4_ZERO = 8
 
 INT4_DIVISORS = (8.0, 7.5, 8.5, 7.0, 9.0)
@@ -14,6 +15,9 @@ INT4_DIVISORS = (8.0, 7.5, 8.5, 7.0, 9.0)
 
 _SMALLEST_ABSMAX = 2.0**-120
 """Below it 127 / absmax leaves float32; such numbers count as zero."""
+
+_SMALLEST_FLOAT8_ABSMAX = 2.0**-118
+"""The same for 448 / absmax."""
 
 _LANES = 16
 
@@ -35,6 +39,24 @@ def quantize_rows(x: Tensor, group: int = 0, half_scales: bool = False) -> tuple
         scales.append(absmax / INT8_MAX)
     found = torch.cat(scales, 1) if scales else x.new_zeros(x.shape[0], 0)
     return values, found.half().float() if half_scales else found
+
+
+def quantize_float8(weight: Tensor, group_size: int = 0) -> tuple[Tensor, Tensor]:
+    """weight [N, K] -> (values float8_e4m3fn [N, K], scales float32 [N, groups]), w = value * scale.
+
+    `group_size` inputs share a scale (0: all K; the last group may be short): scale = absmax / 448, value = w * (448 / absmax) to
+    the nearest float8, ties to even.
+    """
+    weight = weight.float()
+    values, scales = [], []
+    for start, stop in group_bounds(weight.shape[1], group_size):
+        part = weight[:, start:stop]
+        absmax = part.abs().amax(1, keepdim=True)
+        factor = torch.full_like(absmax, FLOAT8_MAX).div(absmax)
+        inverse = torch.where(absmax >= _SMALLEST_FLOAT8_ABSMAX, factor, torch.zeros_like(absmax))
+        values.append((part * inverse).to(torch.float8_e4m3fn))
+        scales.append(absmax / FLOAT8_MAX)
+    return torch.cat(values, 1), torch.cat(scales, 1)
 
 
 def group_bounds(size: int, group: int) -> list[tuple[int, int]]:

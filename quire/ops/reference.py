@@ -17,7 +17,16 @@ from torch import Tensor
 from quire import ops
 from quire.ops.activations import ACTIVATIONS, ActivationName, check_activation
 from quire.ops.capture import RowRun
-from quire.ops.quantize import INT4_ZERO, group_bounds, quantize_int4, quantize_int8, quantize_rows
+from quire.ops.quantize import (
+    FLOAT8_MAX,
+    INT4_ZERO,
+    INT8_MAX,
+    group_bounds,
+    quantize_float8,
+    quantize_int4,
+    quantize_int8,
+    quantize_rows,
+)
 from quire.ops.registry import register
 from quire.ops.sampling import reference as _sampling  # noqa: F401  (registers the sampler's ops, which are in numpy)
 from quire.ops.weights import (
@@ -115,9 +124,7 @@ def new_weight(
 ) -> PackedWeight:
     """See `quire.ops.new_weight`."""
     check_matrix(output_size, input_size, format, gate_up)
-    is_unsigned = format.is_integer and format.name != "int8"
-    dtype = torch.uint8 if is_unsigned else getattr(torch, format.name)
-    tensors = {"values": torch.zeros(output_size, input_size, dtype=dtype, device=device)}
+    tensors = {"values": torch.zeros(output_size, input_size, dtype=format.value_dtype, device=device)}
     for name, (count, dtype) in format.numbers(input_size).items():
         tensors[name] = torch.zeros(output_size, count, dtype=dtype, device=device)
     return PackedWeight(format, output_size, input_size, gate_up, tensors)
@@ -135,6 +142,8 @@ def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
         values, scales = quantize_int4(rows, weight.format.group_size)
         zeros = (torch.full_like(scales, INT4_ZERO, dtype=torch.uint8),) if weight.format.has_zeros else ()
         numbers = (values, scales, *zeros)
+    elif weight.format.name == "float8":
+        numbers = quantize_float8(rows, weight.format.group_size)
     else:
         numbers = (rows,)
     _store(weight, first_row, numbers)
@@ -171,17 +180,24 @@ def unpack_weight(weight: PackedWeight) -> Tensor:
 
 def _dequantize(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
     """Some rows in float32."""
-    values = weight.tensors["values"][rows].float()
-    if not weight.format.is_integer:
+    values = _numbers(weight, rows)
+    if "scales" not in weight.tensors:
         return values
     scales = weight.tensors["scales"][rows].float()
     if weight.format.name == "int8":
         return values * scales
+    if weight.format.name in ("float8", "table4"):
+        return values * _repeat(scales, weight)
     if weight.format.is_grouped:
         groups = (values - weight.format.zero).unflatten(1, (-1, weight.format.group_size))
         groups = groups * _group_numbers(weight, "scale", rows)[..., None]
         return (groups + _group_numbers(weight, "minimum", rows)[..., None]).flatten(1)
     return ((values - _zeros(weight, rows)).unflatten(1, (scales.shape[1], -1)) * scales[..., None]).flatten(1)
+
+
+def _repeat(scales: Tensor, weight: PackedWeight) -> Tensor:
+    """The scale of every element."""
+    return scales.repeat_interleave(weight.format.group_size or weight.input_size, 1)[:, : weight.input_size]
 
 
 def _zeros(weight: PackedWeight, rows: slice | Tensor) -> Tensor | float:
@@ -236,8 +252,10 @@ def linear_parts(
 
 def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
     """x [M, K] float32 times a packed weight -> [M, N] float32."""
-    if weight.format.name == "bfloat16":
+    if weight.format.rounds_to_bfloat16:
         x = x.bfloat16().float()
+    if weight.format.name in ("float8", "table4"):
+        return _multiply_float_groups(x, weight)
     if not weight.format.is_integer:
         return F.linear(x, weight.tensors["values"].float())
     activations, scales = quantize_rows(x, weight.format.activation_group, weight.format.half_activation_scales)
@@ -246,6 +264,23 @@ def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
     if weight.format.is_grouped:
         return _multiply_grouped(activations, scales, weight)
     return _multiply_int4(activations, scales, weight)
+
+
+def _numbers(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
+    """What the stored values stand for before they are scaled, float32."""
+    values = weight.tensors["values"][rows]
+    if weight.format.name != "table4":
+        return values.float()
+    return torch.tensor(weight.format.table, dtype=torch.float32, device=values.device)[values.long()]
+
+
+def _multiply_float_groups(x: Tensor, weight: PackedWeight) -> Tensor:
+    """Sum over groups, ascending, of weight scale * (sum of products)."""
+    values, scales = _numbers(weight, slice(None)), weight.tensors["scales"]
+    total = x.new_zeros(x.shape[0], weight.output_size)
+    for group, (start, stop) in enumerate(group_bounds(weight.input_size, weight.format.group_size)):
+        total += scales[:, group] * (x[:, start:stop] @ values[:, start:stop].T)
+    return total
 
 
 def _multiply_int8(activations: Tensor, scales: Tensor, weight: PackedWeight) -> Tensor:
@@ -315,7 +350,9 @@ def embedding(token_ids: Tensor, weight: Tensor | PackedWeight) -> Tensor:
     return _dequantize(weight, token_ids.long())
 
 
-KV_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+_LARGEST_CACHED = {torch.int8: INT8_MAX, torch.float8_e4m3fn: FLOAT8_MAX}
+"""What a token's largest number becomes in the types that have a scale per token and head."""
+KV_DTYPES = (torch.float32, torch.bfloat16, torch.float16, *_LARGEST_CACHED)
 _SCALE_BYTES = 4
 
 
@@ -331,11 +368,11 @@ def replace_rows(x: Tensor, runs: Sequence[RowRun]) -> Tensor:
 def kv_cache_shape(
     num_blocks: int, block_size: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """See `quire.ops.kv_cache_shape`. In int8 the bytes of a token's scale follow its D numbers."""
+    """See `quire.ops.kv_cache_shape`. In int8 and float8 the bytes of a token's scale follow its D numbers."""
     if dtype not in KV_DTYPES:
         names = ", ".join(str(known).removeprefix("torch.") for known in KV_DTYPES)
         raise ValueError(f"dtype of a KV cache must be one of {names}, got {dtype}")
-    width = head_dim + (_SCALE_BYTES if dtype == torch.int8 else 0)
+    width = head_dim + (_SCALE_BYTES if dtype in _LARGEST_CACHED else 0)
     shape = (num_blocks, block_size, num_kv_heads, width)
     return shape, shape
 
@@ -344,26 +381,43 @@ def kv_cache_shape(
 def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor) -> None:
     """See `quire.ops.write_kv`."""
     slots = slot_mapping.long()
-    k_cache.flatten(0, 1).index_copy_(0, slots, to_cache(k, k_cache.dtype))
-    v_cache.flatten(0, 1).index_copy_(0, slots, to_cache(v, v_cache.dtype))
+    for x, cache in ((k, k_cache), (v, v_cache)):
+        _movable(cache).flatten(0, 1).index_copy_(0, slots, _movable(to_cache(x, cache.dtype)))
+
+
+def _movable(x: Tensor) -> Tensor:
+    """x as bytes where torch cannot move its type about."""
+    return x.view(torch.uint8) if x.dtype == torch.float8_e4m3fn else x
 
 
 def to_cache(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Vectors [..., D] as a pool of that type keeps them."""
-    if dtype != torch.int8:
+    if dtype not in _LARGEST_CACHED:
         return x.to(dtype)
     wide = x.float()
     absmax = wide.abs().amax(-1, keepdim=True)
-    factor = torch.where(absmax > 0, 127 / absmax, 0)
-    return torch.cat(((wide * factor).round().to(torch.int8), (absmax / 127).view(torch.int8)), -1)
+    scales = absmax / _LARGEST_CACHED[dtype]
+    if dtype == torch.int8:
+        numbers = (wide * torch.where(absmax > 0, INT8_MAX / absmax, 0)).round()
+    else:
+        scales = _power_above(scales)
+        numbers = wide * torch.where(scales == 0, 0, 1 / scales)
+    return torch.cat((numbers.to(dtype), scales.view(dtype)), -1)
+
+
+def _power_above(x: Tensor) -> Tensor:
+    """The least power of two that is not below x, float32; 0 below 2^-100, NaN where x is not finite."""
+    powers = (x.view(torch.int32) + 0x007FFFFF & ~0x007FFFFF).view(torch.float32)
+    powers = torch.where(x < 2.0**-100, 0.0, powers)
+    return torch.where(x.isfinite(), powers, torch.nan)
 
 
 def from_cache(cached: Tensor, dtype: torch.dtype) -> Tensor:
     """What `to_cache` made, as vectors [..., D] again."""
-    if cached.dtype != torch.int8:
+    if cached.dtype not in _LARGEST_CACHED:
         return cached.to(dtype)
     scales = cached[..., -_SCALE_BYTES:].contiguous().view(torch.float32)
-    return (cached[..., :-_SCALE_BYTES] * scales).to(dtype)
+    return (cached[..., :-_SCALE_BYTES].float() * scales).to(dtype)
 
 
 @dataclass(frozen=True)
@@ -489,5 +543,6 @@ def _attend_decode(
 @register("copy_blocks", "reference")
 def copy_blocks(source: Tensor, destination: Tensor, pairs: Tensor) -> None:
     """See `quire.ops.copy_blocks`."""
+    source, destination = _movable(source), _movable(destination)
     picked = source.index_select(0, pairs[:, 0].to(source.device))
     destination.index_copy_(0, pairs[:, 1].to(destination.device), picked.to(destination.device))

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-FormatName = Literal["float32", "bfloat16", "int8", "int4", "uint8", "uint6", "uint5", "uint4"]
+FormatName = Literal["float32", "bfloat16", "int8", "int4", "uint8", "uint6", "uint5", "uint4", "float8", "table4"]
 
-FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4", "uint8", "uint6", "uint5", "uint4")
+FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4", "uint8", "uint6", "uint5", "uint4", "float8", "table4")
 GROUP_SIZES = (32, 64, 128)
 HEAD_FORMATS = ("float32", "bfloat16")
 """Of a weight with a matrix per head."""
@@ -32,12 +32,18 @@ class WeightFormat:
     uint8, uint6, uint5, uint4: a scale per output and group of inputs, and with `has_minima` a minimum,
     weight = value * scale + minimum with values of so many bits; without minima weight = (value - middle) * scale, the middle 128
     for uint8. Filled by `ops.set_quantized_rows` alone.
-    All multiply activations that are quantized on the fly: per token and group of inputs, value = round(x * 127 / absmax).
+    All of these multiply activations that are quantized on the fly: per token and group of inputs,
+    value = round(x * 127 / absmax).
+    float8: e4m3 (2209.05433, without infinities) and a float32 scale per output, or per output and group of inputs, of which the
+    last may be short; weight = value * scale. It multiplies activations rounded to bfloat16, as bfloat16 does.
+    table4: codes in [0, 15] and a float32 scale per output and group of inputs, weight = table[code] * scale. It multiplies
+    activations in float32. Filled by `ops.set_quantized_rows` alone.
     """
 
     name: FormatName
     group_size: int = 0
-    """int4: inputs that share a weight scale, 32, 64 or 128; also 16 for uint8, uint6 and uint4."""
+    """Inputs that share a weight scale. int4 and table4: 32, 64 or 128; also 16 for uint8, uint6 and uint4; float8: 32, 64, 128,
+    or 0 for all of an output's."""
     activation_group: int = 0
     """Integer formats: inputs that share an activation scale: 32, 64, 128 or 256; 0 is all of a token's."""
     half_activation_scales: bool = False
@@ -49,11 +55,18 @@ class WeightFormat:
     two_levels: bool = False
     """uint8 to uint4: scales and minima are int8, times float16 factors per output and 256 inputs; else they are float16."""
 
+    table: tuple[float, ...] = ()
+    """table4: the sixteen numbers that codes stand for, rounded to float32."""
+
     def __post_init__(self) -> None:
         if self.name not in FORMAT_NAMES:
             raise ValueError(f"weight format must be one of {', '.join(FORMAT_NAMES)}, got {self.name!r}")
-        if self.name == "int4" and self.group_size not in GROUP_SIZES:
-            raise ValueError(f"group_size must be 32, 64 or 128 for int4, got {self.group_size}")
+        if self.name in ("int4", "table4") and self.group_size not in GROUP_SIZES:
+            raise ValueError(f"group_size must be 32, 64 or 128 for {self.name}, got {self.group_size}")
+        if len(self.table) != (16 if self.name == "table4" else 0):
+            raise ValueError(f"table must be 16 numbers for table4, else none, got {len(self.table)} for {self.name}")
+        if self.name == "float8" and self.group_size not in (0, *GROUP_SIZES):
+            raise ValueError(f"group_size must be 0, 32, 64 or 128 for float8, got {self.group_size}")
         if self.activation_group not in (0, *GROUP_SIZES, FACTOR_GROUP):
             raise ValueError(f"activation_group must be 0, 32, 64, 128 or 256, got {self.activation_group}")
         if self.has_zeros and self.name != "int4":
@@ -63,6 +76,22 @@ class WeightFormat:
             raise ValueError(f"group_size must be one of {sizes} for {self.name}, got {self.group_size}")
         if (self.has_minima or self.two_levels) and not self.is_grouped:
             raise ValueError(f"has_minima and two_levels are for {', '.join(_GROUPED_SIZES)}, got {self.name}")
+
+    @property
+    def rounds_to_bfloat16(self) -> bool:
+        """Whether activations are rounded to bfloat16 to meet these weights."""
+        return self.name in ("bfloat16", "float8")
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its values have scales."""
+        return self.name not in ("float32", "bfloat16")
+
+    @property
+    def value_dtype(self) -> torch.dtype:
+        """Of values as `ops.set_quantized_rows` takes them, and as floats are kept."""
+        plain = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8, "float8": torch.float8_e4m3fn}
+        return plain.get(self.name, torch.uint8)
 
     @property
     def is_integer(self) -> bool:
@@ -81,7 +110,7 @@ class WeightFormat:
 
     def check_input_size(self, input_size: int) -> None:
         """Raises ValueError where a row of `input_size` cannot be cut into groups; int8 has none to cut."""
-        if (self.name == "int4" or self.is_grouped) and input_size % self.group_size:
+        if (self.name in ("int4", "table4") or self.is_grouped) and input_size % self.group_size:
             raise ValueError(
                 f"input_size must be a multiple of group_size {self.group_size} for {self.name}, got {input_size}"
             )
@@ -90,10 +119,10 @@ class WeightFormat:
 
     def numbers(self, input_size: int) -> dict[str, tuple[int, torch.dtype]]:
         """What is kept of a row beside its values, by name: so many numbers of a type. Scales come first."""
-        if not self.is_integer:
+        if not self.is_quantized:
             return {}
-        if self.name == "int8":
-            return {"scales": (1, torch.float32)}
+        if self.name in ("int8", "float8", "table4"):
+            return {"scales": (-(-input_size // self.group_size) if self.group_size else 1, torch.float32)}
         groups = input_size // self.group_size
         if self.name == "int4":
             zeros = {"zeros": (groups, torch.uint8)} if self.has_zeros else {}
@@ -220,7 +249,7 @@ def check_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
 
 def check_can_round(format: WeightFormat) -> None:
     """Raises ValueError for a format that no floats are rounded to."""
-    if format.is_grouped:
+    if format.is_grouped or format.table:
         raise ValueError(f"rows of floats cannot be stored as {format.name}, which holds what others quantized")
 
 
@@ -228,12 +257,13 @@ def check_quantized(values: Tensor, numbers: dict[str, Tensor | None], format: W
     """The numbers beside the values in the types that are kept. Raises ValueError naming what does not fit
     `ops.set_quantized_rows`; numbers that are not kept as floats must have their type already.
     """
-    if not format.is_integer:
-        raise ValueError(f"quantized numbers are for integer formats, got {format.name}")
+    if not format.is_quantized:
+        raise ValueError(f"quantized numbers are for formats with scales, got {format.name}")
     format.check_input_size(values.shape[1])
-    dtype = torch.int8 if format.name == "int8" else torch.uint8
-    if values.dtype != dtype:
-        raise ValueError(f"values must be {dtype} for {format.name}, got {values.dtype}")
+    if values.dtype != format.value_dtype:
+        raise ValueError(f"values must be {format.value_dtype} for {format.name}, got {values.dtype}")
+    if format.name == "float8" and bool(((values.view(torch.uint8) & 0x7F) == 0x7F).any()):
+        raise ValueError("values must be numbers for float8, got NaN")
     kept = format.numbers(values.shape[1])
     for name, given in numbers.items():
         if (given is None) != (name not in kept):

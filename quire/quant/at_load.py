@@ -1,4 +1,4 @@
-"""int8 and int4 weights rounded to nearest while a float checkpoint is read, and multiplied by int8 activations (W8A8, W4A8)."""
+"""int8, int4 and float8 weights, rounded to nearest while a float checkpoint is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _logger = get_logger(__name__)
 
 
 class QuantizedAtLoad(PackedMethod):
-    """Weights in an integer format; see `WeightFormat` for what its groups mean."""
+    """Weights in a format with scales; see `WeightFormat` for what its groups mean."""
 
     def format_for(self, shard: WeightShard) -> WeightFormat:
         """The format, or where its groups do not divide a layer's inputs the nearest that fits."""

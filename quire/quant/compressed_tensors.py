@@ -4,8 +4,9 @@ Of a weight [outputs, inputs] in G groups of inputs (1: a scale per output):
   pack-quantized   weight_packed int32 [outputs, inputs * bits / 32], rounded up: an output's values plus 2^(bits - 1), lowest
                    bits first; weight_shape; weight_zero_point int32 [outputs * bits / 32, G], packed along the outputs
                    likewise, or int8 [outputs, G]; weight_g_idx [inputs], the group of each input, in older versions;
-  int-quantized    weight int8 [outputs, inputs]; weight_zero_point int8 [outputs, 1].
-Both have weight_scale [outputs, G], or one number for all. The weight is (value - zero point) * scale.
+  int-quantized    weight int8 [outputs, inputs]; weight_zero_point int8 [outputs, 1];
+  float-quantized  weight float8_e4m3fn [outputs, inputs]; see `quire.quant.float8`, with scales of blocks as well.
+All have weight_scale [outputs, G], or one number for all. The weight is (value - zero point) * scale.
 
 Scales of activations (input_scale) are read by nobody: Quire quantizes each token's own, in smaller groups.
 """
@@ -23,9 +24,10 @@ from quire.errors import UnsupportedModelError, describe
 from quire.quant.bits import unpack_bits
 from quire.quant.checkpoint import CheckpointFormat
 from quire.quant.encoded import EncodedWeight
+from quire.quant.float8 import decode_float8
 from quire.quant.grouped import GroupedWeight
 
-_FORMATS = ("pack-quantized", "int-quantized", "naive-quantized", "mixed-precision", "dense")
+_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "dense")
 _MAX_BITS = 8
 
 
@@ -51,12 +53,13 @@ class CompressedTensorsFormat(CheckpointFormat):
         for format in (settings.get("format"), *formats):
             if format not in (None, *_FORMATS):
                 raise _unsupported(settings, "format", format)
+        self._block = _block_of(settings, groups)
         for name in ("sparsity_config", "transform_config"):
             if _does_something(settings.get(name)):
                 raise _unsupported(settings, name, settings.get(name))
 
     def role_of(self, name: str, tensor: Tensor) -> tuple[str, str] | None:
-        if name.endswith(".weight") and tensor.dtype == torch.int8:
+        if name.endswith(".weight") and tensor.dtype in (torch.int8, torch.float8_e4m3fn):
             return name, "weight"
         return super().role_of(name, tensor)
 
@@ -66,6 +69,8 @@ class CompressedTensorsFormat(CheckpointFormat):
         if "weight_packed" in tensors:
             return self._decode_packed(tensors)
         weight, zeros = tensors["weight"], tensors.get("weight_zero_point")
+        if weight.dtype == torch.float8_e4m3fn:
+            return decode_float8(tensors, self._block)
         return self._grouped(
             tensors, tuple(weight.shape), 8, lambda rows: _unsigned(weight[rows]), None if zeros is None else _unsigned(zeros)
         )
@@ -98,6 +103,20 @@ class CompressedTensorsFormat(CheckpointFormat):
             sources=list(tensors.values()),
             activation_group=self._activation_group,
         )
+
+
+def _block_of(settings: Fields, groups: dict[str, Any]) -> tuple[int, int] | None:
+    """What shares a scale in the groups of layers whose strategy is blocks, [outputs, inputs]; None where none is."""
+    weights = [group.get("weights") for group in groups.values() if isinstance(group, dict)]
+    found = {str(own["block_structure"]): own["block_structure"] for own in weights if own and own.get("block_structure")}
+    if len(found) > 1:
+        raise _unsupported(settings, "block_structure", sorted(found))
+    for block in found.values():
+        sizes = block.split("x") if isinstance(block, str) else block
+        if not isinstance(sizes, list) or len(sizes) != 2 or not all(str(size).isdecimal() and int(size) for size in sizes):
+            raise settings.wrong("block_structure", "two integers of at least 1", block)
+        return int(sizes[0]), int(sizes[1])
+    return None
 
 
 def _unsigned(values: Tensor) -> Tensor:

@@ -42,5 +42,7 @@ def _make_method(name: str | None, config: ModelConfig, device: torch.device) ->
     if name is None:
         dtype = getattr(torch, config.dtype)
         return UnquantizedPacked(dtype) if device.type == "cpu" else Unquantized(dtype)
+    if name == "fp8":
+        return QuantizedAtLoad(WeightFormat("float8"))
     group_size = config.quantization_group_size if name == "int4" else 0
     return QuantizedAtLoad(WeightFormat(cast(FormatName, name), group_size, config.quantization_activation_group))

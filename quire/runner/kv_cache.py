@@ -17,6 +17,19 @@ _logger = get_logger(__name__)
 CPU_SHARE_OF_FREE_MEMORY = 0.5
 """Part of the memory that is free after loading which the pool takes on a CPU, unless told otherwise."""
 
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.int8,
+    "fp8": torch.float8_e4m3fn,
+    "fp8_e4m3": torch.float8_e4m3fn,
+}
+"""By the names of kv_cache_dtype."""
+
+_WITH_SCALES = (torch.int8, torch.float8_e4m3fn)
+"""One float32 per token and head."""
+
 Pools = list[tuple[Tensor, ...]]
 """Of each layer: one of keys and one of values, or one of latents."""
 BlockPairs = Sequence[tuple[int, int]]
@@ -50,7 +63,7 @@ class KVCache:
 
 def bytes_per_block(hf: HFConfig, dtype: torch.dtype, block_size: int) -> int:
     """Bytes of one block: what this rank keeps of its tokens in all layers."""
-    scale_bytes = 4 if dtype == torch.int8 else 0
+    scale_bytes = 4 if dtype in _WITH_SCALES else 0
     sizes = hf.cached_vectors(parallel.tensor_size())
     return hf.num_hidden_layers * block_size * sum(size * dtype.itemsize + scale_bytes for size in sizes)
 
@@ -99,9 +112,9 @@ def _most_blocks(config: EngineConfig, blocks_per_request: int) -> int:
 def cache_dtype(config: EngineConfig) -> torch.dtype:
     """The pools' element type."""
     name = config.cache.kv_cache_dtype
-    dtype = getattr(torch, config.model.dtype if name == "auto" else name, None)
-    if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.int8):
-        raise ConfigError(f"kv_cache_dtype must be auto, float32, bfloat16, float16 or int8, got {name!r}")
+    dtype = _DTYPES.get(config.model.dtype if name == "auto" else name)
+    if dtype is None:
+        raise ConfigError(f"kv_cache_dtype must be auto or one of {', '.join(_DTYPES)}, got {name!r}")
     return dtype
 
 

@@ -34,7 +34,7 @@ class ReloadRequest(msgspec.Struct):
 
     model: str | None = None
     revision: str | None = None
-    quantization: Literal["none", "int8", "int4"] | None = None
+    quantization: Literal["none", "int8", "int4", "fp8"] | None = None
     kv_cache_memory_bytes: int | str | None = None
     mode: ReloadMode | None = None
     timeout: float | None = None

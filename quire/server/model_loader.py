@@ -24,8 +24,8 @@ NUM_FULL_REQUESTS = 4
 """Requests of full length that a model's KV cache is made for, memory permitting."""
 _MAX_KV_SHARE = 0.25
 """Of the memory of all models, what one KV cache may take beyond one request of full length."""
-_BYTES_PER_ELEMENT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0}
-_QUANTIZED_BYTES = {"int8": 1.02, "int4": 0.57}
+_BYTES_PER_ELEMENT = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "fp8": 1.0, "fp8_e4m3": 1.0}
+_QUANTIZED_BYTES = {"int8": 1.02, "int4": 0.57, "fp8": 1.02}
 """Per weight, scales included."""
 
 
@@ -147,7 +147,7 @@ def kv_bytes(config: EngineConfig, num_tokens: int) -> int:
     """Bytes of the KV cache blocks that hold that many tokens; `runner/kv_cache.py` reserves them, with torch."""
     hf, cache = config.model.hf, config.cache
     dtype = config.model.dtype if cache.kv_cache_dtype == "auto" else cache.kv_cache_dtype
-    scale = 4 if dtype == "int8" else 0
+    scale = 4 if dtype in ("int8", "fp8", "fp8_e4m3") else 0
     per_token = sum(size * _BYTES_PER_ELEMENT[dtype] + scale for size in hf.cached_vectors())
     num_blocks = -(-num_tokens // cache.block_size)
     return int(num_blocks * cache.block_size * hf.num_hidden_layers * per_token)

@@ -59,6 +59,8 @@ MAPPED: list[tuple[str, str, dict[str, Any]]] = [
     ("QUANTIZE", "bitsandbytes-nf4", {"quantization": "int4"}),
     ("DTYPE", "bfloat16", {"dtype": "bfloat16"}),
     ("KV_CACHE_DTYPE", "int8", {"kv_cache_dtype": "int8"}),
+    ("KV_CACHE_DTYPE", "fp8_e4m3fn", {"kv_cache_dtype": "fp8_e4m3"}),
+    ("QUANTIZE", "fp8", {"quantization": "fp8"}),
     ("TRUST_REMOTE_CODE", "true", {"trust_remote_code": True}),
     ("TRUST_REMOTE_CODE", "false", {"trust_remote_code": False}),
     ("MAX_CONCURRENT_REQUESTS", "64", {"max_concurrent_requests": 64}),
@@ -148,8 +150,8 @@ def test_the_newer_name_of_the_input_length_wins(start: Any) -> None:
 
 
 def test_values_of_the_launcher_where_both_have_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["launcher", "--model-id", "m", "--kv-cache-dtype", "fp8_e4m3fn"]) == 2
-    assert "not supported yet: kv_cache_dtype='fp8_e4m3'" in capsys.readouterr().err
+    assert main(["launcher", "--model-id", "m", "--kv-cache-dtype", "fp8_e5m2"]) == 2
+    assert "not supported yet: kv_cache_dtype='fp8_e5m2'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_wrong_values(options, message):
         {"pipeline_parallel_size": 2},
         {"quantization": "awq"},
         {"load_format": "gguf"},
-        {"kv_cache_dtype": "fp8"},
+        {"kv_cache_dtype": "fp8_e5m2"},
         {"worker_use_ray": True},
         {"distributed_executor_backend": "ray"},
         {"speculative_model": "x"},

@@ -20,6 +20,7 @@ PRECISIONS = {
     "int4": {"dtype": "bfloat16", "quantization": "int4"},
     "float32-kv-int8": {"dtype": "float32", "kv_cache_dtype": "int8"},
     "int8-kv-float32": {"dtype": "bfloat16", "quantization": "int8", "kv_cache_dtype": "float32"},
+    "fp8-kv-fp8": {"dtype": "bfloat16", "quantization": "fp8", "kv_cache_dtype": "fp8"},
     "int4-kv-int8": {"dtype": "bfloat16", "quantization": "int4", "kv_cache_dtype": "int8"},
 }
 TINY_POOL = {"num_gpu_blocks_override": 48}

@@ -89,6 +89,8 @@ def captured(forward: Forward, max_tokens: int = MAX_TOKENS):
         WeightFormat("int8"),
         WeightFormat("int8", activation_group=32),
         WeightFormat("int4", group_size=32, activation_group=32),
+        WeightFormat("float8"),
+        WeightFormat("float8", group_size=128),
     ],
     ids=str,
 )

@@ -26,6 +26,8 @@ FORMATS = [
     WeightFormat("int4", group_size=32, activation_group=32),
     WeightFormat("int4", group_size=64, activation_group=128),
     WeightFormat("int4", group_size=128),
+    WeightFormat("float8"),
+    WeightFormat("float8", group_size=128),
 ]
 
 
@@ -104,7 +106,7 @@ def test_packing_then_unpacking_gives_the_rounded_matrix(weight_format: WeightFo
     for gate_up in (False, True):
         back = ops.unpack_weight(ops.pack_weight(matrix, weight_format, gate_up))
         error = float((back - matrix).norm() / matrix.norm())
-        assert error <= {"float32": 0.0, "bfloat16": 3e-3, "int8": 1e-2, "int4": 0.13}[weight_format.name]
+        assert error <= {"float32": 0.0, "bfloat16": 3e-3, "int8": 1e-2, "int4": 0.13, "float8": 0.03}[weight_format.name]
 
 
 def test_a_packed_matrix_takes_its_own_size() -> None:
@@ -112,6 +114,7 @@ def test_a_packed_matrix_takes_its_own_size() -> None:
     sizes = {f.name: ops.pack_weight(matrix, f).num_bytes / matrix.numel() for f in FORMATS[:3]}
     assert sizes == {"float32": 4, "bfloat16": 2, "int8": 1 + 4 / 1024}
     assert ops.pack_weight(matrix, WeightFormat("int4", 32, 32)).num_bytes / matrix.numel() == 0.5 + 2 / 32
+    assert ops.pack_weight(matrix, WeightFormat("float8", 128)).num_bytes / matrix.numel() == 1 + 4 / 128
 
 
 def test_numbers_quantized_elsewhere_keep_their_values() -> None:

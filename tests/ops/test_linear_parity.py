@@ -37,6 +37,9 @@ FORMATS = {
     "int4-g64-a64-zeros": WeightFormat("int4", 64, 64, has_zeros=True),
     "int4-g128-a32": WeightFormat("int4", 128, 32),
     "int4-g128-a128": WeightFormat("int4", 128, 128),
+    "float8": WeightFormat("float8"),
+    "float8-g32": WeightFormat("float8", 32),
+    "float8-g128": WeightFormat("float8", 128),
 }
 SHAPES = ((0, 3, 128), (1, 1, 128), (1, 67, 256), (5, 96, 1152), (8, 33, 384), (150, 130, 128), (7, 258, 4864))
 SHORT_GROUPS = ((2, 9, 1), (1, 70, 172), (17, 64, 300))
@@ -65,7 +68,7 @@ def on(backend: str):
 
 def spelled_out(x: Tensor, matrix: Tensor, format: WeightFormat, bias: Tensor | None) -> Tensor:
     """x times an unpacked matrix in float64, x rounded first where the format says so."""
-    if format.name == "bfloat16":
+    if format.rounds_to_bfloat16:
         x = x.bfloat16()
     if format.is_integer:
         parts = x.split(format.activation_group or x.shape[1], 1) if x.numel() else (x,)
@@ -105,7 +108,7 @@ def test_a_packed_weight_is_the_reference_s(backend, format, rows, outputs, inpu
         with on(backend):
             assert torch.equal(ops.unpack_weight(ops.pack_weight(weight, format)), expected)
         assert torch.equal(weight, before)
-        if not format.is_integer:
+        if format.name in ("float32", "bfloat16"):
             assert torch.equal(expected, weight.to(getattr(torch, format.name)).float())
 
 
@@ -170,7 +173,34 @@ def test_numbers_that_are_quantized_already(backend):
 
 
 @with_backends
-@pytest.mark.parametrize("format", [f for f in FORMATS.values() if f.is_integer], ids=str)
+def test_every_float8_is_kept_as_it_is_and_nan_refused(backend):
+    codes = torch.arange(256, dtype=torch.uint8)
+    numbers = codes[codes & 0x7F != 0x7F].view(torch.float8_e4m3fn)
+    values, scales = numbers.repeat(20).view(40, 127), randn(40, 1, seed=2)
+    with on(backend):
+        packed = ops.pack_quantized(values, scales, None, WeightFormat("float8"))
+        assert torch.equal(ops.unpack_weight(packed), values.float() * scales)
+        grouped = randn(40, 4, seed=3)
+        packed = ops.pack_quantized(values, grouped, None, WeightFormat("float8", 32))
+        assert torch.equal(ops.unpack_weight(packed), values.float() * grouped.repeat_interleave(32, 1)[:, :127])
+        wrong = codes.view(2, 128).view(torch.float8_e4m3fn)
+        with pytest.raises(ValueError, match="values must be numbers for float8, got NaN"):
+            ops.pack_quantized(wrong, scales[:2], None, WeightFormat("float8"))
+
+
+@with_backends
+def test_float8_is_rounded_as_torch_rounds(backend):
+    """Sizes over the whole range, subnormal numbers and ties among them."""
+    ties = (torch.arange(1, 1000) / 2**11).repeat(2)
+    weight = torch.stack((torch.cat((ties[:999], torch.tensor([448.0]))), torch.logspace(-6, 2.651, 1000).clamp(max=448)))
+    weight[1, -1] = -448.0
+    with on(backend):
+        packed = ops.pack_weight(weight, WeightFormat("float8"))
+        assert torch.equal(ops.unpack_weight(packed), weight.to(torch.float8_e4m3fn).float())
+
+
+@with_backends
+@pytest.mark.parametrize("format", [f for f in FORMATS.values() if f.is_integer or f.name == "float8"], ids=str)
 def test_rows_of_zeros_and_extreme_sizes(backend, format):
     weight = randn(6, 256, seed=1)
     weight[0], weight[1, :128], weight[2], weight[3] = 0, 0, weight[2] * 1e-9, weight[3] * 1e4
@@ -264,7 +294,7 @@ def test_rows_set_piece_by_piece_are_the_matrix(backend, format, gate_up):
             whole = ops.pack_weight(weight, format, gate_up)
             assert torch.equal(ops.unpack_weight(packed), ops.unpack_weight(whole))
             for name, tensor in packed.tensors.items():
-                assert torch.equal(tensor, whole.tensors[name])
+                assert torch.equal(tensor.view(torch.uint8), whole.tensors[name].view(torch.uint8))
             for start in (-1, 149):
                 with pytest.raises(ValueError, match=f"rows {start} to {start + 2} are not within the matrix's 150"):
                     ops.set_rows(packed, start, weight[:2])

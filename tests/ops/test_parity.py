@@ -218,7 +218,8 @@ def test_rotary_embedding(backend, dtype, heads, kv_heads, head_dim, rotary):
 
 LAYOUT_OPS = ("kv_cache_shape", "write_kv", "paged_attention", "copy_blocks")
 LAYOUT_BACKENDS = [b for b in backends_of("paged_attention") if all(b in backends_of(op) for op in LAYOUT_OPS)]
-KV_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
+WITH_SCALES = (torch.int8, torch.float8_e4m3fn)
+KV_DTYPES = (torch.float32, torch.bfloat16, torch.float16, *WITH_SCALES)
 MIXES = {
     "one token": ([1], [1]),
     "decode": ([1, 16, 17, 33, 100, 64], [1] * 6),
@@ -240,7 +241,7 @@ class Paged:
         per_request = [-(-n // block_size) for n in lengths]
         order = torch.randperm(sum(per_request) + 3, generator=generator(7)).tolist()
         shapes = ops.kv_cache_shape(len(order), block_size, kv_heads, head_dim, CPU, kv_dtype)
-        self.pools = [torch.full(shape, 99.0 if kv_dtype == torch.int8 else 1e4).to(kv_dtype) for shape in shapes]
+        self.pools = [torch.full(shape, 99.0 if kv_dtype in WITH_SCALES else 1e4).to(kv_dtype) for shape in shapes]
         self.tables = torch.zeros(len(lengths), max(per_request, default=1) + 2, dtype=torch.int32)
         for i, (n, blocks) in enumerate(zip(lengths, per_request)):
             own, order = order[:blocks], order[blocks:]
@@ -328,15 +329,18 @@ def test_attention_both_ways(backend, lengths, heads, kv_heads, head_dim, block_
             paged.attend(window=3, causal=False)
 
 
-CACHE_TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-5, torch.bfloat16: 8e-3, torch.int8: 1e-3}
-"""Of attention, beside a float64 one over what the cache holds: in bfloat16 and int8, queries and weights are rounded too."""
+CACHE_TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-5, torch.bfloat16: 8e-3, torch.int8: 1e-3, torch.float8_e4m3fn: 8e-3}
+"""Of attention, beside a float64 one over what the cache holds: in the last three, queries and weights are rounded too."""
 
 
 def through_cache(x, kv_dtype):
     """What a pool of that type keeps of x."""
-    if kv_dtype != torch.int8:
+    if kv_dtype not in WITH_SCALES:
         return x.to(kv_dtype)
     absmax = x.float().abs().amax(-1, keepdim=True)
+    if kv_dtype == torch.float8_e4m3fn:
+        scale = torch.exp2((absmax.double() / 448).log2().ceil())
+        return (x / scale.float()).to(kv_dtype).double() * scale
     return (x.float() * (127 / absmax)).round().double() * (absmax / 127)
 
 
@@ -358,22 +362,24 @@ def test_scores_and_types_of_the_cache(backend, kv_dtype, alibi, cap, window, he
 
 
 @pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
-def test_int8_blocks_are_copied_with_their_scales(backend):
+@pytest.mark.parametrize("kv_dtype", WITH_SCALES, ids=str)
+def test_blocks_are_copied_with_their_scales(backend, kv_dtype):
     with layout(backend):
-        paged = Paged([33], [1], 4, 2, 16, 16, torch.float32, torch.int8)
+        paged = Paged([33], [1], 4, 2, 16, 16, torch.float32, kv_dtype)
         expected = paged.attend()
         blocks = paged.tables[0, :3].long()
         free = torch.tensor([b for b in range(paged.pools[0].shape[0]) if b not in blocks])[:3]
         for pool in paged.pools:
             ops.copy_blocks(pool, pool, torch.stack((blocks, free), 1))
-            pool[blocks] = 0
+            pool.view(torch.uint8)[blocks] = 0
         paged.tables[0, :3] = free
         assert torch.equal(paged.attend(), expected)
 
 
 @pytest.mark.parametrize("backend", LAYOUT_BACKENDS)
 def test_a_cache_of_another_type_is_refused(backend):
-    with layout(backend), pytest.raises(ValueError, match=r"dtype of a KV cache must be one of .*int8, got torch.int16"):
+    message = r"dtype of a KV cache must be one of .*int8, float8_e4m3fn, got torch.int16"
+    with layout(backend), pytest.raises(ValueError, match=message):
         ops.kv_cache_shape(6, 16, 2, 8, CPU, torch.int16)
 
 

@@ -29,14 +29,14 @@ def plan(memory_bytes: int = GIB, num_parallel: int | None = None, length: int |
     return EngineLoader(EngineArgs(**args), memory_bytes, num_parallel, length).plan(FOLIO)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16", "int8", "fp8"])
 def test_kv_bytes_are_the_runners(dtype: str) -> None:
     config = EngineArgs(model="folio", kv_cache_dtype=dtype).create_engine_config()
     block = bytes_per_block(config.model.hf, cache_dtype(config), 16)
     assert [kv_bytes(config, tokens) for tokens in (1, 16, 17, 160)] == [block, block, 2 * block, 10 * block]
 
 
-@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
+@pytest.mark.parametrize("quantization", [None, "int8", "int4", "fp8"])
 def test_the_weights_are_close_to_what_is_loaded(quantization: str | None) -> None:
     made = plan(quantization=quantization)
     config = made.args.create_engine_config()

@@ -138,13 +138,14 @@ void run_attention(const AttentionShape& shape, Level level, Hash& hash) {
 }  // namespace
 
 void add_attention_cases(std::vector<Case>& all) {
-  const char* const names[] = {"float32", "bfloat16", "float16", "int8"};
+  const char* const names[] = {"float32", "bfloat16", "float16", "int8", "float8"};
   const AttentionShape shapes[] = {
       {KVDType::float32, 6, 2, 64, 0, 0.0f, false},  {KVDType::float32, 4, 4, 40, 50, 0.0f, false},
       {KVDType::float32, 4, 2, 128, 0, 20.0f, true}, {KVDType::bfloat16, 6, 2, 64, 0, 0.0f, false},
       {KVDType::float16, 6, 2, 64, 0, 0.0f, false},  {KVDType::int8, 6, 2, 64, 0, 0.0f, false},
       {KVDType::int8, 4, 2, 128, 50, 0.0f, true},    {KVDType::bfloat16, 7, 1, 21, 50, 20.0f, true},
-      {KVDType::int8, 8, 1, 21, 0, 20.0f, false},
+      {KVDType::int8, 8, 1, 21, 0, 20.0f, false},    {KVDType::float8, 6, 2, 64, 0, 0.0f, false},
+      {KVDType::float8, 7, 1, 21, 50, 20.0f, true},
       {KVDType::float32, 14, 1, 48, 0, 0.0f, false, true, 32},    {KVDType::bfloat16, 5, 1, 112, 0, 0.0f, false, true, 80},
       {KVDType::float16, 14, 1, 48, 0, 0.0f, false, true, 32},    {KVDType::int8, 14, 1, 576, 0, 0.0f, false, true, 512},
       {KVDType::int8, 3, 1, 32, 0, 0.0f, false, true, 21},        {KVDType::bfloat16, 14, 1, 30, 0, 0.0f, false, true, 21},

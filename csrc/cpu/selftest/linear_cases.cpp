@@ -40,7 +40,7 @@ class Guarded {
 struct LinearShape {
   WeightKind kind;
   int64_t num_rows, num_inputs;   // N, K
-  int64_t group;                  // int4 and uint4 to uint8: inputs per weight scale
+  int64_t group;                  // inputs per weight scale, where there are groups; float8: 0 for all of a row
   int64_t activation_group;       // 0: all of a row
   bool gate_up;
   int64_t rows = 14;              // M; more than one tile of every height
@@ -54,6 +54,7 @@ struct LinearShape {
 // A matrix packed at one level, and what that wrote.
 struct Packed {
   std::vector<uint8_t> data, scales, zeros, minima, scale_factors, minimum_factors;
+  std::vector<float> table;
   WeightView view;
 };
 
@@ -81,7 +82,7 @@ Packed pack_codes_at(const LinearShape& shape, Level level, Random& random) {
   for (uint8_t& value : values) value = static_cast<uint8_t>(random.next() & ((1u << bits_of(shape.kind)) - 1));
   const auto at = [](const std::vector<uint8_t>& bytes) { return bytes.empty() ? nullptr : bytes.data(); };
   packed.view = {packed.data.data(), nullptr, nullptr, shape.num_rows, shape.num_inputs, shape.group, shape.gate_up, shape.kind,
-                 {at(packed.scales), at(packed.minima), at(packed.scale_factors), at(packed.minimum_factors)}};
+                 {at(packed.scales), at(packed.minima), at(packed.scale_factors), at(packed.minimum_factors)}, nullptr};
   PackArgs args{};
   args.values = values.data();
   args.num_given = args.rows = shape.num_rows;
@@ -97,18 +98,27 @@ Packed pack_codes_at(const LinearShape& shape, Level level, Random& random) {
 Packed pack_at(const LinearShape& shape, Level level, Random& random) {
   if (is_grouped(shape.kind)) return pack_codes_at(shape, level, random);
   const std::vector<float> matrix = random.floats(shape.num_rows * shape.num_inputs);
-  const int64_t panels = num_panels(shape.num_rows), inputs = padded_inputs(shape.kind, shape.num_inputs);
-  constexpr int64_t bits[] = {32, 16, 8, 4};
+  const int64_t panels = num_panels(shape.num_rows);
   Packed packed;
-  packed.data.resize(static_cast<size_t>(panels * kPanelRows * inputs * bits[static_cast<int>(shape.kind)] / 8));
-  const int64_t groups = shape.kind == WeightKind::int4 ? shape.num_inputs / shape.group : 1;
+  packed.data.resize(static_cast<size_t>(panels * kPanelRows * words_per_row(shape.kind, shape.num_inputs) * 4));
+  const int64_t groups = shape.group ? divide_up(shape.num_inputs, shape.group) : 1;
   packed.scales.resize(static_cast<size_t>(panels * kPanelRows * groups * 4));
   if (shape.zeros) packed.zeros.resize(static_cast<size_t>(panels * kPanelRows * groups));
   for (uint8_t& zero : packed.zeros) zero = static_cast<uint8_t>(random.next() % 16);
   packed.view = {packed.data.data(), packed.scales.data(), shape.zeros ? packed.zeros.data() : nullptr, shape.num_rows,
-                 shape.num_inputs, shape.group, shape.gate_up, shape.kind, {}};
+                 shape.num_inputs, shape.group, shape.gate_up, shape.kind, {}, nullptr};
+  std::vector<uint8_t> codes;
   PackArgs args{};
-  args.floats = matrix.data();
+  if (shape.kind == WeightKind::table4) {  // codes, scales and their numbers are the caller's
+    for (int64_t i = 0; i < shape.num_rows * shape.num_inputs; ++i) codes.push_back(static_cast<uint8_t>(random.next() % 16));
+    const std::vector<float> scales = random.floats(panels * kPanelRows * groups);
+    std::memcpy(packed.scales.data(), scales.data(), packed.scales.size());
+    packed.table = random.floats(16);
+    packed.view.table = packed.table.data();
+    args.values = codes.data();
+  } else {
+    args.floats = matrix.data();
+  }
   args.dtype = DType::float32;
   args.num_given = shape.num_rows;
   args.row_stride = shape.num_inputs;
@@ -216,6 +226,10 @@ void multiply(Kernel<Args> kernel, Args args, const LinearShape& shape, const We
   run(kernel, args);
 }
 
+// Whether rows stay as they are, or are rounded to bfloat16.
+bool meets_float32(WeightKind kind) { return kind == WeightKind::float32 || kind == WeightKind::table4; }
+bool meets_bfloat16(WeightKind kind) { return kind == WeightKind::bfloat16 || kind == WeightKind::float8; }
+
 // Rounds rows as the weight wants them, and multiplies.
 Outputs multiply_at(const LinearShape& shape, const Packed& packed, const float* x, int64_t rows, const float* bias,
                     Level level) {
@@ -226,18 +240,20 @@ Outputs multiply_at(const LinearShape& shape, const Packed& packed, const float*
   out.width = shape.argmax ? 1 : shape.gate_up ? shape.num_rows / 2 : shape.num_rows;
   out.values.resize(static_cast<size_t>(rows * out.width));
   if (shape.argmax) out.ids.resize(static_cast<size_t>(rows));
-  if (shape.kind == WeightKind::float32) {
+  if (meets_float32(shape.kind)) {
     LinearArgs args{};
     args.x = x;
     args.x_stride = shape.num_inputs;
-    multiply(linear_for(level), args, shape, weight, rows, bias, out);
-  } else if (shape.kind == WeightKind::bfloat16) {
+    const auto kernel = shape.kind == WeightKind::table4 ? table_linear_for(level) : linear_for(level);
+    multiply(kernel, args, shape, weight, rows, bias, out);
+  } else if (meets_bfloat16(shape.kind)) {
     const std::vector<uint16_t> narrow = narrow_at(shape, x, rows, level);
     Bf16LinearArgs args{};
     const Guarded guarded(narrow);
     args.x = guarded.as<bf16>();
     args.x_stride = divide_up(shape.num_inputs, 2) * 2;
-    multiply(bf16_linear_for(level), args, shape, weight, rows, bias, out);
+    const auto kernel = shape.kind == WeightKind::float8 ? float8_linear_for(level) : bf16_linear_for(level);
+    multiply(kernel, args, shape, weight, rows, bias, out);
   } else {
     const Quantized q = quantize_at(shape, x, rows, level);
     const Guarded values(q.values);
@@ -259,10 +275,10 @@ void run_linear(const LinearShape& shape, Level level, Hash& hash) {
   hash.add(packed.scales);
   hash.add(gather_at(packed.view, level));
   const std::vector<float> x = random.floats(shape.rows * shape.num_inputs), bias = random.floats(shape.num_rows);
-  if (shape.kind == WeightKind::bfloat16) {
+  if (meets_bfloat16(shape.kind)) {
     hash.add(narrow_at(shape, x.data(), shape.rows, level));
-    if (has_tiles(level)) level = Level::avx512_bf16;  // tiles add up in another order: see run_bf16_tiles
-  } else if (shape.kind != WeightKind::float32) {
+    if (shape.kind == WeightKind::bfloat16 && has_tiles(level)) level = Level::avx512_bf16;  // tiles add up in another order: see run_bf16_tiles
+  } else if (!meets_float32(shape.kind)) {
     const Quantized q = quantize_at(shape, x.data(), shape.rows, level);
     hash.add(q.values);
     hash.add(q.scales);
@@ -410,7 +426,8 @@ LinearShape draw_shape(Random& random) {
 }
 
 std::string name_of(const char* what, const LinearShape& shape) {
-  const char* const kind_names[] = {"float32", "bfloat16", "int8", "int4", "uint8", "uint4", "uint6", "uint5"};
+  const char* const kind_names[] = {"float32", "bfloat16", "int8",  "int4",  "uint8",
+                                    "uint4",   "uint6",    "uint5", "float8", "table4"};
   char name[128];
   std::snprintf(name, sizeof name, "%s %s M=%d N=%d K=%d groups %d/%d%s%s%s%s%s", what, kind_names[static_cast<int>(shape.kind)],
                 static_cast<int>(shape.rows), static_cast<int>(shape.num_rows), static_cast<int>(shape.num_inputs),
@@ -429,7 +446,9 @@ void add_linear_cases(std::vector<Case>& all) {
       {WeightKind::int8, 70, 37, 0, 0, false}, {WeightKind::int8, 70, 300, 0, 128, false},
       {WeightKind::int8, 64, 192, 0, 64, true}, {WeightKind::int4, 70, 128, 32, 32, false},
       {WeightKind::int4, 70, 256, 128, 0, false}, {WeightKind::int4, 64, 256, 64, 128, true},
-      {WeightKind::int8, 40, 132, 0, 64, false, 131}};
+      {WeightKind::int8, 40, 132, 0, 64, false, 131},  {WeightKind::float8, 70, 37, 0, 0, false},
+      {WeightKind::float8, 70, 131, 128, 0, false, 100}, {WeightKind::float8, 64, 258, 32, 0, true, 3},
+      {WeightKind::table4, 70, 192, 64, 0, false, 100},  {WeightKind::table4, 64, 128, 32, 0, true, 3}};
   constexpr int num_drawn = 24;
   Random random(5);
   for (int i = 0; i < num_drawn; ++i) shapes.push_back(draw_shape(random));

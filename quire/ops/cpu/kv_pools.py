@@ -1,10 +1,10 @@
 """The paged cache of the C++ kernels: its layout, and what the kernels need to find it.
 
 Per block and KV head, keys are [D][B], tokens innermost, and values [B][D]: sixteen tokens of a key component, or sixteen
-components of a value, are one vector. bfloat16 and int8 lie in words of two and four numbers, of a key's components and of a
-component's tokens: keys [D/2][B][2] and [D/4][B][4], values [B/2][D][2] and [B/4][D][4], rounded up. An int8 number is stored
-plus 128, and B float32 scales follow in the same pool. A latent cache is one pool, of keys: latents, then keys that turn, each
-rounded up to whole words, and in int8 a scale of each.
+components of a value, are one vector. bfloat16 lies in words of two numbers, int8 and float8 in words of four, of a key's
+components and of a component's tokens: keys [D/2][B][2] and [D/4][B][4], values [B/2][D][2] and [B/4][D][4], rounded up. An int8
+number is stored plus 128, four float8 numbers in the order 0, 2, 1, 3; B float32 scales of either follow in the same pool. A
+latent cache is one pool, of keys: latents, then keys that turn, each rounded up to whole words, and in int8 a scale of each.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ _DTYPE_CODES: dict[torch.dtype, int] = {
     torch.bfloat16: extension.KV_BFLOAT16,
     torch.float16: extension.KV_FLOAT16,
     torch.int8: extension.KV_INT8,
+    torch.float8_e4m3fn: extension.KV_FLOAT8,
 }
-_NUMBERS_PER_WORD = {torch.bfloat16: 2, torch.int8: 4}
+_NUMBERS_PER_WORD = {torch.bfloat16: 2, torch.int8: 4, torch.float8_e4m3fn: 4}
+_WITH_SCALES = (torch.int8, torch.float8_e4m3fn)
 _SCALE_BYTES = 4
 
 
@@ -43,7 +45,7 @@ def kv_cache_shape(
         raise ValueError(f"dtype of a KV cache must be one of {names}, got {dtype}")
     per_word = _NUMBERS_PER_WORD.get(dtype, 1)
     key_width, value_tokens = (-(-size // per_word) * per_word for size in (head_dim, block_size))
-    if dtype != torch.int8:
+    if dtype not in _WITH_SCALES:
         return (num_blocks, num_kv_heads, key_width, block_size), (num_blocks, num_kv_heads, value_tokens, head_dim)
     scales = _SCALE_BYTES * block_size
     return (

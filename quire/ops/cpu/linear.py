@@ -32,6 +32,8 @@ _RUNS = {
     "uint6": (16, 3),
     "uint5": (32, 5),
     "uint4": (8, 1),
+    "float8": (4, 1),
+    "table4": (8, 1),
 }
 """Inputs of the smallest run that fills whole 32-bit words, and the words; `run_of` in csrc/cpu/weight_format.h."""
 _BYTE_ALIGNMENT = 64
@@ -54,7 +56,7 @@ class CpuWeight(PackedWeight):
     @property
     def encodes_activations(self) -> bool:
         """Whether float32 rows are rounded before they meet the weight."""
-        return self.format.name != "float32"
+        return self.format.name not in ("float32", "table4")
 
     @property
     def step(self) -> int:
@@ -83,6 +85,8 @@ def new_weight(
     for name, (count, dtype) in format.numbers(input_size).items():
         shape = (panels, PANEL_ROWS) if format.name == "int8" else (panels, count, PANEL_ROWS)
         tensors[name] = allocate(shape, dtype, huge_pages=True)
+    if format.table:
+        tensors["table"] = torch.tensor(format.table, dtype=torch.float32)
     return _with_tensors(CpuWeight(format, output_size, input_size, gate_up), tensors)
 
 
@@ -159,7 +163,7 @@ def _with_tensors(weight: CpuWeight, tensors: dict[str, Tensor]) -> CpuWeight:
     if weight.format.is_grouped:
         view = extension.grouped_view(*at("data", "scales", "minima", "scale_factors", "minimum_factors"), *shape)
     else:
-        view = extension.weight_view(*at("data", "scales", "zeros"), *shape)
+        view = extension.weight_view(*at("data", "scales", "zeros", "table"), *shape)
     return CpuWeight(
         weight.format, weight.output_size, weight.input_size, weight.gate_up, tensors, view=view
     )
@@ -251,7 +255,7 @@ XAt = tuple[int | Sequence[int], int]
 
 def encoded_shapes(weight: CpuWeight) -> list[tuple[int, torch.dtype]]:
     """Width and type of the buffers that hold a row as `weight` wants it: bfloat16; or int8 values, scales and offsets."""
-    if weight.format.name == "bfloat16":
+    if weight.format.rounds_to_bfloat16:
         return [(_round_up(weight.input_size, 2), torch.bfloat16)]
     num_steps = -(-weight.input_size // weight.step)
     return [
@@ -289,7 +293,7 @@ def encode_instruction(
     level: int = LEVEL,
 ) -> Any:
     """Rows at address `x`, normalised if there is a norm, into buffers at `places` shaped as `encoded_shapes` says."""
-    narrow = weight.format.name == "bfloat16"
+    narrow = weight.format.rounds_to_bfloat16
     return extension.quantize(
         x,
         x_stride,
@@ -332,7 +336,7 @@ def product_instruction(
     end = bias, rows, weight.view, code, *argmax, level
     if isinstance(x, int):
         return extension.linear(out, out_stride, x, x_stride, *end)
-    if weight.format.name == "bfloat16":
+    if weight.format.rounds_to_bfloat16:
         return extension.bf16_linear(out, out_stride, x[0], encoded_shapes(weight)[0][0], *end)
     return extension.quant_linear(out, out_stride, _quantized_rows(weight, x), *end)
 
