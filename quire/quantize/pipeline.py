@@ -19,6 +19,7 @@ from quire.engine.text import load_text_side
 from quire.errors import ConfigError, UnsupportedModelError
 from quire.layers.fused import Transposed
 from quire.loader import load_model
+from quire.loader.configuration import is_gguf
 from quire.loader.formats import read_weights
 from quire.loader.naming import Names, Part
 from quire.log import get_logger
@@ -99,6 +100,8 @@ def quantize(options: QuantizeOptions, report: Report) -> Outcome:
     if config.model.hf.quantization is not None:
         method = config.model.hf.quantization.method
         raise ConfigError(f"model must be a checkpoint in floats, but {options.model} is quantized by {method} already")
+    if is_gguf(config.model.path):
+        raise ConfigError(f"model must be a folder in Hugging Face's form or a hub id, but {options.model} is a GGUF file")
     work = _Work(options, config.model, report)
     tokenizer = load_text_side(config)
     texts = []
@@ -129,7 +132,7 @@ class _Work:
         self._model = load_model(config, LoadConfig(), torch.device("cpu"))
         self._names = Names(self._model)
         self._forward = Forward(self._model, config, options.max_tokens)
-        self.source = dict(read_weights(config.path))
+        self.source = {name: tensor for name, tensor in read_weights(config.path) if isinstance(tensor, Tensor)}
         self.grid = Grid(options.bits, options.group_size, True)
         """One for all layers: readers of the layout do not all look for more."""
         self.rounded: dict[str, Rounded] = {}
