@@ -19,6 +19,7 @@ from quire.engine.text import load_text_side
 from quire.errors import ConfigError, UnsupportedModelError
 from quire.layers.fused import Transposed
 from quire.loader import load_model
+from quire.loader.configuration import is_gguf
 from quire.loader.formats import read_weights
 from quire.loader.naming import Names, Part
 from quire.log import get_logger
@@ -99,6 +100,8 @@ def quantize(options: QuantizeOptions, report: Report) -> Outcome:
     if config.model.hf.quantization is not None:
         method = config.model.hf.quantization.method
         raise ConfigError(f"model must be a checkpoint in floats, but {options.model} is quantized by {method} already")
+    if is_gguf(config.model.path):
+        raise ConfigError(f"model must be a folder in Hugging Face's form or a hub id, but {options.model} is a GGUF file")
     work = _Work(options, config.model, report)
     tokenizer = load_text_side(config)
     texts = []
