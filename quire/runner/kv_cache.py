@@ -115,6 +115,8 @@ def cache_dtype(config: EngineConfig) -> torch.dtype:
     dtype = _DTYPES.get(config.model.dtype if name == "auto" else name)
     if dtype is None:
         raise ConfigError(f"kv_cache_dtype must be auto or one of {', '.join(_DTYPES)}, got {name!r}")
+    if dtype == torch.float8_e4m3fn and config.model.hf.kv_lora_rank is not None:
+        raise ConfigError(f"kv_cache_dtype {name} is not supported for a cache of latents (DeepSeek): use int8 or bfloat16")
     return dtype
 
 
