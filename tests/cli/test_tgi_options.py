@@ -158,7 +158,7 @@ def test_values_of_the_launcher_where_both_have_the_flag(capsys: pytest.CaptureF
     ("variables", "names"),
     [
         ({"NUM_SHARD": "2"}, "tensor_parallel_size=2"),
-        ({"QUANTIZE": "gptq"}, "quantization='gptq'"),
+        ({"QUANTIZE": "marlin"}, "quantization='marlin'"),
         ({"MAX_TOTAL_TOKENS": "many"}, "MAX_TOTAL_TOKENS must be an integer, got 'many'"),
         ({"TRUST_REMOTE_CODE": "si"}, "TRUST_REMOTE_CODE must be true or false, got 'si'"),
         ({"PORT": "70000"}, "port must be at most 65535, got 70000"),

@@ -82,8 +82,8 @@ def test_wrong_values(options, message):
     [
         {"tensor_parallel_size": 2},
         {"pipeline_parallel_size": 2},
-        {"quantization": "awq"},
-        {"load_format": "gguf"},
+        {"quantization": "marlin"},
+        {"load_format": "tensorizer"},
         {"kv_cache_dtype": "fp8_e5m2"},
         {"worker_use_ray": True},
         {"distributed_executor_backend": "ray"},
