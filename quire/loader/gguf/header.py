@@ -116,9 +116,10 @@ class Header:
             if value.kind != _STRING:
                 raise self.wrong(key, "an array of strings", f"numbers of type {value.kind}")
             return list(_Cursor(self._data, self.path, value.start).strings(value.length, key))
-        if value.kind == _STRING:
-            raise self.wrong(key, f"an array of {kind.__name__}", "strings")
-        numbers = np.frombuffer(self._data, _NUMBERS[value.kind], value.length, value.start)
+        dtype = None if value.kind == _STRING else np.dtype(_NUMBERS[value.kind])
+        if dtype is None or dtype.kind not in ("iu" if kind is int else "iuf"):
+            raise self.wrong(key, f"an array of {kind.__name__}", "strings" if dtype is None else f"numbers of type {dtype}")
+        numbers = np.frombuffer(self._data, dtype, value.length, value.start)
         return list(map(kind, numbers.tolist()))
 
     def float32(self, tensor: TensorInfo) -> list[float]:

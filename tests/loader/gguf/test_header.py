@@ -89,6 +89,8 @@ def test_an_array_of_another_type(tmp_path):
     header = read_header(write(tmp_path / "small.gguf"))
     with pytest.raises(ModelLoadError, match="tokens must be an array of int, got 'strings'"):
         header.array("tokenizer.ggml.tokens", int)
+    with pytest.raises(ModelLoadError, match="scores must be an array of int, got 'numbers of type float32'"):
+        header.array("tokenizer.ggml.scores", int)
     with pytest.raises(ModelLoadError, match="block_count must be an array of int, got 1"):
         header.array("llama.block_count", int)
 
