@@ -84,7 +84,7 @@ def _read(file: Path, kind: type) -> Any:
     """What the file holds; None where it is not there."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"{file} cannot be read as JSON: {error}") from error

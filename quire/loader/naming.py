@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable
 
 from torch import Tensor, nn
 
-from quire.layers import TiedLMHead
+from quire.layers import MoE, TiedLMHead
 from quire.layers.fused import Cut, Transposed
 from quire.loader.experts import expert_part, name_of_expert, stacked_parts
 
@@ -31,6 +31,7 @@ class Names:
         self._rename: Callable[[str], str | None] = getattr(model, "rename", _as_it_is)
         tied = (name for name, layer in model.named_modules() if isinstance(layer, TiedLMHead))
         self._tied = {f"{name}.weight" for name in tied}
+        self._has_stacks = any(isinstance(layer, MoE) for layer in model.modules())
 
     def is_passed_over(self, name: str) -> bool:
         """Whether a checkpoint's tensor is no parameter."""
@@ -47,12 +48,11 @@ class Names:
 
     def _cut(self, name: str, tensor: Tensor, choose: Callable[[Cut], Cut]) -> list[tuple[Part, Tensor]]:
         words = (self._rename(name) or name).split(".")
-        part = expert_part(words, self._packed)
-        if part is not None:
-            return [(part, tensor)]
-        parts = stacked_parts(words, tensor)
-        if parts is not None:
-            return parts
+        if self._has_stacks:
+            part = expert_part(words, self._packed)
+            parts = [(part, tensor)] if part is not None else stacked_parts(words, tensor)
+            if parts is not None:
+                return parts
         for i, word in enumerate(words):
             if word in self._fused:
                 target, cut = ".".join(words), choose(self._fused[word])

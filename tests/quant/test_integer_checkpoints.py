@@ -38,7 +38,7 @@ def gptq_settings(bits: int, symmetric: bool = True, desc_act: bool = False) -> 
 
 
 def int4(group_size: int, has_zeros: bool = False) -> WeightFormat:
-    return WeightFormat("int4", group_size, 64, has_zeros)
+    return WeightFormat("int4", group_size, 64, has_zeros=has_zeros)
 
 
 CASES = {
