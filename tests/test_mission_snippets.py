@@ -173,7 +173,6 @@ def test_tokens_of_the_environment_reach_the_hub(
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("quantization", "awq"),
         ("tensor_parallel_size", 4),
         ("pipeline_parallel_size", 2),
         ("speculative_model", "owner/draft"),

@@ -111,7 +111,6 @@ def test_dtypes(model, dtype):
     "options",
     [
         {"quantization": "marlin", "dtype": "half"},
-        {"quantization": "squeezellm"},
         {"tensor_parallel_size": 4},
         {"speculative_model": "other", "num_speculative_tokens": 5, "use_v2_block_manager": True},
         {"enable_lora": True, "lora_modules": [("adapter1", "/path/to/adapter1")]},
