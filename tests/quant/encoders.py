@@ -4,8 +4,10 @@ this code reads from them.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +67,114 @@ def compressed_tensors_scheme(bits: int, group_size: int | None, symmetric: bool
     strategy = "group" if group_size else "channel"
     args = QuantizationArgs(num_bits=bits, symmetric=symmetric, strategy=strategy, group_size=group_size)
     return QuantizationScheme(targets=["Linear"], weights=args)
+
+
+def float8_blocks(outputs: int, inputs: int) -> Encode:
+    """A layer as transformers' FP8 quantizer writes it, a scale per block, and as it reads it back."""
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize, Fp8Quantize
+
+    settings = SimpleNamespace(weight_block_size=[outputs, inputs], scale_fmt="float")
+    quantizer = SimpleNamespace(quantization_config=settings)
+
+    def encode(name: str, layer: nn.Linear) -> tuple[dict[str, Tensor], Tensor]:
+        written = Fp8Quantize(quantizer).convert({"weight": layer.weight.detach().float()})
+        values, scales = written["weight"], next(tensor for key, tensor in written.items() if key.endswith("scale_inv"))
+        return {"weight": values, "weight_scale_inv": scales}, Fp8Dequantize(quantizer)._dequantize_one(values, scales)
+
+    return encode
+
+
+def float8_compressed(strategy: str, block: tuple[int, int] = (32, 64)) -> Encode:
+    """`strategy`: compressed-tensors' word for where scales are, "tensor", "channel" or "block"."""
+    tool = compressor("float-quantized")
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    shape = list(block) if strategy == "block" else None
+    args = QuantizationArgs(num_bits=8, type="float", strategy=strategy, symmetric=True, block_structure=shape)
+    scheme = QuantizationScheme(targets=["Linear"], weights=args)
+
+    def encode(name: str, layer: nn.Linear) -> tuple[dict[str, Tensor], Tensor]:
+        weight = layer.weight.detach().float()
+        largest = {
+            "tensor": lambda: weight.abs().amax().view(1),
+            "channel": lambda: weight.abs().amax(1, keepdim=True),
+            "block": lambda: weight.unflatten(0, (-1, block[0])).unflatten(2, (-1, block[1])).abs().amax((1, 3)),
+        }[strategy]()
+        state = {"weight": weight, "weight_scale": (largest / 448).bfloat16().float()}
+        state = tool.compress(state, scheme)
+        return state, tool.decompress(state, scheme)["weight"]
+
+    return encode
+
+
+def float8_static(name: str, layer: nn.Linear) -> tuple[dict[str, Tensor], Tensor]:
+    """AutoFP8's layout: scalars, and steps for activations and for a KV cache that nobody needs here."""
+    weight = layer.weight.detach().float()
+    scale = weight.abs().amax() / 448
+    values = (weight / scale).to(torch.float8_e4m3fn)
+    tensors = {"weight": values, "weight_scale": scale, "input_scale": torch.tensor(0.03)}
+    if name.endswith("k_proj"):
+        tensors["k_scale"] = torch.tensor(0.5)
+    return tensors, values.float() * scale
+
+
+def bitsandbytes_4bit(quant_type: str, nested: bool, blocksize: int = 64) -> Encode:
+    """A layer's tensors by `quantize_4bit`, and the weight that `dequantize_4bit` makes of them."""
+    functional = pytest.importorskip("bitsandbytes.functional")
+
+    def encode(name: str, layer: nn.Linear) -> tuple[dict[str, Tensor], Tensor]:
+        packed, state = functional.quantize_4bit(
+            layer.weight.detach().float(), blocksize=blocksize, quant_type=quant_type, compress_statistics=nested
+        )
+        tensors = {f"weight.{word}": tensor for word, tensor in state.as_dict(packed=True).items()}
+        return {"weight": packed, **tensors}, functional.dequantize_4bit(packed, state)
+
+    return encode
+
+
+def bitsandbytes_8bit() -> Encode:
+    """LLM.int8's tensors, and the weight that the package dequantizes."""
+    functional = pytest.importorskip("bitsandbytes.functional")
+
+    def encode(name: str, layer: nn.Linear) -> tuple[dict[str, Tensor], Tensor]:
+        values, absmax, _ = functional.int8_vectorwise_quant(layer.weight.detach().half())
+        tensors = {"weight": values, "SCB": absmax, "weight_format": torch.tensor(0, dtype=torch.uint8)}
+        return tensors, functional.int8_vectorwise_dequant(values, absmax)
+
+    return encode
+
+
+def squeezellm(bits: int, sparse: bool, full: bool) -> Encode:
+    """A table of quantiles per output; the largest weights as outliers, less what their code gives. No package of it can be
+    installed without a GPU, so the published layout (2306.07629) is spelled out.
+    """
+
+    def encode(name: str, layer: nn.Linear) -> tuple[dict[str, Tensor], Tensor]:
+        weight = layer.weight.detach().float()
+        table = weight.quantile((torch.arange(1 << bits) + 0.5) / (1 << bits), dim=1).T.half().float()
+        codes = (weight.unsqueeze(-1) - table.unsqueeze(1)).abs().argmin(-1)
+        dense = table.gather(1, codes)
+        tensors = {"qweight": _pack_codes(codes, bits), "lookup_table": table}
+        if sparse:
+            border = weight.abs().flatten().kthvalue(int(0.98 * weight.numel())).values
+            outliers = torch.where(weight.abs() > border, weight - dense, 0).to_sparse_csr()
+            dense = dense + outliers.to_dense()
+            rows, cols = outliers.crow_indices().int(), outliers.col_indices().int()
+            tensors |= {"rows": rows, "cols": cols, "vals": outliers.values()}
+        if full:
+            chosen = torch.tensor([5, 2])
+            tensors |= {"full_rows": (weight - dense)[chosen].T.contiguous(), "full_row_indices": chosen.int()}
+            dense = dense.index_add(0, chosen, (weight - dense)[chosen])
+        return tensors, dense
+
+    return encode
+
+
+def _pack_codes(codes: Tensor, bits: int) -> Tensor:
+    """Codes [outputs, inputs] -> int32 [inputs * bits / 32, outputs]: an output's codes are one number, the lowest bits first."""
+    stream = (codes.unsqueeze(-1) >> torch.arange(bits) & 1).flatten(1)
+    words = (stream.unflatten(1, (-1, 32)) << torch.arange(32)).sum(-1)
+    return torch.where(words >> 31 == 1, words - (1 << 32), words).int().T
 
 
 def _plain(layer: nn.Linear) -> nn.Linear:

@@ -12,7 +12,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.quant.encoders import awq, compressed_tensors, gptq
+import pytest
+
+from tests.quant.encoders import (
+    awq,
+    bitsandbytes_4bit,
+    bitsandbytes_8bit,
+    compressed_tensors,
+    float8_blocks,
+    float8_compressed,
+    float8_static,
+    gptq,
+    squeezellm,
+)
 from tests.quant.writing import Encode, write
 
 Make = Callable[[Any, Path], Path]
@@ -27,7 +39,7 @@ class Fixture:
     name: str
     """As the table shows it: method, bits, group."""
     tool: str
-    """The package whose code packs and dequantizes."""
+    """The package whose code packs and dequantizes, or torch where the layout is spelled out here."""
     make: Make
 
 
@@ -52,6 +64,30 @@ def _compressed(format: str, bits: int, group_size: int | None = None, symmetric
     return _written(encode, quant_method="compressed-tensors", format=format, config_groups={"group_0": group})
 
 
+def _bitsandbytes(quant_type: str, nested: bool = False) -> Make:
+    encode = partial(bitsandbytes_4bit, quant_type, nested)
+    return _written(encode, quant_method="bitsandbytes", load_in_4bit=True, bnb_4bit_quant_type=quant_type)
+
+
+def _squeezellm(sparse: bool) -> Make:
+    return _written(partial(squeezellm, 4, sparse, False), quant_method="squeezellm", wbits=4)
+
+
+def _gguf(kind: str) -> Make:
+    """All matrices in one type, the embedding and the output head among them; one file."""
+
+    def make(model: Any, folder: Path) -> Path:
+        pytest.importorskip("gguf")
+        from tests.loader.gguf.writing import all_in, write_model
+
+        folder.mkdir(parents=True)
+        return write_model(model, folder / "model.gguf", all_in(kind))
+
+    return make
+
+
+_GGUF = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+
 FIXTURES = [
     Fixture("GPTQ 4-bit, groups of 128", "AutoGPTQ", _gptq(4, 128)),
     Fixture("GPTQ 4-bit, groups of 128, zero points, act-order", "AutoGPTQ", _gptq(4, 128, False, True)),
@@ -65,4 +101,33 @@ FIXTURES = [
     ),
     Fixture("W4A16, groups of 128", "compressed-tensors", _compressed("pack-quantized", 4, 128)),
     Fixture("W8A8, per channel", "compressed-tensors", _compressed("int-quantized", 8)),
+    Fixture(
+        "FP8, per tensor, static activations",
+        "torch, in AutoFP8's layout",
+        _written(lambda: float8_static, quant_method="fp8", activation_scheme="static"),
+    ),
+    Fixture(
+        "FP8, per channel",
+        "compressed-tensors",
+        _written(partial(float8_compressed, "channel"), quant_method="compressed-tensors", format="float-quantized"),
+    ),
+    Fixture(
+        "FP8, blocks of 128x128",
+        "transformers",
+        _written(
+            partial(float8_blocks, 128, 128),
+            **{"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]},
+        ),
+    ),
+    Fixture("bitsandbytes nf4", "bitsandbytes", _bitsandbytes("nf4")),
+    Fixture("bitsandbytes nf4, double quantized", "bitsandbytes", _bitsandbytes("nf4", nested=True)),
+    Fixture("bitsandbytes fp4", "bitsandbytes", _bitsandbytes("fp4")),
+    Fixture(
+        "bitsandbytes LLM.int8",
+        "bitsandbytes",
+        _written(bitsandbytes_8bit, quant_method="bitsandbytes", load_in_8bit=True),
+    ),
+    Fixture("SqueezeLLM 4-bit", "torch, in the paper's layout", _squeezellm(sparse=False)),
+    Fixture("SqueezeLLM 4-bit, 2 % outliers", "torch, in the paper's layout", _squeezellm(sparse=True)),
+    *(Fixture(f"GGUF {kind}", "gguf", _gguf(kind)) for kind in _GGUF),
 ]

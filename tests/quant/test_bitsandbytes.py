@@ -9,37 +9,18 @@ from quire.errors import ModelLoadError
 from tests.loader.test_quantized import load
 from tests.models.checkpoints import make_model
 from tests.quant.checks import SIZES, close_logits, loaded_weights, same_under_every_schedule, same_weights
+from tests.quant.encoders import bitsandbytes_4bit, bitsandbytes_8bit
 from tests.quant.writing import write
 
-functional = pytest.importorskip("bitsandbytes.functional")
+pytest.importorskip("bitsandbytes")
 FOUR_BITS = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 EIGHT_BITS = {"quant_method": "bitsandbytes", "load_in_8bit": True}
-
-
-def four_bits(quant_type: str, nested: bool, blocksize: int = 64):
-    """A layer's tensors by `quantize_4bit`, and the weight that `dequantize_4bit` makes of them."""
-
-    def encode(name, layer):
-        packed, state = functional.quantize_4bit(
-            layer.weight.detach(), blocksize=blocksize, quant_type=quant_type, compress_statistics=nested
-        )
-        tensors = {f"weight.{word}": tensor for word, tensor in state.as_dict(packed=True).items()}
-        return {"weight": packed, **tensors}, functional.dequantize_4bit(packed, state)
-
-    return encode
-
-
-def eight_bits(name, layer):
-    """LLM.int8's tensors, and the weight that the package dequantizes."""
-    values, absmax, _ = functional.int8_vectorwise_quant(layer.weight.detach().half())
-    tensors = {"weight": values, "SCB": absmax, "weight_format": torch.tensor(0, dtype=torch.uint8)}
-    return tensors, functional.int8_vectorwise_dequant(values, absmax)
 
 
 @pytest.mark.parametrize(("quant_type", "nested"), [("nf4", False), ("nf4", True), ("fp4", False), ("fp4", True)])
 def test_weights_and_logits_of_4_bits_are_the_package_s(quant_type, nested, tmp_path, caplog):
     model = make_model("llama-mha-biases-untied", **SIZES)
-    write(model, tmp_path, FOUR_BITS, four_bits(quant_type, nested))
+    write(model, tmp_path, FOUR_BITS, bitsandbytes_4bit(quant_type, nested))
     found, kept = loaded_weights(tmp_path)
     same_weights(found, model)
     assert set(kept.values()) == {"table4"}
@@ -55,7 +36,7 @@ def test_blocks_may_go_across_rows(tmp_path):
 
     def encode(name, layer):
         shape = layer.weight.shape
-        tensors, _ = four_bits("nf4", False)(name, layer)
+        tensors, _ = bitsandbytes_4bit("nf4", False)(name, layer)
         codes = torch.stack((tensors["weight"] >> 4, tensors["weight"] & 15), 1).flatten().long()
         scales = tensors["weight.absmax"].repeat_interleave(64)[: codes.numel()]
         return tensors, (tensors["weight.quant_map"][codes] * scales).view(shape)
@@ -68,7 +49,7 @@ def test_blocks_may_go_across_rows(tmp_path):
 
 def test_larger_blocks_and_memory(tmp_path):
     model = make_model("llama-mha-biases-untied", **SIZES | dict(hidden_size=256, intermediate_size=256, head_dim=64))
-    write(model, tmp_path, FOUR_BITS, four_bits("nf4", True, blocksize=256))
+    write(model, tmp_path, FOUR_BITS, bitsandbytes_4bit("nf4", True, blocksize=256))
     found, kept = loaded_weights(tmp_path)
     same_weights(found, model)
     assert set(kept.values()) == {"table4"}
@@ -78,7 +59,7 @@ def test_larger_blocks_and_memory(tmp_path):
 
 def test_weights_and_logits_of_8_bits_are_the_package_s(tmp_path, caplog):
     model = make_model("llama-mha-biases-untied", **SIZES)
-    write(model, tmp_path, EIGHT_BITS, eight_bits)
+    write(model, tmp_path, EIGHT_BITS, bitsandbytes_8bit())
     found, kept = loaded_weights(tmp_path)
     same_weights(found, model, tolerance=3e-7)
     assert set(kept.values()) == {"int8"}
@@ -100,7 +81,7 @@ def test_what_does_not_fit_together_is_named(tmp_path):
     ):
 
         def encode(name, layer, changes=changes):
-            tensors, weight = four_bits("nf4", True)(name, layer)
+            tensors, weight = bitsandbytes_4bit("nf4", True)(name, layer)
             if name.endswith("layers.0.self_attn.o_proj"):
                 tensors = {key: tensor for key, tensor in (tensors | changes).items() if tensor is not None}
             return tensors, weight

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -13,68 +11,24 @@ from quire.ops.weights import WeightFormat
 from tests.loader.test_quantized import load
 from tests.models.checkpoints import make_model, save, weights_of
 from tests.quant.checks import SIZES, close_logits, loaded_weights, same_under_every_schedule, same_weights
-from tests.quant.packages import compressor
+from tests.quant.encoders import float8_blocks, float8_compressed, float8_static
 from tests.quant.writing import write
 
 FLOAT8 = torch.float8_e4m3fn
 BLOCKS = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [32, 64]}
 COMPRESSED = {"quant_method": "compressed-tensors", "format": "float-quantized"}
+IN_BLOCKS = float8_blocks(32, 64)
 STATIC = {"quant_method": "fp8", "activation_scheme": "static"}
 
 
-def in_blocks(name, layer):
-    """A layer as transformers' FP8 quantizer writes it, and as it reads it back."""
-    from transformers.integrations.finegrained_fp8 import Fp8Dequantize, Fp8Quantize
-
-    settings = SimpleNamespace(weight_block_size=BLOCKS["weight_block_size"], scale_fmt="float")
-    quantizer = SimpleNamespace(quantization_config=settings)
-    written = Fp8Quantize(quantizer).convert({"weight": layer.weight.detach()})
-    values, scales = written["weight"], next(tensor for key, tensor in written.items() if key.endswith("scale_inv"))
-    return {"weight": values, "weight_scale_inv": scales}, Fp8Dequantize(quantizer)._dequantize_one(values, scales)
-
-
-def with_scales(strategy: str):
-    """A layer as compressed-tensors writes it, and as that package reads it."""
-
-    def encode(name, layer):
-        from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
-
-        tool = compressor("float-quantized")
-        block = [32, 64] if strategy == "block" else None
-        args = QuantizationArgs(num_bits=8, type="float", strategy=strategy, symmetric=True, block_structure=block)
-        scheme = QuantizationScheme(targets=["Linear"], weights=args)
-        weight = layer.weight.detach()
-        largest = {
-            "tensor": lambda: weight.abs().amax().view(1),
-            "channel": lambda: weight.abs().amax(1, keepdim=True),
-            "block": lambda: weight.unflatten(0, (-1, 32)).unflatten(2, (-1, 64)).abs().amax((1, 3)),
-        }[strategy]()
-        state = {"weight": weight, "weight_scale": (largest / 448).bfloat16().float()}
-        state = tool.compress(state, scheme)
-        return state, tool.decompress(state, scheme)["weight"]
-
-    return encode
-
-
-def per_tensor_with_static_activations(name, layer):
-    """AutoFP8's layout: scalars, and steps for activations and for a KV cache that nobody needs here."""
-    weight = layer.weight.detach()
-    scale = weight.abs().amax() / 448
-    values = (weight / scale).to(FLOAT8)
-    tensors = {"weight": values, "weight_scale": scale, "input_scale": torch.tensor(0.03)}
-    if name.endswith("k_proj"):
-        tensors["k_scale"] = torch.tensor(0.5)
-    return tensors, values.float() * scale
-
-
 CASES = {
-    "blocks": (BLOCKS, in_blocks),
-    "static": (STATIC, per_tensor_with_static_activations),
-    "tensor": (COMPRESSED, with_scales("tensor")),
-    "channel": (COMPRESSED, with_scales("channel")),
+    "blocks": (BLOCKS, IN_BLOCKS),
+    "static": (STATIC, float8_static),
+    "tensor": (COMPRESSED, float8_compressed("tensor")),
+    "channel": (COMPRESSED, float8_compressed("channel")),
     "compressed-blocks": (
         COMPRESSED | {"config_groups": {"group_0": {"weights": {"strategy": "block", "block_structure": [32, 64]}}}},
-        with_scales("block"),
+        float8_compressed("block"),
     ),
 }
 
@@ -94,7 +48,7 @@ def test_weights_and_logits_are_the_package_s(case, tmp_path, caplog):
 
 def test_layers_that_were_left_alone_and_memory_of_the_rest(tmp_path):
     model = make_model("llama-mha-biases-untied", **SIZES)
-    write(model, tmp_path, BLOCKS, in_blocks, keep=("lm_head", "layers.1.mlp"))
+    write(model, tmp_path, BLOCKS, IN_BLOCKS, keep=("lm_head", "layers.1.mlp"))
     loaded = load(tmp_path)
     first, second = loaded.model.layers[0].mlp.down_proj.weight, loaded.model.layers[1].mlp.down_proj.weight
     assert (first.format, second.format.name) == (WeightFormat("float8", 64), "float32")
@@ -132,7 +86,7 @@ def test_what_does_not_fit_together_is_named(tmp_path):
     ):
 
         def encode(name, layer, changes=changes):
-            tensors, weight = in_blocks(name, layer)
+            tensors, weight = IN_BLOCKS(name, layer)
             if name.endswith("layers.0.self_attn.o_proj"):
                 tensors = {key: tensor for key, tensor in (tensors | changes).items() if tensor is not None}
             return tensors, weight
