@@ -102,6 +102,7 @@ def test_attention_of_another_kind_is_found_when_the_model_is_loaded(architectur
 
 
 def test_the_switch_chooses(tmp_path, caplog):
+    caplog.set_level("INFO", logger="quire")
     path = save(make_model("llama-mha-biases-untied"), tmp_path)
     assert read_model(str(path), EngineArgs())[1] == "quire"
     hf, found = read_model(str(path), EngineArgs(model_impl="transformers"))
