@@ -111,17 +111,16 @@ def read_fields(
     return Fields({**raw, **(overrides or {})}, str(source))
 
 
-def load_hf_config(
-    path: str | Path, overrides: dict[str, Any] | None = None, stated: dict[str, Any] | None = None
-) -> HFConfig:
-    """The configuration in folder `path`; `overrides` replaces fields of config.json.
+def load_hf_config(path: str | Path, overrides: dict[str, Any] | None = None) -> HFConfig:
+    """The configuration in folder `path`; see `read_fields` for `overrides` and `config_of` for errors."""
+    return config_of(read_fields(path, overrides), Path(path))
 
-    `stated`: the fields themselves, of a checkpoint at `path` that is one file.
+
+def config_of(fields: Fields, folder: Path) -> HFConfig:
+    """The configuration that these fields of the checkpoint in `folder` describe.
 
     Raises ModelLoadError or UnsupportedModelError naming file and field.
     """
-    folder = Path(path)
-    fields = read_fields(folder, overrides, stated)
     architecture, model_type = architecture_of(fields)
     vision = None
     if model_type == "llava":

@@ -14,7 +14,7 @@ import msgspec
 
 from quire import platform
 from quire.config.engine_args import QUANTIZATIONS_AT_LOAD, EngineArgs
-from quire.config.hf import architecture_of, generation_defaults
+from quire.config.hf import architecture_of, config_of, generation_defaults
 from quire.config.quantization import settle_quantization
 from quire.config.rope import context_length
 from quire.config.types import (
@@ -32,7 +32,7 @@ from quire.config.types import (
 )
 from quire.engine.find_pooling import find_pooling, served_length
 from quire.errors import ConfigError, InvalidRequestError, describe
-from quire.loader.configuration import checkpoint_in, is_gguf, load_config, read_checkpoint_fields
+from quire.loader.configuration import checkpoint_in, is_gguf, read_checkpoint_fields
 from quire.loader.hub import BUILTIN_MODELS, resolve_model
 from quire.log import get_logger, warn_once
 from quire.models import ModelRegistry
@@ -95,13 +95,14 @@ def read_model(path: str, args: EngineArgs) -> tuple[HFConfig, str]:
 
     Raises UnsupportedModelError for an architecture that does not run so.
     """
-    architecture, _ = architecture_of(read_checkpoint_fields(path, args.hf_overrides))
+    fields = read_checkpoint_fields(path, args.hf_overrides)
+    architecture, _ = architecture_of(fields)
     if is_gguf(path) and args.model_impl == "transformers":
         raise ConfigError("model_impl transformers needs a Hugging Face checkpoint folder, but the model is a GGUF file")
     wants_own = args.model_impl in ("quire", "vllm") or is_gguf(path)
     if wants_own or (args.model_impl == "auto" and ModelRegistry.has(architecture)):
         ModelRegistry.check(architecture)
-        return load_config(path, args.hf_overrides), "quire"
+        return config_of(fields, Path(path)), "quire"
     # Loads torch and transformers.
     from quire.models.transformers_backend.classes import read_transformers_config
 

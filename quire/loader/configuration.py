@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.config.fields import Fields
-from quire.config.hf import load_hf_config, read_fields
-from quire.config.types import HFConfig
+from quire.config.hf import read_fields
 from quire.errors import ModelLoadError
 
 GGUF_SUFFIX = ".gguf"
@@ -37,13 +36,8 @@ def checkpoint_in(folder: str, load_format: str) -> str:
     return folder
 
 
-def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> HFConfig:
-    """The configuration of the checkpoint at `path`; see `load_hf_config`."""
-    return load_hf_config(path, overrides, _stated(path))
-
-
 def read_checkpoint_fields(path: str | Path, overrides: dict[str, Any] | None = None) -> Fields:
-    """Its fields as they stand; see `read_fields`."""
+    """The fields of the checkpoint at `path` as they stand; see `read_fields`."""
     return read_fields(path, overrides, _stated(path))
 
 

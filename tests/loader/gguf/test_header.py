@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quire.config.hf import load_hf_config
+from quire.config.hf import config_of, read_fields
 from quire.errors import ModelLoadError, QuireError
 from quire.loader.gguf.config import hf_fields
 from quire.loader.gguf.header import read_header
@@ -165,7 +165,7 @@ def read_all(path: Path) -> None:
                 header.array(key, kind)
             except ModelLoadError:
                 continue
-    load_hf_config(path, stated=hf_fields(header))
+    config_of(read_fields(path, stated=hf_fields(header)), path)
 
 
 def survives(path: Path, data: bytes) -> None:

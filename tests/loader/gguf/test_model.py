@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from quire import ops
+from quire.config.hf import config_of
 from quire.config.types import LoadConfig
 from quire.errors import ConfigError, ModelLoadError, UnsupportedModelError
 from quire.executor.local import LocalExecutor
 from quire.loader import load_model
-from quire.loader.configuration import checkpoint_in, load_config
+from quire.loader.configuration import checkpoint_in, read_checkpoint_fields
 from quire.loader.gguf.blocks import BLOCK_TYPES
 from quire.ops.weights import WeightParts
 from quire.sampling_params import SamplingParams
@@ -53,6 +54,10 @@ NOT_SAID = {"fields", "bos_token_id", "eos_token_ids", "rope_scaling", "sliding_
 NOT_SAID |= {"attention_bias", "attention_out_bias", "mlp_bias"}
 """Fields of the configuration that may differ in spelling, that these files leave out, or that only some families read."""
 OF_OTHER_NORMS = {"rms_norm_eps", "layer_norm_eps"}
+
+
+def load_config(path):
+    return config_of(read_checkpoint_fields(path), path)
 
 
 @pytest.fixture(autouse=True)
