@@ -11,8 +11,8 @@ prompts. So, beside them:
   most of them loses first;
 - a waiting request may take the place of one of a tenant that was served no less and would still hold no fewer seats. The same
   rule cannot undo the exchange, and the oldest requests of a tenant are never its victims;
-- a newcomer waits for the end of a step, so where there are several tenants a step is no longer than their prompts are, and
-  computes those of one tenant at a time: see `_divide`.
+- a newcomer waits for the end of a step, so where there are several tenants a step is shorter than their prompts, and computes
+  those of one tenant at a time: see `_divide`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ from quire.batch import ScheduledRequest
 from quire.core.policy import Policy, RequestQueue
 from quire.core.request import Request
 
-MAX_SHRINK = 8
+MAX_WAIT = 0.7
+"""A newcomer waits for the end of a step that has at most this part of the tokens of its own prompt. Less than 1, since its first
+token also takes the time of its prompt and of the others' outputs beside it, and all that shall be less than twice the prompt's;
+not much less, since a step costs something however short it is (tests/core/test_fair_share.py has what a flood loses)."""
+MAX_SHRINK = 16
 """However little other tenants ask for, a step has this part of `max_num_batched_tokens`."""
 MIN_PART = 16
 """And this many of them are prompt tokens."""
@@ -188,9 +192,9 @@ class FairShare(Policy):
     def _divide(self, num_tokens: int, has_seats: bool) -> None:
         """How many prompt tokens of a step of `num_tokens` go to whom.
 
-        One tenant with prompts goes first. The step becomes as long as the prompts with which the others come, so that one who
-        comes in the midst of it waits no longer for its end than for its own prompt. The prompts of the others fill up what the
-        first leaves of the least that a step may have.
+        One tenant with prompts goes first. The step becomes shorter, by `MAX_WAIT`, than the prompts with which the others come,
+        one of whom may come in the midst of it. The prompts of the others fill up what the first leaves of the least that a step
+        may have.
         """
         for tenant in self.tenants.values():
             tenant.look(num_tokens)
@@ -208,7 +212,7 @@ class FairShare(Policy):
         self._leader = self._first(wanting)
         least = num_tokens // MAX_SHRINK
         asked = min(tenant.asked for tenant in self.tenants.values() if tenant is not self._leader)
-        self._leader_part = max(MIN_PART, min(num_tokens, max(least, asked)) - len(self.running))
+        self._leader_part = max(MIN_PART, min(num_tokens, max(least, int(MAX_WAIT * asked))) - len(self.running))
         self._rest = max(0, least - min(self._leader_part, self._leader.wants))
 
     def _forget_gone(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.core.fair_share import NUM_STEPS_KEPT, FairShare
+from quire.core.fair_share import MAX_WAIT, NUM_STEPS_KEPT, FairShare
 from tests.core.harness import Engine, make_request
 from tests.core.simulation import COMPUTE_BOUND, MEMORY_BOUND, Arrival, Simulation, StepCost
 
@@ -59,6 +59,25 @@ def test_200_queued_requests_at_most_double_the_other_tenants_first_token(
     cost: StepCost, light: list[Arrival], heavy: list[Arrival]
 ) -> None:
     assert p95_ratio(cost, light, heavy) <= 2.0
+
+
+def test_steps_beside_another_tenant_are_shorter_than_its_prompts() -> None:
+    engine = Engine(policy="fair", max_num_seqs=64, max_num_batched_tokens=512, num_blocks=2001, max_model_len=512)
+    engine.add(make_request("b", 100, 2, tenant="b"))
+    engine.run()
+    engine.add(*(make_request(f"a{i}", 90, 2, tenant="a") for i in range(20)))
+    longest = 0
+    while engine.scheduler.has_unfinished:
+        longest = max(longest, sum(entry.num_tokens for entry in engine.step().requests))
+    assert longest == MAX_WAIT * 100
+
+
+def test_a_flood_of_long_prompts_loses_little_beside_a_trickle() -> None:
+    """Of its throughput, where a step costs as much as a thousand tokens: short steps are dear there."""
+    light, heavy = trickle(1000, 20, 60.0), flood(2500, 10)
+    alone, beside = Simulation(MEMORY_BOUND).run(heavy), Simulation(MEMORY_BOUND).run([*light, *heavy])
+    flood_ends = max(time for each, time in beside.finished_after.items() if beside.tenants[each] == "flood")
+    assert flood_ends < 1.75 * max(alone.finished_after.values())
 
 
 def test_first_come_first_served_does_not_do_that() -> None:

@@ -1,0 +1,1 @@
+"""What is due on a machine with a GPU."""
