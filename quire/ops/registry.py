@@ -1,6 +1,6 @@
 """Which backend runs an op: implementations register here, one is chosen per op and device type, and kept.
 
-A backend is a module that registers its functions when imported. `reference` (plain torch) has every op;
+A backend is a module or package that registers its functions when imported. `reference` (plain torch) has every op;
 `cpu` and `triton` come first where their `supports` says yes. There is no choice by data type: a backend that
 lacks one hands that call to `implementation(op_name, "reference")` itself.
 """
@@ -106,7 +106,7 @@ def _load_backends() -> None:
     if _loaded:
         return
     _loaded = True
-    for name in ("cpu", "triton", "reference", "reference_latent", "reference_moe"):
+    for name in ("cpu", "triton", "reference"):
         module = f"quire.ops.{name}"
         if importlib.util.find_spec(module) is not None and _can_import(name):
             importlib.import_module(module)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from quire import log, ops
 from quire.errors import ConfigError
-from quire.ops import cpu, reference, registry
+from quire.ops import cpu, registry
+from quire.ops.reference import norm as reference
 
 _extension, _reason = cpu.load()
 _LEVELS = _extension.levels() if _extension is not None else []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quire.ops import reference, registry
+from quire.ops import registry
 from quire.ops.cpu.extension import DTYPE_CODES, LEVEL, extension, on_cpu
+from quire.ops.reference import activation as reference
 
 
 @registry.register("silu_and_mul", "cpu", supports=on_cpu)

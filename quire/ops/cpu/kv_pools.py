@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quire.ops import reference, registry
+from quire.ops import registry
 from quire.ops.cpu.extension import allocate, extension, on_cpu
+from quire.ops.reference import kv_pools as reference
 
 _DTYPE_CODES: dict[torch.dtype, int] = {
     torch.float32: extension.KV_FLOAT32,

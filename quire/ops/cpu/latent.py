@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quire.ops import reference_latent, registry
+from quire.ops import registry
 from quire.ops.cpu.attention import check_batch
 from quire.ops.cpu.extension import LEVEL, Rows, dense_heads, extension, on_cpu, rows_of
 from quire.ops.cpu.kv_pools import view_latent_pool
 from quire.ops.cpu.linear import CpuWeight
+from quire.ops.reference import latent as reference
 from quire.ops.weights import check_heads
 
 
@@ -26,7 +27,7 @@ def head_linear_instruction(
 def head_linear(x: Tensor, weight: Tensor | CpuWeight, output_size: int, level: int = LEVEL) -> Tensor:
     """See `ops.head_linear`. A plain weight is the reference's affair."""
     if isinstance(weight, Tensor):
-        return reference_latent.head_linear(x, weight, output_size)
+        return reference.head_linear(x, weight, output_size)
     check_heads(tuple(x.shape), weight, output_size)
     rows = dense_heads(x)
     out = torch.empty(x.shape[0], x.shape[1], output_size)

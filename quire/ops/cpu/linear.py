@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quire.ops import reference, registry
+from quire.ops import registry
 from quire.ops.activations import ACTIVATIONS, check_activation
 from quire.ops.cpu.extension import DTYPE_CODES, LEVEL, address, allocate, extension, on_cpu
 from quire.ops.quantize import INT4_ZERO
+from quire.ops.reference import linear as reference
 from quire.ops.weights import (
     PackedWeight,
     WeightFormat,

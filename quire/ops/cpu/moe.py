@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quire.ops import reference_moe, registry
+from quire.ops import registry
 from quire.ops.activations import check_activation
 from quire.ops.cpu.extension import LEVEL, Rows, address, extension, on_cpu
 from quire.ops.cpu.linear import (
@@ -25,6 +25,7 @@ from quire.ops.cpu.linear import (
     product_instruction,
     slice_panels,
 )
+from quire.ops.reference import moe as reference
 from quire.ops.routing import Routing
 from quire.ops.weights import num_stacked, stacked_rows
 
@@ -182,7 +183,7 @@ def experts(
 ) -> Tensor:
     """See `ops.experts`. Plain weights go to the reference."""
     if isinstance(gate_up, Tensor) or isinstance(down, Tensor):
-        return reference_moe.experts(x, ids, weights, gate_up, down, activation)
+        return reference.experts(x, ids, weights, gate_up, down, activation)
     return experts_at_level(x, ids, weights, gate_up, down, activation, LEVEL)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from quire.ops import reference, registry
+from quire.ops import registry
 from quire.ops.cpu.extension import DTYPE_CODES, LEVEL, address, extension, on_cpu
+from quire.ops.reference import norm as reference
 
 
 def rms_norm_at_level(

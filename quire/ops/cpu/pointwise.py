@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quire.ops import reference, registry
+from quire.ops import registry
 from quire.ops.cpu.extension import LEVEL, Rows, address, extension, on_cpu
+from quire.ops.reference import pointwise as reference
 
 _KINDS: tuple[str, ...] = extension.POINTWISE
 

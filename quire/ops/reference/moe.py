@@ -1,11 +1,11 @@
-"""Plain torch: the definition of correct for the ops of a mixture of experts; part of backend `reference`."""
+"""Plain torch: a mixture of experts."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from quire.ops import reference
+from quire.ops.reference.linear import gate_up_linear, linear
 from quire.ops.registry import register
 from quire.ops.routing import SMALLEST_SUM, Routing
 from quire.ops.weights import PackedWeight, num_stacked, stacked_rows
@@ -59,8 +59,8 @@ def experts(
         gate = _rows(expert, intermediate_size)
         up = _rows(num_experts + expert, intermediate_size)
         both, back = _take(gate_up, torch.cat((gate, up))), _take(down, _rows(expert, hidden_size))
-        inner = reference.gate_up_linear(x[tokens], both, None, activation)
-        outputs[tokens, ranks] = reference.linear(inner, back).float()
+        inner = gate_up_linear(x[tokens], both, None, activation)
+        outputs[tokens, ranks] = linear(inner, back).float()
     total = torch.zeros_like(outputs[:, 0])
     for rank in range(ids.shape[1]):
         total = total + weights[:, rank, None].float() * outputs[:, rank]
@@ -79,9 +79,3 @@ def _take(stack: Tensor | PackedWeight, rows: Tensor) -> Tensor | PackedWeight:
         return stack[rows]
     tensors = {name: tensor[rows] for name, tensor in stack.tensors.items()}
     return PackedWeight(stack.format, len(rows), stack.input_size, stack.gate_up, tensors)
-
-
-@register("sigmoid_gate", "reference")
-def sigmoid_gate(x: Tensor, gate: Tensor) -> Tensor:
-    """See `quire.ops.sigmoid_gate`."""
-    return (x.float() * gate.float().sigmoid()).to(x.dtype)
