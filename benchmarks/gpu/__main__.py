@@ -19,6 +19,7 @@ from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
 _BUILD = "/tmp/quire-gpu-build"
+_NO_GPU = "CUDA_VISIBLE_DEVICES="
 _PYTEST = "python -m pytest -q -x --no-header -p no:cacheprovider -W default"
 
 
@@ -42,9 +43,9 @@ SECTIONS = {
     "doctor": Section("python -m quire doctor --bench", 60, 60),
     "cuda": Section(f"{_PYTEST} tests/gpu --maxfail=10", 200, 40),
     "cuda-speed": Section("python -m benchmarks.gpu.generate", 120, 20),
-    "cpu-kernels": Section(f"{_PYTEST} tests/ops tests/isa -m '' --maxfail=10", 180, 20),
-    "cpu-equivalence": Section(f"{_PYTEST} tests/equivalence", 120, 10),
-    "cpu-steps": Section("python -m benchmarks.whole_steps --rounds 1", 150, 40),
+    "cpu-kernels": Section(f"{_NO_GPU} {_PYTEST} tests/ops tests/isa -m '' --maxfail=10", 180, 20),
+    "cpu-equivalence": Section(f"{_NO_GPU} {_PYTEST} tests/equivalence", 120, 10),
+    "cpu-steps": Section(f"{_NO_GPU} python -m benchmarks.whole_steps --rounds 1", 150, 40),
 }
 
 

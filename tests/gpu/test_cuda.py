@@ -57,11 +57,10 @@ def answers(**options: object) -> list[str]:
     ids=lambda options: "-".join(options.values()),
 )
 def test_folio_answers_as_on_a_cpu(options):
-    """Its texts of 24 tokens are stable under the rounding of every precision but 4 bits."""
+    """Most of its texts of 24 tokens are stable under rounding; stories are the first to change, in 4 bits and fp8."""
     expected, found = answers(dtype="float32", device="cpu"), answers(device="cuda", **options)
     num_equal = sum(a == b for a, b in zip(expected, found, strict=True))
-    print(options, expected, found)
-    assert num_equal >= (1 if "int4" in options.values() else 2)
+    assert num_equal >= (1 if options.get("quantization") in ("int4", "fp8") else 2)
 
 
 def test_schedules_do_not_change_the_tokens():
