@@ -64,9 +64,10 @@ def read_weights(path: str, load_format: str = "auto") -> Weights:
     """
     folder = Path(path)
     if is_gguf(path) and load_format in ("auto", "gguf"):
-        from quire.loader.gguf.tensors import read_gguf
+        from quire.loader.gguf.tensors import GgufReader
 
-        return Weights([folder], read_gguf, can_map=lambda file: True)
+        reader = GgufReader(folder)
+        return Weights(reader.files, reader.read, can_map=lambda file: True)
     if load_format in ("auto", "safetensors"):
         files = _weight_files(folder, _SAFETENSORS)
         if files:

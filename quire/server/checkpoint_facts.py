@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.errors import QuireError
-from quire.loader.configuration import is_gguf
+from quire.loader.configuration import files_of, is_gguf
 
 _MAX_HEADER_BYTES = 100 * 2**20
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8, "I32": 32, "I64": 64}
@@ -65,7 +65,7 @@ _Signature = tuple[tuple[str, int, float], ...]
 def _signature(folder: Path) -> _Signature:
     found = []
     try:
-        for file in [folder] if folder.is_file() else folder.iterdir():
+        for file in files_of(folder) if folder.is_file() else folder.iterdir():
             if file.is_file():
                 state = file.stat()
                 found.append((file.name, state.st_size, state.st_mtime))
@@ -95,14 +95,14 @@ def _read(folder: str, signature: _Signature) -> CheckpointFacts:
 
 @lru_cache(maxsize=256)
 def _read_gguf(file: str, signature: _Signature) -> CheckpointFacts:
-    """Facts of a GGUF file, from its header."""
+    """Facts of a GGUF file, and of the other parts of its model, from their headers."""
     from quire.loader.gguf.config import hf_fields
-    from quire.loader.gguf.header import read_header
+    from quire.loader.gguf.parts import read_parts
 
     config: dict[str, Any] = {}
     elements: Counter[str] = Counter()
     try:
-        header = read_header(file)
+        header = read_parts(file)
         config = hf_fields(header)
     except QuireError:
         header = None

@@ -45,16 +45,22 @@ class Architecture:
     layer: str
     """What comes before a layer's number."""
     layer_names: dict[str, str]
-    """Modules of a layer."""
+    """Modules of a layer. With `EXPERT` in place of a number: a tensor [experts, outputs, inputs], whose matrices Hugging Face
+    stores one by one. A key with a leaf, `module.leaf`, stands for a whole name."""
     row_orders: dict[str, RowOrder] = field(default_factory=dict)
     """By module of a layer: where the converter reordered rows."""
     norms_count_from_one: bool = False
     """The converter added 1 to the weights of norms."""
     transposed: frozenset[str] = frozenset()
     """Modules of a layer whose weights Hugging Face stores as [inputs, outputs]."""
+    rows_of_one: frozenset[str] = frozenset()
+    """Modules of a layer whose weight is a matrix of one row, which some converters make a vector."""
     head_norms: frozenset[str] = frozenset()
     """Modules of a layer whose weight [heads, head size] Hugging Face stores as one tensor per head, `norms.<head>`."""
 
+
+EXPERT = "*"
+"""See `Architecture.layer_names`."""
 
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _ATTENTION = {
@@ -67,6 +73,37 @@ _GATED_MLP = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": 
 _NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 _HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 _LLAMA = _NORMS | _ATTENTION | _GATED_MLP
+_EXPERTS = {
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": f"mlp.experts.{EXPERT}.gate_proj",
+    "ffn_up_exps": f"mlp.experts.{EXPERT}.up_proj",
+    "ffn_down_exps": f"mlp.experts.{EXPERT}.down_proj",
+}
+_SHARED_EXPERT = {
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}
+_DEEPSEEK = (
+    _NORMS
+    | _GATED_MLP
+    | _EXPERTS
+    | {
+        "attn_q": "self_attn.q_proj",
+        "attn_q_a": "self_attn.q_a_proj",
+        "attn_q_a_norm": "self_attn.q_a_layernorm",
+        "attn_q_b": "self_attn.q_b_proj",
+        "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
+        "attn_kv_a_norm": "self_attn.kv_a_layernorm",
+        "attn_kv_b": "self_attn.kv_b_proj",
+        "attn_output": "self_attn.o_proj",
+        "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
+        "ffn_gate_shexp": "mlp.shared_experts.gate_proj",
+        "ffn_up_shexp": "mlp.shared_experts.up_proj",
+        "ffn_down_shexp": "mlp.shared_experts.down_proj",
+    }
+)
 _GEMMA2 = (
     _ATTENTION
     | _GATED_MLP
@@ -89,6 +126,14 @@ ARCHITECTURES = {
     "granite": _decoder("GraniteForCausalLM", "granite", _LLAMA, row_orders=_PAIRS),
     "qwen2": _decoder("Qwen2ForCausalLM", "qwen2", _LLAMA),
     "qwen3": _decoder("Qwen3ForCausalLM", "qwen3", _LLAMA | _HEAD_NORMS),
+    "qwen2moe": _decoder(
+        "Qwen2MoeForCausalLM",
+        "qwen2_moe",
+        _NORMS | _ATTENTION | _EXPERTS | _SHARED_EXPERT,
+        rows_of_one=frozenset({"ffn_gate_inp_shexp"}),
+    ),
+    "qwen3moe": _decoder("Qwen3MoeForCausalLM", "qwen3_moe", _NORMS | _ATTENTION | _HEAD_NORMS | _EXPERTS),
+    "deepseek2": _decoder("DeepseekV2ForCausalLM", "deepseek_v2", _DEEPSEEK),
     "phi3": _decoder(
         "Phi3ForCausalLM",
         "phi3",
@@ -177,6 +222,23 @@ ARCHITECTURES = {
     ),
 }
 """By llama.cpp's name."""
+
+MIXTRAL = _decoder(
+    "MixtralForCausalLM",
+    "mixtral",
+    _NORMS
+    | _ATTENTION
+    | {
+        "ffn_gate_inp": "block_sparse_moe.gate",
+        "ffn_gate_exps": f"block_sparse_moe.experts.{EXPERT}.w1",
+        "ffn_up_exps": f"block_sparse_moe.experts.{EXPERT}.w3",
+        "ffn_down_exps": f"block_sparse_moe.experts.{EXPERT}.w2",
+    },
+    row_orders=_PAIRS,
+)
+"""What `llama` is where it has experts."""
+DEEPSEEK_V3 = _decoder("DeepseekV3ForCausalLM", "deepseek_v3", _DEEPSEEK)
+"""What `deepseek2` is where the router's scores are sigmoids."""
 
 FALCON_TWO_NORMS = {"attn_norm": "ln_mlp", "attn_norm_2": "ln_attn"}
 """What Falcon's norms are called where the block has two."""

@@ -6,14 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 from quire.errors import ModelLoadError, UnsupportedModelError, describe
-from quire.loader.gguf.architectures import ARCHITECTURES, Architecture
-from quire.loader.gguf.header import Header
+from quire.loader.gguf.architectures import ARCHITECTURES, DEEPSEEK_V3, MIXTRAL, Architecture
+from quire.loader.gguf.header import Header, TensorInfo
 
 _END_TOKENS = ("eos", "eot", "eom")
 """Tokens that end an answer: of the sequence, of the turn, of the message."""
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}
 """Layers of the sizes that scale attention by hidden size / heads; llama.cpp knows them by this number too."""
 _GEMMA3_LOCAL_BASE = 10000.0
+_SOFTMAX, _SIGMOID = 1, 2
+"""How the scores of experts are made, by the format's numbers."""
+_YARN_LOG = 0.1
+"""YaRN multiplies a DeepSeek's attention by (1 + this * mscale * log(factor))^2; files have the product of this and mscale."""
 
 
 def architecture_of(header: Header) -> Architecture:
@@ -24,18 +28,24 @@ def architecture_of(header: Header) -> Architecture:
             f"{header.path}: GGUF architecture {describe(header.architecture)} is not supported; "
             f"supported are {', '.join(ARCHITECTURES)}"
         )
+    if header.architecture == "llama" and header.get("llama.expert_count", int, 0):
+        return MIXTRAL
+    if header.architecture == "deepseek2" and header.get("deepseek2.expert_gating_func", int, _SOFTMAX) == _SIGMOID:
+        return DEEPSEEK_V3
     return found
 
 
 def hf_fields(header: Header) -> dict[str, Any]:
     """What a config.json of this model would say. Raises ModelLoadError naming the metadata, or UnsupportedModelError."""
     architecture, read = architecture_of(header), _Metadata(header)
-    if read.number("expert_count", 0):
-        raise UnsupportedModelError(f"{header.path}: mixtures of experts as GGUF are not supported")
     embedding = read.tensor_shape("token_embd.weight")
     heads = read.number("attention.head_count")
-    kv_heads = read.number("attention.head_count_kv", heads)
+    # Multi-head latent attention may be written as what it is in its absorbed form, one head of latents.
+    has_latents = read.has("attention.kv_lora_rank")
+    kv_heads = heads if has_latents else read.number("attention.head_count_kv", heads)
     head_dim = read.number("attention.key_length", embedding[-1] // max(heads, 1))
+    if has_latents:
+        head_dim = read.number("attention.key_length_mla", head_dim)
     _check_sizes(read, embedding, heads, kv_heads, head_dim)
     fields = {
         "architectures": [architecture.class_name],
@@ -43,7 +53,7 @@ def hf_fields(header: Header) -> dict[str, Any]:
         "vocab_size": embedding[0],
         "hidden_size": read.number("embedding_length"),
         "intermediate_size": read.number("feed_forward_length"),
-        "num_hidden_layers": read.number("block_count"),
+        "num_hidden_layers": _num_layers(read),
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "head_dim": head_dim,
@@ -51,7 +61,7 @@ def hf_fields(header: Header) -> dict[str, Any]:
         "rope_theta": read.real("rope.freq_base", 10000.0),
         "rope_scaling": _rope_scaling(read),
         "tie_word_embeddings": not read.has_tensor("output.weight"),
-        "attention_bias": read.has_tensor("blk.0.attn_q.bias"),
+        "attention_bias": read.has_tensor("blk.0.attn_q.bias") or read.has_tensor("blk.0.attn_qkv.bias"),
         "mlp_bias": read.has_tensor("blk.0.ffn_down.bias"),
         "bos_token_id": header.values.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": _end_tokens(header),
@@ -61,7 +71,41 @@ def hf_fields(header: Header) -> dict[str, Any]:
     for key, name in (("rms_epsilon", "rms_norm_eps"), ("epsilon", "layer_norm_eps")):
         if read.has(f"attention.layer_norm_{key}"):
             fields[name] = read.real(f"attention.layer_norm_{key}", 0.0)
+    fields |= _experts(read, architecture)
     return fields | _FAMILIES.get(header.architecture, _nothing)(read, fields)
+
+
+def _num_layers(read: _Metadata) -> int:
+    """Without those behind the last one that predict further tokens."""
+    layers, predictors = read.number("block_count"), read.number("nextn_predict_layers", 0)
+    if not 0 <= predictors < layers:
+        raise read.header.wrong(read.key("nextn_predict_layers"), f"0 to {layers - 1}", predictors)
+    return layers - predictors
+
+
+def _experts(read: _Metadata, architecture: Architecture) -> dict[str, Any]:
+    """What a mixture's router and experts are; nothing for a model without experts. Sizes are those of the tensors."""
+    header, count = read.header, read.number("expert_count", 0)
+    if not count:
+        return {}
+    count_name = _EXPERT_COUNTS.get(architecture.model_type)
+    if count_name is None:
+        raise UnsupportedModelError(f"{header.path}: {header.architecture} with experts is not supported")
+    found = read.first_in_layers("ffn_down_exps.weight")
+    if found is None or len(found.shape) != 3 or found.shape[0] != count:
+        rule = f"the number of experts in ffn_down_exps {list(found.shape) if found else '(missing)'}"
+        raise header.wrong(read.key("expert_count"), rule, count)
+    used = read.number("expert_used_count")
+    if not 1 <= used <= count:
+        raise header.wrong(read.key("expert_used_count"), f"1 to {count}", used)
+    size = "intermediate_size" if architecture is MIXTRAL else "moe_intermediate_size"
+    return {count_name: count, "num_experts_per_tok": used, size: found.shape[2]}
+
+
+def _shared_expert_size(read: _Metadata) -> int:
+    """Of the block that every token meets; 0 where there is none."""
+    found = read.first_in_layers("ffn_down_shexp.weight")
+    return 0 if found is None else found.shape[-1]
 
 
 def _check_sizes(read: _Metadata, embedding: tuple[int, ...], heads: int, kv_heads: int, head_dim: int) -> None:
@@ -74,9 +118,9 @@ def _check_sizes(read: _Metadata, embedding: tuple[int, ...], heads: int, kv_hea
         if count < 1 or head_dim < 2 or head_dim % 2 or count * head_dim > rows:
             rule = f"at least 1, with heads of an even size that fit {rows} rows"
             raise header.wrong(read.key(name), rule, f"{count} of {head_dim}")
-    layers = read.number("block_count")
-    if not any(tensor.name.startswith(f"blk.{layers - 1}.") for tensor in header.tensors):
-        raise header.wrong(read.key("block_count"), "the number of layers that have tensors", layers)
+    layers, found = read.number("block_count"), read.layers_with_tensors()
+    if found not in (layers, layers - read.number("nextn_predict_layers", 0)):
+        raise header.wrong(read.key("block_count"), f"the number of layers that have tensors ({found})", layers)
 
 
 class _Metadata:
@@ -107,6 +151,9 @@ class _Metadata:
     def real(self, name: str, default: float) -> float:
         return self.header.get(self.key(name), float, default)
 
+    def flag(self, name: str, default: bool) -> bool:
+        return self.header.get(self.key(name), bool, default)
+
     def has_tensor(self, name: str) -> bool:
         return name in self._tensors
 
@@ -114,6 +161,15 @@ class _Metadata:
         if name not in self._tensors:
             raise ModelLoadError(f"{self.header.path}: tensor {name} is missing: the file holds no model")
         return self._tensors[name].shape
+
+    def layers_with_tensors(self) -> int:
+        """How many different layers tensors are of."""
+        return len({name.split(".")[1] for name in self._tensors if name.startswith("blk.")})
+
+    def first_in_layers(self, name: str) -> TensorInfo | None:
+        """A layer's tensor of that name, from the first layer that has one."""
+        layers = (self._tensors.get(f"blk.{layer}.{name}") for layer in range(self.number("block_count")))
+        return next((tensor for tensor in layers if tensor is not None), None)
 
     def numbers_of(self, name: str) -> list[float] | None:
         """The numbers of a float32 tensor, None if there is none."""
@@ -132,7 +188,8 @@ def _quantization(header: Header) -> dict[str, Any] | None:
 
 def _dtype(header: Header) -> str:
     """What keeps the matrices that are not quantized, if there are any, as they are."""
-    types = {tensor.type.name for tensor in header.tensors if len(tensor.shape) > 1}
+    matrices = (tensor for tensor in header.tensors if len(tensor.shape) > 1 and "ffn_gate_inp" not in tensor.name)
+    types = {tensor.type.name for tensor in matrices}  # routers are in F32 whatever the rest is in
     if "F32" in types or {"F16", "BF16"} <= types:
         return "float32"
     return "float16" if "F16" in types else "bfloat16"
@@ -220,7 +277,7 @@ def _stablelm(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
     return _rotary_share(read, fields) | {
         "use_qkv_bias": fields["attention_bias"],
         "qk_layernorm": read.has_tensor("blk.0.attn_q_norm.weight"),
-        "use_parallel_residual": read.header.get(read.key("use_parallel_residual"), bool, False),
+        "use_parallel_residual": read.flag("use_parallel_residual", False),
     }
 
 
@@ -233,6 +290,58 @@ def _falcon(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _qwen2moe(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "norm_topk_prob": read.flag("expert_weights_norm", False),
+        "shared_expert_intermediate_size": _shared_expert_size(read),
+        "qkv_bias": fields["attention_bias"],
+    }
+
+
+def _qwen3moe(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"norm_topk_prob": read.flag("expert_weights_norm", True)}
+
+
+def _deepseek2(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
+    """Ranks and sizes of heads from the tensors, which bear them out."""
+    heads, head_dim = fields["num_attention_heads"], fields["head_dim"]
+    rope_dim = read.number("rope.dimension_count")
+    if not 0 < rope_dim < head_dim:
+        raise read.header.wrong(read.key("rope.dimension_count"), f"less than the head size {head_dim}", rope_dim)
+    has_query_latent = read.has_tensor("blk.0.attn_q_a.weight")
+    groups, scaling = read.number("expert_group_count", 1), fields["rope_scaling"]
+    if scaling is not None and read.has("rope.scaling.yarn_log_multiplier"):
+        mscale = read.real("rope.scaling.yarn_log_multiplier", 0.0) / _YARN_LOG
+        scaling = scaling | {"mscale": mscale, "mscale_all_dim": mscale}
+    found = {
+        "rope_scaling": scaling,
+        "q_lora_rank": read.tensor_shape("blk.0.attn_q_a.weight")[0] if has_query_latent else None,
+        "kv_lora_rank": read.tensor_shape("blk.0.attn_kv_a_mqa.weight")[0] - rope_dim,
+        "qk_rope_head_dim": rope_dim,
+        "qk_nope_head_dim": head_dim - rope_dim,
+        "v_head_dim": read.tensor_shape("blk.0.attn_output.weight")[-1] // heads,
+    }
+    if "moe_intermediate_size" not in fields:
+        return found
+    return found | {
+        "n_shared_experts": _shared_expert_size(read) // fields["moe_intermediate_size"],
+        "first_k_dense_replace": read.number("leading_dense_block_count", 0),
+        "norm_topk_prob": read.flag("expert_weights_norm", False),
+        "routed_scaling_factor": read.real("expert_weights_scale", 1.0) or 1.0,
+        "topk_method": "group_limited_greedy" if groups > 1 else "greedy",
+        "n_group": groups,
+        "topk_group": read.number("expert_group_used_count", 1),
+    }
+
+
+_EXPERT_COUNTS = {
+    "mixtral": "num_local_experts",
+    "qwen2_moe": "num_experts",
+    "qwen3_moe": "num_experts",
+    "deepseek_v2": "n_routed_experts",
+    "deepseek_v3": "n_routed_experts",
+}
+"""What families with experts call their number."""
 _FAMILIES: dict[str, Callable[[_Metadata, dict[str, Any]], dict[str, Any]]] = {
     "phi3": _phi3,
     "gemma2": _gemma2,
@@ -241,5 +350,8 @@ _FAMILIES: dict[str, Callable[[_Metadata, dict[str, Any]], dict[str, Any]]] = {
     "stablelm": _stablelm,
     "glm4": _rotary_share,
     "falcon": _falcon,
+    "qwen2moe": _qwen2moe,
+    "qwen3moe": _qwen3moe,
+    "deepseek2": _deepseek2,
 }
 """What only one family's configuration has."""

@@ -11,7 +11,7 @@ import math
 import mmap
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,8 +67,10 @@ class TensorInfo:
     shape: tuple[int, ...]
     """Outermost dimension first: [outputs, inputs] for a matrix."""
     type: TensorType
+    path: Path
+    """The file that has it: of a model in several parts any of them."""
     start: int
-    """Its first byte in the file."""
+    """Its first byte in that file."""
     num_bytes: int
 
 
@@ -87,6 +89,7 @@ class Header:
     path: Path
     values: dict[str, Any]
     tensors: tuple[TensorInfo, ...]
+    """Of a model in several parts, those of all parts (`quire.loader.gguf.parts`)."""
     _data: mmap.mmap = field(repr=False, compare=False)
 
     @property
@@ -125,8 +128,8 @@ class Header:
     def float32(self, tensor: TensorInfo) -> list[float]:
         """The numbers of a small float32 tensor that is part of the configuration."""
         if tensor.type.name != "F32" or len(tensor.shape) != 1:
-            raise ModelLoadError(f"{self.path}: tensor {tensor.name} must be a row of F32, got {tensor.type.name}")
-        return np.frombuffer(self._data, "<f4", tensor.shape[0], tensor.start).tolist()
+            raise ModelLoadError(f"{tensor.path}: tensor {tensor.name} must be a row of F32, got {tensor.type.name}")
+        return np.fromfile(tensor.path, "<f4", tensor.shape[0], offset=tensor.start).tolist()
 
     def wrong(self, key: str, rule: str, value: object) -> ModelLoadError:
         """An error about one value of the metadata."""
@@ -260,7 +263,7 @@ def _read_info(cursor: _Cursor) -> TensorInfo:
             f"{cursor.path}: tensor {describe(name)} of type {kind.name} must have rows of whole blocks of {kind.inputs}, "
             f"got shape {list(shape)}"
         )
-    return TensorInfo(name, shape, kind, start, math.prod(shape) // kind.inputs * kind.num_bytes)
+    return TensorInfo(name, shape, kind, cursor.path, start, math.prod(shape) // kind.inputs * kind.num_bytes)
 
 
 def _place_tensors(
@@ -281,6 +284,6 @@ def _place_tensors(
         else:
             end = stop
             names.add(info.name)
-            yield TensorInfo(info.name, info.shape, info.type, first + info.start, info.num_bytes)
+            yield replace(info, start=first + info.start)
             continue
         raise ModelLoadError(f"{path} is damaged: tensor {describe(info.name)}: {problem}")

@@ -17,6 +17,7 @@ from quire.executor.local import LocalExecutor
 from quire.loader import load_model
 from quire.loader.configuration import checkpoint_in, read_checkpoint_fields
 from quire.loader.gguf.blocks import BLOCK_TYPES
+from quire.loader.gguf.header import read_header
 from quire.ops.weights import WeightParts
 from quire.sampling_params import SamplingParams
 from tests.loader.gguf.writing import all_in, random_blocks, write_model
@@ -24,6 +25,14 @@ from tests.models.checkpoints import draw_prompts, make_model, save, weights_of
 from tests.models.drive import Driver, Job, make_config
 
 CPU = torch.device("cpu")
+_ONE_MSCALE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "mscale": 0.7,
+    "mscale_all_dim": 0.7,
+    "original_max_position_embeddings": 64,
+}
 SHAPES = {
     "llama-gqa-tied-llama3rope": {},
     "llama-mha-biases-untied": {},
@@ -48,6 +57,15 @@ SHAPES = {
     "granite-biases-untied": {},
     "glm4-gqa": {},
     "glm4-multi-query-tied": {},
+    "mixtral-gqa": {},
+    "mixtral-windowed-tied": {"sliding_window": None},
+    "qwen2-moe-shared-expert": {"mlp_only_layers": []},
+    "qwen2-moe-sparse-step-windowed": {"decoder_sparse_step": 1, "use_sliding_window": False, "norm_topk_prob": False},
+    "qwen3-moe-gqa": {"mlp_only_layers": []},
+    "deepseek-v2-lite": {"rope_parameters": _ONE_MSCALE},
+    "deepseek-v2-groups": {"attention_bias": False},
+    "deepseek-v3": {"rope_parameters": _ONE_MSCALE},
+    "deepseek-v3-halves": {"rope_interleave": True, "attention_bias": False, "n_group": None, "topk_group": None},
 }
 """Shapes of tests/models, with what no GGUF file can say (an attention scale of one's own) set to what it means."""
 NOT_SAID = {"fields", "bos_token_id", "eos_token_ids", "rope_scaling", "sliding_window_layers", "dtype", "quantization"}
@@ -103,6 +121,34 @@ def test_an_architecture_is_read_as_from_its_folder(tmp_path, shape):
     torch.testing.assert_close(logprobs_of(file, prompts), logprobs_of(folder, prompts), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", ["deepseek-v2-groups", "deepseek-v3"])
+def test_latents_as_the_first_converters_wrote_them(tmp_path, shape):
+    model = make_model(shape, attention_bias=False, rope_parameters=_ONE_MSCALE)
+    whole = write_model(model, tmp_path / "whole.gguf", latents_whole=True)
+    cut = write_model(model, tmp_path / "cut.gguf")
+    same_weights(weights_of(load(whole)), weights_of(load(cut)))
+    assert load_config(whole).head_dim == load_config(cut).head_dim == model.config.qk_nope_head_dim + 16
+    assert load_config(whole).num_key_value_heads == load_config(cut).num_key_value_heads
+
+
+@pytest.mark.parametrize(
+    "shape", ["llama-gqa-tied-llama3rope", "llama-mha-biases-untied", "mixtral-gqa", "qwen2-moe-shared-expert"]
+)
+def test_projections_that_the_converter_put_together(tmp_path, shape):
+    model = make_model(shape, **SHAPES[shape])
+    together = write_model(model, tmp_path / "together.gguf", fused=True)
+    names = {tensor.name for tensor in read_header(together).tensors}
+    assert "blk.0.attn_qkv.weight" in names and "blk.0.attn_k.weight" not in names
+    assert ("blk.0.ffn_gate_up_exps.weight" in names) == ("llama" not in shape)
+    same_weights(weights_of(load(together)), weights_of(load(write_model(model, tmp_path / "apart.gguf"))))
+
+
+def same_weights(mine, wanted) -> None:
+    assert mine.keys() == wanted.keys()
+    for name, weight in wanted.items():
+        assert torch.equal(mine[name], weight), name
+
+
 # -- types -------------------------------------------------------------------------------------------------------
 
 SIZES = dict(hidden_size=256, intermediate_size=512, num_attention_heads=4, num_key_value_heads=2, head_dim=64)
@@ -141,6 +187,53 @@ def test_a_type_is_held_exactly_and_multiplied(tmp_path, kind):
     inputs, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
     if kind not in ("Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS"):
         assert down.num_bytes <= 1.1 * 256 * 512 // inputs * size
+    prompts = draw_prompts(3, 20)
+    exact = logprobs_of(save(model, tmp_path / "folder"), prompts)
+    torch.testing.assert_close(logprobs_of(path, prompts), exact, rtol=0.1, atol=0.1)
+
+
+MOE_SIZES = SIZES | dict(hidden_size=256, intermediate_size=256, num_hidden_layers=2)
+
+
+@pytest.mark.parametrize("kind", BLOCK_TYPES)
+def test_experts_of_a_type_are_held_exactly_and_multiplied(tmp_path, kind):
+    model = make_model("mixtral-gqa", **MOE_SIZES)
+    path = write_model(model, tmp_path / "model.gguf", all_in(kind))
+    experts = load(path).model.layers[1].block_sparse_moe.experts
+    assert experts.gate_up_proj.weight.format == experts.down_proj.weight.format == BLOCK_TYPES[kind].format
+    wanted = model.model.layers[1].mlp.experts
+    gates_then_ups = torch.cat([half.flatten(0, 1) for half in wanted.gate_up_proj.data.chunk(2, dim=1)])
+    assert torch.equal(ops.unpack_weight(experts.gate_up_proj.weight), gates_then_ups)
+    assert torch.equal(ops.unpack_weight(experts.down_proj.weight), wanted.down_proj.data.flatten(0, 1))
+    prompts = draw_prompts(3, 20)
+    exact = logprobs_of(save(model, tmp_path / "folder"), prompts)
+    torch.testing.assert_close(logprobs_of(path, prompts), exact, rtol=0.1, atol=0.1)
+
+
+LATENT_SIZES = dict(hidden_size=256, intermediate_size=256, moe_intermediate_size=256, kv_lora_rank=256)
+LATENT_SIZES |= dict(num_attention_heads=4, num_key_value_heads=4, q_lora_rank=256, qk_nope_head_dim=32, qk_rope_head_dim=32)
+LATENT_SIZES |= dict(v_head_dim=64, rope_parameters=_ONE_MSCALE)
+
+
+@pytest.mark.parametrize("latents_whole", [True, False], ids=["whole", "cut"])
+def test_latents_in_blocks(tmp_path, latents_whole):
+    """The rows of W_UK are 32 numbers long when it is cut off, so it is in another type, as llama.cpp would have it."""
+    kinds = {"attn_k_b": "Q8_0", "ffn_down_exps": "Q6_K", "ffn_down_shexp": "Q6_K"}
+    model = make_model("deepseek-v3", **LATENT_SIZES)
+    path = write_model(
+        model,
+        tmp_path / "model.gguf",
+        lambda name, _: kinds.get(name.split(".")[-2], "Q4_K"),
+        latents_whole=latents_whole,
+    )
+    loaded, wanted = load(path, dtype="float32").model.layers[1], model.model.layers[1]
+    heads = wanted.self_attn.kv_b_proj.weight.data.unflatten(0, (4, 96))
+    attention = loaded.self_attn.kv_b_proj
+    assert torch.equal(ops.unpack_weight(attention.to_latent.weight).unflatten(0, (4, 256)), heads[:, :32].mT)
+    assert torch.equal(ops.unpack_weight(attention.to_value.weight).unflatten(0, (4, 64)), heads[:, 32:])
+    formats = [loaded.mlp.experts.gate_up_proj.weight.format, loaded.mlp.experts.down_proj.weight.format]
+    formats.append(loaded.mlp.shared_experts.down_proj.weight.format)
+    assert [format.name for format in formats] == ["uint4", "uint6", "uint6"]
     prompts = draw_prompts(3, 20)
     exact = logprobs_of(save(model, tmp_path / "folder"), prompts)
     torch.testing.assert_close(logprobs_of(path, prompts), exact, rtol=0.1, atol=0.1)
@@ -187,11 +280,13 @@ def test_a_gate_and_an_up_of_two_types_become_floats(tmp_path):
     assert loaded.model.layers[0].mlp.gate_up_proj.weight.format.name == "float32"
 
 
+@pytest.mark.parametrize("shape", ["llama-gqa-tied-llama3rope", "qwen3-moe-gqa"])
 @pytest.mark.parametrize("chunk", [5, 64])
-def test_every_schedule_gives_the_same_bits(tmp_path, chunk):
+def test_every_schedule_gives_the_same_bits(tmp_path, shape, chunk):
     """Alone and in a batch, in chunks: two-level scales, minima and stacked parts in one model."""
-    kinds = {"attn_v": "Q6_K", "ffn_down": "Q5_K"}
-    model = make_model("llama-gqa-tied-llama3rope", hidden_size=256, intermediate_size=512, head_dim=64)
+    kinds = {"attn_v": "Q6_K", "ffn_down": "Q5_K", "ffn_down_exps": "Q6_K"}
+    experts = dict(mlp_only_layers=[], moe_intermediate_size=256) if "moe" in shape else {}
+    model = make_model(shape, hidden_size=256, intermediate_size=512, head_dim=64, **experts)
     path = write_model(
         model, tmp_path / "model.gguf", lambda name, _: kinds.get(name.split(".")[-2], "Q4_K")
     )
@@ -237,7 +332,9 @@ SMALL |= dict(feed_forward_length=32, context_length=64)
     [
         ("mamba", {}, "GGUF architecture 'mamba' is not supported; supported are llama"),
         ("llama", {}, "llama.attention.head_count is missing"),
-        ("llama", SMALL | {"expert_count": 8}, "mixtures of experts as GGUF are not supported"),
+        ("llama", SMALL | {"expert_count": 8}, r"expert_count must be the number of experts in ffn_down_exps \(missing\), got 8"),
+        ("qwen3", SMALL | {"expert_count": 8}, "qwen3 with experts is not supported"),
+        ("llama", SMALL | {"nextn_predict_layers": 1}, "nextn_predict_layers must be 0 to 0, got 1"),
         ("llama", SMALL | {"attention__head_count": 0}, "head_count must be at least 1"),
         ("llama", SMALL | {"attention__key_length": 2**30}, "head_count must be at least 1, with heads .* that fit 32 rows"),
         ("llama", SMALL | {"embedding_length": 64}, r"embedding_length must be the columns of token_embd \[8, 32\], got 64"),
@@ -275,7 +372,7 @@ def test_a_folder_with_one_file_is_that_file(tmp_path):
     assert checkpoint_in(str(tmp_path), "auto") == str(tmp_path)
     assert checkpoint_in(str(tmp_path), "gguf") == str(file)
     (tmp_path / "other.gguf").write_bytes(b"")
-    with pytest.raises(ModelLoadError, match="holds 2 GGUF files: give one of them"):
+    with pytest.raises(ModelLoadError, match="holds 2 GGUF models: give one of them"):
         checkpoint_in(str(tmp_path), "gguf")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelLoadError, match="holds no GGUF file"):

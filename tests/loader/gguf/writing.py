@@ -28,6 +28,11 @@ ARCHITECTURES = {
     "StableLmForCausalLM": "stablelm",
     "GPT2LMHeadModel": "gpt2",
     "FalconForCausalLM": "falcon",
+    "MixtralForCausalLM": "llama",
+    "Qwen2MoeForCausalLM": "qwen2moe",
+    "Qwen3MoeForCausalLM": "qwen3moe",
+    "DeepseekV2ForCausalLM": "deepseek2",
+    "DeepseekV3ForCausalLM": "deepseek2",
 }
 TypeOf = Callable[[str, np.ndarray], str]
 """(name in the file, matrix) -> the type to store it in."""
@@ -64,41 +69,98 @@ def encoded(name: str, matrix: np.ndarray, kind: str) -> np.ndarray:
 
 
 def write_model(
-    model: Any, path: Path, type_of: TypeOf = lambda name, matrix: "F32", add: Callable[[Any], None] | None = None
+    model: Any,
+    path: Path,
+    type_of: TypeOf = lambda name, matrix: "F32",
+    add: Callable[[Any], None] | None = None,
+    *,
+    latents_whole: bool = False,
+    fused: bool = False,
+    part_tensors: int = 0,
+    no_tensor_first: bool = False,
 ) -> Path:
-    """Write a model, and set its matrices to what the file now has. `add`: writes further metadata."""
+    """Write a model, and set its matrices to what the file now has. `add`: writes further metadata.
+
+    `latents_whole`: as the first converters wrote multi-head latent attention. `fused`: with q, k and v in one tensor, and the
+    gates and ups of experts, as the converter's options of these names do. `part_tensors`: in several files of so many tensors,
+    of which the first may have none; then the first is returned.
+    """
     config = model.config
     architecture = ARCHITECTURES[type(model).__name__]
-    writer = gguf.GGUFWriter(path, architecture)
-    add_sizes(writer, config, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=part_tensors, small_first_shard=no_tensor_first)
+    add_sizes(writer, config, architecture, latents_whole)
     if add:
         add(writer)
     number = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
     names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
-    for name, parameter in merged_parameters(model, architecture):
+    tensors = {}
+    for name, parameter in parts_of(model, architecture, latents_whole):
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert target is not None, name
-        order = row_order(name, config, architecture)
-        tensor = parameter.detach().float().numpy()
-        tensor = tensor.T if is_transposed(name, architecture) and tensor.ndim == 2 else tensor
-        shift = 1.0 if "gemma" in architecture and name.endswith("norm.weight") else 0.0
-        tensor = np.ascontiguousarray((tensor if order is None else tensor[order]) + np.float32(shift))
-        kind = type_of(target, tensor) if tensor.ndim == 2 and "norm" not in target else "F32"
-        data = encoded(target, tensor, kind)
+        tensors[target] = rewritten(target, parameter, row_order(name, config, architecture), architecture, type_of, name)
+    for target, (data, kind) in (fused_tensors(tensors) if fused else tensors).items():
         writer.add_tensor(target, data, raw_dtype=gguf.GGMLQuantizationType[kind])
-        read = gguf.dequantize(data, gguf.GGMLQuantizationType[kind]).reshape(tensor.shape).copy()
-        if order is not None:
-            read[order] = read.copy()
-        stored = torch.from_numpy(read - np.float32(shift))
-        stored = stored.T if is_transposed(name, architecture) and stored.dim() == 2 else stored
-        if parameter.dim() == 2 and "norm" not in target:
-            parameter.data.copy_(stored)
     add_rope_factors(writer, config)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return path if part_tensors == 0 else sorted(path.parent.glob(f"{path.stem}-00001-of-*"))[0]
+
+
+def rewritten(
+    target: str, parameter: torch.Tensor, order: np.ndarray | None, architecture: str, type_of: TypeOf, name: str
+) -> tuple[np.ndarray, str]:
+    """A parameter's numbers as they go into the file, and their type; the parameter becomes what they stand for."""
+    is_turned = is_transposed(name, architecture) and parameter.dim() == 2
+    tensor = parameter.detach().float().numpy()
+    tensor = tensor.T if is_turned else tensor
+    shift = 1.0 if "gemma" in architecture and name.endswith("norm.weight") else 0.0
+    tensor = np.ascontiguousarray((tensor if order is None else tensor[order]) + np.float32(shift))
+    is_float = tensor.ndim < 2 or any(word in target for word in ("norm", "ffn_gate_inp", "position_embd", "token_types"))
+    kind = "F32" if is_float else type_of(target, tensor)
+    data = encoded(target, tensor, kind)
+    read = gguf.dequantize(data, gguf.GGMLQuantizationType[kind]).reshape(tensor.shape).copy()
+    if order is not None:
+        read[order] = read.copy()
+    stored = torch.from_numpy(read - np.float32(shift))
+    if not is_float:
+        parameter.data.copy_(stored.T if is_turned else stored)
+    return data, kind
+
+
+def fused_tensors(tensors: dict[str, tuple[np.ndarray, str]]) -> dict[str, tuple[np.ndarray, str]]:
+    """The same with some put together that have one type."""
+    found = dict(tensors)
+    for name in tensors:
+        layer, _, rest = name.rpartition(".attn_q.") if ".attn_q." in name else name.rpartition(".ffn_gate_exps.")
+        words = ("attn_q", "attn_k", "attn_v") if ".attn_q." in name else ("ffn_gate_exps", "ffn_up_exps")
+        parts = [f"{layer}.{word}.{rest}" for word in words]
+        if layer and len({tensors[part][1] for part in parts}) == 1:
+            data = np.concatenate([found.pop(part)[0] for part in parts], axis=-2 if rest == "weight" else 0)
+            found[f"{layer}.{'attn_qkv' if len(words) == 3 else 'ffn_gate_up_exps'}.{rest}"] = data, tensors[name][1]
+    return found
+
+
+def parts_of(model: Any, architecture: str, latents_whole: bool):
+    """Names and parameters, or views of them, that are a tensor of the file each."""
+    config = model.config
+    for name, parameter in merged_parameters(model, architecture):
+        if name.endswith("mlp.experts.gate_up_proj"):
+            gate, up = parameter.chunk(2, dim=1)
+            yield name.replace("gate_up_proj", "gate_proj.weight"), gate
+            yield name.replace("gate_up_proj", "up_proj.weight"), up
+        elif name.endswith("mlp.experts.down_proj"):
+            yield f"{name}.weight", parameter
+        elif name.endswith("kv_b_proj.weight") and not latents_whole:
+            heads = parameter.unflatten(0, (config.num_attention_heads, -1))
+            yield name.replace("kv_b_proj", "k_b_proj"), heads[:, : config.qk_nope_head_dim].mT
+            yield name.replace("kv_b_proj", "v_b_proj"), heads[:, config.qk_nope_head_dim :]
+        else:
+            yield name, parameter
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            yield name.replace("_bias", ".bias"), buffer
 
 
 def merged_parameters(model: Any, architecture: str):
@@ -131,6 +193,8 @@ def is_transposed(name: str, architecture: str) -> bool:
 
 
 def head_dim(config: Any) -> int:
+    if getattr(config, "kv_lora_rank", None):
+        return config.qk_nope_head_dim + config.qk_rope_head_dim
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
@@ -145,7 +209,7 @@ def rope_of(config: Any) -> dict[str, Any]:
     return parameters.get("full_attention", parameters)
 
 
-def add_sizes(writer: Any, config: Any, architecture: str) -> None:
+def add_sizes(writer: Any, config: Any, architecture: str, latents_whole: bool) -> None:
     rope, dim = rope_of(config), head_dim(config)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -153,9 +217,13 @@ def add_sizes(writer: Any, config: Any, architecture: str) -> None:
     inner = [getattr(config, name, None) for name in ("intermediate_size", "n_inner", "ffn_hidden_size")]
     writer.add_feed_forward_length(next((size for size in inner if size), 4 * config.hidden_size))
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(kv_heads(config))
-    writer.add_key_length(dim)
-    writer.add_value_length(dim)
+    is_absorbed = architecture == "deepseek2" and not latents_whole
+    writer.add_head_count_kv(1 if is_absorbed else kv_heads(config))
+    writer.add_key_length(config.kv_lora_rank + config.qk_rope_head_dim if is_absorbed else dim)
+    writer.add_value_length(config.kv_lora_rank if is_absorbed else getattr(config, "v_head_dim", dim))
+    if is_absorbed:
+        writer.add_key_length_mla(dim)
+        writer.add_value_length_mla(config.v_head_dim)
     if hasattr(config, "rms_norm_eps"):
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     for name in ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"):
@@ -163,9 +231,11 @@ def add_sizes(writer: Any, config: Any, architecture: str) -> None:
             writer.add_layer_norm_eps(getattr(config, name))
     if "rope_theta" in rope:
         writer.add_rope_freq_base(rope["rope_theta"])
-        writer.add_rope_dimension_count(int(dim * rope.get("partial_rotary_factor", 1.0)))
+        turning = getattr(config, "qk_rope_head_dim", None) or int(dim * rope.get("partial_rotary_factor", 1.0))
+        writer.add_rope_dimension_count(turning)
     add_scaling(writer, rope)
     add_family(writer, config, architecture)
+    add_experts(writer, config, architecture)
 
 
 def add_scaling(writer: Any, rope: dict[str, Any]) -> None:
@@ -205,6 +275,35 @@ def add_family(writer: Any, config: Any, architecture: str) -> None:
         writer.add_embedding_scale(config.embedding_multiplier)
         writer.add_residual_scale(config.residual_multiplier)
         writer.add_logit_scale(config.logits_scaling)
+
+
+def add_experts(writer: Any, config: Any, architecture: str) -> None:
+    """A mixture's metadata; what the converter leaves out for a family is left out here."""
+    counts = [getattr(config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")]
+    count = next((count for count in counts if count), None)
+    if count is None:
+        return
+    writer.add_expert_count(count)
+    writer.add_expert_used_count(config.num_experts_per_tok)
+    if architecture != "llama":
+        writer.add_expert_feed_forward_length(config.moe_intermediate_size)
+    if architecture == "qwen2moe":
+        writer.add_expert_shared_feed_forward_length(config.shared_expert_intermediate_size)
+    if architecture == "deepseek2":
+        writer.add_leading_dense_block_count(config.first_k_dense_replace)
+        writer.add_expert_shared_count(config.n_shared_experts)
+        writer.add_expert_weights_scale(config.routed_scaling_factor)
+        writer.add_expert_weights_norm(bool(config.norm_topk_prob))
+        writer.add_kv_lora_rank(config.kv_lora_rank)
+        if config.q_lora_rank is not None:
+            writer.add_q_lora_rank(config.q_lora_rank)
+        if config.n_group is not None:
+            writer.add_expert_group_count(config.n_group)
+            writer.add_expert_group_used_count(config.topk_group)
+        if config.model_type == "deepseek_v3":
+            writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+        if "mscale_all_dim" in rope_of(config):
+            writer.add_rope_scaling_yarn_log_mul(0.1 * rope_of(config)["mscale_all_dim"])
 
 
 def add_tokenizer(folder: Path) -> Callable[[Any], None]:
