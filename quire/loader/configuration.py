@@ -63,6 +63,15 @@ def checkpoint_in(folder: str, load_format: str) -> str:
     return folder
 
 
+def gguf_at(path: str | Path) -> Path | None:
+    """The GGUF file that `path` is, or that is the only model of a folder without config.json; None for any other place."""
+    path = Path(path)
+    if is_gguf(path) and path.is_file():
+        return path
+    found = [] if (path / "config.json").exists() else gguf_models_in(path)
+    return found[0] if len(found) == 1 else None
+
+
 def gguf_models_in(folder: Path) -> list[Path]:
     """The first files of the GGUF models in a folder, sorted; none where it cannot be read."""
     try:

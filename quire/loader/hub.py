@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from quire import envs
 from quire.errors import HubError, ModelLoadError
 from quire.loader.configuration import is_gguf
+from quire.loader.hub_name import HubName, gguf_files, parse_hub_name
 
 BUILTIN_MODELS = ("folio", "folio-draft")
 """Names of the small models inside the package."""
@@ -36,16 +38,25 @@ def resolve_model(
     """The local folder of `model`: a folder, a built-in name, or a hub id ("owner/name") at `revision`. A GGUF file is itself.
 
     Downloads only configuration, tokenizer and weights (safetensors where the repository has them), and Python files if
-    `with_code`.
+    `with_code`. Of a repository of GGUF files, or for a name as in `quire.loader.hub_name`, it is one file, with its other parts
+    beside it.
     Raises ModelLoadError for a path that is not there, HubError when the hub cannot help; both say what to do.
     """
     folder = _local_folder("model", model)
     if folder is not None:
         return folder
-    token = token or envs.hf_token()
-    with hub_errors("model", model, revision):
-        patterns = _CONFIG_FILES + (_CODE if with_code else []) + _weight_patterns(model, revision, token)
-        return _download(model, revision, download_dir, token, patterns)
+    token, wanted = token or envs.hf_token(), parse_hub_name(model)
+    repo = wanted.repo if wanted.is_gguf or wanted.tag is None else model  # a revision is no part of a model's name here
+    with hub_errors("model", repo, revision):
+        names = _file_names(repo, revision, token)
+        known = _cached_names(repo, revision, download_dir) if names is None else names
+        files = gguf_files(known, wanted) if known or names is not None else []
+        if files:
+            patterns = [glob.escape(name) for name in files]
+            return str(Path(_download(repo, revision, download_dir, token, patterns)) / files[0])
+        weights = _SAFETENSORS + _PICKLED if names is None else _patterns_of(names)
+        patterns = _CONFIG_FILES + (_CODE if with_code else []) + weights
+        return _download(repo, revision, download_dir, token, patterns)
 
 
 def resolve_tokenizer(
@@ -68,7 +79,7 @@ def _local_folder(what: str, name: str) -> str | None:
         return _builtin(name)
     if name.strip() and folder.exists():
         raise ModelLoadError(f"{what} must be a folder, a .gguf file or a hub id, but {name} is a file of another kind")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name.strip():
+    if name.startswith((".", "/", "~")) or parse_hub_name(name).repo.count("/") > 1 or not name.strip():
         raise ModelLoadError(f"{what} must be a folder, a .gguf file or a hub id, but there is no folder or file {name!r}")
     return None
 
@@ -146,8 +157,8 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _weight_patterns(model: str, revision: str | None, token: str | None) -> list[str]:
-    """safetensors where the repository has them, else .bin; both when the hub cannot be asked (only the cache then)."""
+def _file_names(model: str, revision: str | None, token: str | None) -> list[str] | None:
+    """All files of a repository; None when the hub cannot be asked (only the cache then)."""
     import huggingface_hub
     from huggingface_hub import errors
 
@@ -158,17 +169,39 @@ def _weight_patterns(model: str, revision: str | None, token: str | None) -> lis
     except Exception as error:
         if not _is_network_error(error):
             raise
-        return _SAFETENSORS + _PICKLED
-    return _patterns_of([file.rfilename for file in info.siblings or ()])
+        return None
+    return [file.rfilename for file in info.siblings or ()]
+
+
+def _cached_names(model: str, revision: str | None, download_dir: str | None) -> list[str]:
+    """The files of a repository that the hub's client has kept; it vouches for whole snapshots only, and one file is none."""
+    import huggingface_hub
+
+    cache_dir = None if download_dir is None else Path(download_dir).expanduser()
+    try:
+        repos = huggingface_hub.scan_cache_dir(cache_dir).repos
+    except huggingface_hub.CacheNotFound:
+        return []
+    revisions = [found for repo in repos if (repo.repo_type, repo.repo_id) == ("model", model) for found in repo.revisions]
+    for found in revisions:
+        if (revision or "main") in (*found.refs, found.commit_hash):
+            return [file.file_path.relative_to(found.snapshot_path).as_posix() for file in found.files]
+    return []
 
 
 def _patterns_of(names: Sequence[str]) -> list[str]:
     return _SAFETENSORS if any(name.endswith(".safetensors") for name in names) else _PICKLED
 
 
-def wanted_files(names: Sequence[str]) -> list[str]:
-    """Of a repository's files those that make a checkpoint: configuration, tokenizer, weights of one format."""
+def wanted_files(names: Sequence[str], wanted: HubName) -> list[str]:
+    """Of a repository's files those that make a checkpoint: a GGUF model's; or configuration, tokenizer, weights of one format.
+
+    Raises HubError where they are not there.
+    """
     from huggingface_hub.utils import filter_repo_objects
 
+    files = gguf_files(names, wanted)
+    if files:
+        return files
     patterns = _CONFIG_FILES + _patterns_of(names)
     return list(filter_repo_objects(names, allow_patterns=patterns, ignore_patterns=_UNWANTED))

@@ -18,7 +18,9 @@ from typing import Any
 
 from quire import envs
 from quire.errors import HubError, QuireError
+from quire.loader.configuration import is_gguf
 from quire.loader.hub import hub_errors, wanted_files
+from quire.loader.hub_name import parse_hub_name
 
 _POLL_S = 0.2
 
@@ -36,13 +38,18 @@ class RemoteFile:
     """`sha256:...` of its content for large files, else the hub's own id of the version."""
     is_sha256: bool
 
+    @property
+    def place(self) -> str:
+        """Its path in the model's folder; a GGUF file lies in it, wherever the repository has it."""
+        return self.name.rpartition("/")[2] if is_gguf(self.name) else self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Pull:
     """What to fetch, and where it goes."""
 
-    repo: str
-    revision: str | None
+    name: str
+    """See `quire.loader.hub_name`; a tag that is no quantization is the revision."""
     target: str
     """The model's folder."""
     draft: str
@@ -52,14 +59,16 @@ class Pull:
 def pull(what: Pull, report: Report) -> None:
     """Fetch configuration, tokenizer and weights. Raises HubError."""
     report({"status": "pulling manifest"})
-    with hub_errors("model", what.repo, what.revision):
+    with hub_errors("model", parse_hub_name(what.name).repo, parse_hub_name(what.name).revision):
         files = _list_files(what)
         target, draft = Path(what.target), Path(what.draft)
-        if not all(_is_same(target / file.name, file) for file in files):
+        if not all(_is_same(target / file.place, file) for file in files):
             for file in files:
                 _fetch(what, file, draft, report)
             _verify(files, draft, report)
             report({"status": "writing manifest"})
+            for file in files:
+                _put_in_place(draft, file)
             _replace(draft, target)
     report({"status": "success"})
 
@@ -67,15 +76,16 @@ def pull(what: Pull, report: Report) -> None:
 def _list_files(what: Pull) -> list[RemoteFile]:
     import huggingface_hub
 
+    wanted = parse_hub_name(what.name)
     api = huggingface_hub.HfApi(token=envs.hf_token())
-    info = api.model_info(what.repo, revision=what.revision, files_metadata=True)
+    info = api.model_info(wanted.repo, revision=wanted.revision, files_metadata=True)
     found = {file.rfilename: file for file in info.siblings or ()}
-    names = wanted_files(list(found))
+    names = wanted_files(list(found), wanted)
     for name in names:
         if name.startswith("/") or ".." in name.split("/"):
-            raise HubError(f"{what.repo} has a file that does not belong in a folder: {name!r}")
-    if "config.json" not in names:
-        raise HubError(f"{what.repo} has no config.json: it is not a checkpoint that can be served")
+            raise HubError(f"{wanted.repo} has a file that does not belong in a folder: {name!r}")
+    if "config.json" not in names and not all(map(is_gguf, names)):
+        raise HubError(f"{wanted.repo} has no config.json: it is not a checkpoint that can be served")
     return [_as_remote_file(found[name]) for name in sorted(names)]
 
 
@@ -88,13 +98,14 @@ def _as_remote_file(sibling: Any) -> RemoteFile:
 def _fetch(what: Pull, file: RemoteFile, draft: Path, report: Report) -> None:
     """Download one file; the thread does the work while this one looks at how much has come."""
     failure: list[BaseException] = []
+    wanted = parse_hub_name(what.name)
 
     def download() -> None:
         import huggingface_hub
 
         try:
             huggingface_hub.hf_hub_download(
-                what.repo, file.name, revision=what.revision, local_dir=draft, token=envs.hf_token()
+                wanted.repo, file.name, revision=wanted.revision, local_dir=draft, token=envs.hf_token()
             )
         except BaseException as error:
             failure.append(error)
@@ -143,6 +154,14 @@ def _verify(files: list[RemoteFile], draft: Path, report: Report) -> None:
         if file.is_sha256 and _sha256(draft / file.name) != file.digest:
             (draft / file.name).unlink()  # the next try fetches it again
             raise HubError(f"{file.name} arrived damaged: its sha256 is not {file.digest[7:]}; pull again")
+
+
+def _put_in_place(draft: Path, file: RemoteFile) -> None:
+    """Out of the folders that it had in the repository, which go where they are left empty."""
+    (draft / file.name).rename(draft / file.place)
+    for folder in Path(file.name).parents:
+        if file.place != file.name and folder != Path(".") and not any((draft / folder).iterdir()):
+            (draft / folder).rmdir()
 
 
 def _replace(draft: Path, target: Path) -> None:

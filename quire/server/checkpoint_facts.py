@@ -1,4 +1,4 @@
-"""What can be told of a checkpoint folder without loading it: size, parameters, dtype, shape, a stable digest.
+"""What can be told of a checkpoint, a folder or a GGUF file, without loading it: size, parameters, dtype, shape, a stable digest.
 
 Only config.json and the headers of safetensors files are read. A damaged file makes a fact unknown, not an error: the
 catalog must show the other models.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.errors import QuireError
-from quire.loader.configuration import files_of, is_gguf
+from quire.loader.configuration import files_of, gguf_at
 
 _MAX_HEADER_BYTES = 100 * 2**20
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8, "I32": 32, "I64": 64}
@@ -53,9 +53,11 @@ class CheckpointFacts:
 
 
 def read_facts(folder: str | Path) -> CheckpointFacts:
-    """Look at a folder; what was read is kept until a file in it changes. A folder that is not there has no facts."""
-    signature = _signature(Path(folder))
-    return (_read_gguf if is_gguf(folder) else _read)(str(folder), signature)
+    """Look at a folder or a GGUF file; what was read is kept until a file changes. One that is not there has no facts."""
+    file = gguf_at(folder)
+    if file is not None:
+        return _read_gguf(str(file), _signature(file))
+    return _read(str(folder), _signature(Path(folder)))
 
 
 _Signature = tuple[tuple[str, int, float], ...]

@@ -16,6 +16,7 @@ from quire.engine.process_client import ProcessClient
 from quire.engine.resolve import read_model
 from quire.engine.text import load_text_side
 from quire.errors import ModelLoadError
+from quire.loader.configuration import checkpoint_in
 from quire.server.checkpoint_facts import read_facts
 from quire.server.models_dir import Checkpoint
 from quire.tokenizer import Tokenizer
@@ -75,7 +76,8 @@ class EngineLoader:
         """See `ModelLoader.plan`."""
         folder = str(checkpoint.folder)
         check_weights(folder, self._args.load_format)  # before others make room for it
-        limit = context_length(read_model(folder, self._args)[0])
+        path = checkpoint_in(folder, self._args.load_format)
+        limit = context_length(read_model(path, self._args)[0])
         args = replace(
             self._args,
             model=folder,

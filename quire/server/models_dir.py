@@ -1,7 +1,8 @@
 """`ModelsDir`: a folder of checkpoint folders as a catalog of models. Which names there are, where they lie, copies and
 deletion.
 
-A checkpoint folder has a config.json. Its name is its path below the models folder: `qwen`, `qwen:int8`, `owner/model`.
+A checkpoint folder has a config.json, or one GGUF model and no folders. Its name is its path below the models folder: `qwen`,
+`qwen:int8`, `owner/model`. A GGUF file elsewhere is a model too, `owner/model-Q8_0` for owner/model-Q8_0.gguf.
 The layout of the Hugging Face cache (`models--owner--name/snapshots/...`) is read as `owner/name`.
 """
 
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quire.errors import InvalidRequestError, UnknownModelError, describe
+from quire.loader.configuration import files_of, gguf_models_in
+from quire.loader.hub_name import HUB_HOSTS, parse_hub_name
 from quire.log import get_logger, warn_once
 
 _log = get_logger(__name__)
@@ -26,9 +29,10 @@ _NAME = re.compile(rf"{_PART}(?:/{_PART}){{0,2}}(?::{_PART})?")
 """No part begins with a dot, so no name leads out of the folder or to what is hidden in it."""
 _MAX_NAME_CHARS = 255
 _MAX_DEPTH = 3
-_HUB_HOSTS = ("hf.co/", "huggingface.co/")
 _HUB_CACHE_PREFIX = "models--"
 _LATEST = ":latest"
+_GGUF_ENDING = re.compile(r"(-\d{5}-of-\d{5})?\.gguf$", re.IGNORECASE)
+"""What the name of a GGUF model's first file has behind the model's."""
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 
 
@@ -39,24 +43,22 @@ class Checkpoint:
     name: str
     """Without `:latest`."""
     folder: Path
+    """Or the first file of a GGUF model that does not have a folder to itself."""
 
 
 def plain_name(name: str) -> str:
-    """A model's name without the hub's host and without the tag that everybody means."""
-    for host in _HUB_HOSTS:
+    """A model's name without the hub's host, the tag that everybody means, and a file's folders on the hub and its ending."""
+    for host in HUB_HOSTS:
         name = name.removeprefix(host)
-    return name.removesuffix(_LATEST)
+    hub = parse_hub_name(name)
+    if hub.file is not None:
+        name = f"{hub.repo}/{hub.file.rpartition('/')[2]}"
+    return _GGUF_ENDING.sub("", name.removesuffix(_LATEST))
 
 
 def full_name(name: str) -> str:
     """A model's name with its tag, `latest` where it has none."""
     return name if ":" in name.rpartition("/")[2] else name + _LATEST
-
-
-def repository_of(name: str) -> tuple[str, str | None]:
-    """(hub id, revision) that a name stands for: its tag is a branch, tag or commit of the repository."""
-    repo, _, tag = plain_name(name).partition(":")
-    return repo, tag or None
 
 
 def check_name(name: str, parameter: str = "model") -> str:
@@ -91,12 +93,15 @@ class ModelsDir:
     def find(self, name: str) -> Checkpoint:
         """The model of that name, with or without `:latest`. Raises UnknownModelError."""
         plain = plain_name(name)
-        if self._extra is not None and plain == self._extra.name:
+        if self._extra is not None and plain == plain_name(self._extra.name):
             return self._extra
         if len(plain) <= _MAX_NAME_CHARS and _NAME.fullmatch(plain):
             for folder in (self.root / plain, self.root / (plain + _LATEST), self._hub_cache_snapshot(plain)):
                 if folder is not None and _is_checkpoint(folder):
                     return Checkpoint(plain, folder)
+            file = _gguf_file(self.root / plain)
+            if file is not None:
+                return Checkpoint(plain, file)
         names = ", ".join(self.names()) or "none yet"
         raise UnknownModelError(
             f"The model {describe(name)} does not exist. This server serves: {names}", parameter="model", value=name
@@ -123,18 +128,28 @@ class ModelsDir:
                 f"destination {describe(destination)} exists already; delete it first", parameter="destination"
             )
         draft = self.hidden_folder()
-        shutil.copytree(folder, draft, copy_function=_link_or_copy)
+        if folder.is_dir():
+            shutil.copytree(folder, draft, copy_function=_link_or_copy)
+        else:
+            draft.mkdir()
+            for file in files_of(folder):
+                _link_or_copy(str(file), str(draft / file.name))
         self.put(draft, target)
 
     def remove(self, name: str) -> None:
         """Delete a model's files. Raises UnknownModelError, or InvalidRequestError for one that lies elsewhere."""
         checkpoint = self.find(name)
         folder = self._owned_folder(checkpoint)
-        if folder.is_symlink():
+        if folder.is_symlink() and folder.is_dir():
             folder.unlink()  # what it points to is not ours
             return
         trash = self.hidden_folder()
-        folder.rename(trash)  # never half a model in the catalog
+        if folder.is_dir():
+            folder.rename(trash)  # never half a model in the catalog
+        else:
+            trash.mkdir()
+            for file in files_of(folder):  # the first first: without it the others are no model
+                file.rename(trash / file.name)
         shutil.rmtree(trash)
         _remove_empty(folder.parent, self.root)
 
@@ -191,6 +206,10 @@ class ModelsDir:
                 yield Checkpoint(plain_name(name), child)
             elif depth < _MAX_DEPTH:
                 yield from self._scan(child, name + "/", depth + 1)
+        for file in gguf_models_in(folder):
+            name = prefix + plain_name(file.name)
+            if _NAME.fullmatch(name) and not _is_checkpoint(folder / plain_name(file.name)):
+                yield Checkpoint(name, file)
 
     def _hub_cache_snapshot(self, plain: str) -> Path | None:
         """The snapshot of the main branch in the layout of the hub's cache, else any that is whole enough."""
@@ -204,7 +223,14 @@ class ModelsDir:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
+    if (folder / "config.json").is_file():
+        return True
+    return len(gguf_models_in(folder)) == 1 and all(child.name.startswith(".") for child in _subfolders(folder))
+
+
+def _gguf_file(stem: Path) -> Path | None:
+    """The first file of the GGUF model of that name in a folder where it is not alone."""
+    return next((file for file in gguf_models_in(stem.parent) if plain_name(file.name) == stem.name), None)
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -101,6 +101,11 @@ def _settings(
     )
 
 
+def gguf_chat_templates(path: Path) -> dict[str, str]:
+    """The chat templates of a GGUF file by name; `default` is the one that has none. Raises ModelLoadError."""
+    return _chat_templates(read_header(path))
+
+
 def _chat_templates(header: Header) -> dict[str, str]:
     key = "tokenizer.chat_template"
     found = {"default": header.values.get(key)}

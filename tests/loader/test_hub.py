@@ -12,6 +12,11 @@ from pathlib import Path
 import pytest
 
 import quire
+from quire.errors import HubError
+from quire.loader.configuration import files_of
+from quire.loader.hub_name import HubName, gguf_files, parse_hub_name
+from tests.loader.gguf.writing import add_tokenizer, write_model
+from tests.models.checkpoints import make_model
 from tests.server.fake_hub import FakeHub
 
 FOLIO = Path(quire.__file__).parent / "builtin" / "folio"
@@ -115,6 +120,79 @@ def test_whose_token_the_hub_sees(tmp_path, options, environment, expected):
     assert found[1:] == [1024, "FastTokenizer"], found
     assert hub.authorizations == {expected}
     assert sorted(hub.gets) == sorted((*CONFIG, *TOKENIZER))
+
+
+@pytest.fixture(scope="module")
+def gguf_repository(tmp_path_factory) -> dict[str, bytes]:
+    """A repository of GGUF files as they are published: types, one in parts in a folder of its own, and what is no model."""
+    root = tmp_path_factory.mktemp("repository")
+    model = make_model("llama-mha-biases-untied", hidden_size=96, intermediate_size=96)
+    whole = write_model(model, root / "x.gguf", add=add_tokenizer(FOLIO)).read_bytes()
+    first = write_model(model, root / "x-BF16.gguf", add=add_tokenizer(FOLIO), part_tensors=24)
+    files = {f"BF16/{part.name}": part.read_bytes() for part in files_of(first)}
+    assert len(files) > 1
+    names = ("x-IQ4_XS.gguf", "x-Q4_K_M.gguf", "x-Q8_0.gguf")
+    beside = {"mmproj-x-Q8_0.gguf": b"GGUF", "imatrix.gguf": b"GGUF", "README.md": b"", "config.json": b"{}"}
+    return files | dict.fromkeys(names, whole) | beside
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("owner/x-GGUF", "x-Q4_K_M.gguf"),
+        ("hf.co/owner/x-GGUF:latest", "x-Q4_K_M.gguf"),
+        ("owner/x-GGUF:Q8_0", "x-Q8_0.gguf"),
+        ("owner/x-GGUF:iq4_xs", "x-IQ4_XS.gguf"),
+        ("owner/x-GGUF:BF16", "BF16/x-BF16-00001-of-00003.gguf"),
+        ("owner/x-GGUF/BF16/x-BF16-00001-of-00003.gguf", "BF16/x-BF16-00001-of-00003.gguf"),
+    ],
+)
+def test_gguf_files_of_a_repository(tmp_path, gguf_repository, model, expected):
+    hub = FakeHub("owner/x-GGUF", gguf_repository)
+    options = dict(HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path), HF_HUB_DISABLE_XET="1")
+    try:
+        (online,) = resolve({"model": model}, **options)
+    finally:
+        hub.close()
+    assert online[0].endswith(f"/{expected}") and online[1:] == [512, "FastTokenizer"], online
+    assert sorted(hub.gets) == sorted(name for name in gguf_repository if name.startswith(expected.split("-00001")[0]))
+    assert resolve({"model": model}, **options, HF_HUB_OFFLINE="1") == [online]
+
+
+def test_gguf_files_that_a_repository_lacks(tmp_path, gguf_repository):
+    files = {name: content for name, content in gguf_repository.items() if "00002-of" not in name}
+    hub = FakeHub("owner/x-GGUF", files)
+    models = ("owner/x-GGUF:Q2_K", "owner/x-GGUF:BF16", "owner/x-GGUF/none.gguf", "owner/x-GGUF:v9", "owner/nobody:Q4_0")
+    try:
+        found = resolve(
+            *({"model": model} for model in models),
+            HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path), HF_HUB_DISABLE_XET="1",
+        )  # fmt: skip
+    finally:
+        hub.close()
+    there = "it has BF16/x-BF16-00001-of-00003.gguf, x-IQ4_XS.gguf, x-Q4_K_M.gguf, x-Q8_0.gguf"
+    assert found[0] == f"HubError: owner/x-GGUF has no GGUF file of quantization Q2_K; {there}"
+    assert found[1].startswith("HubError: owner/x-GGUF lacks parts of BF16/") and "00002-of-00003" in found[1]
+    assert found[2] == f"HubError: owner/x-GGUF has no none.gguf; {there}"
+    assert "must be a folder or a hub id, got 'owner/x-GGUF:v9'" in found[3]
+    assert "the hub has no model owner/nobody" in found[4]
+
+
+def test_a_checkpoint_comes_before_gguf_files_beside_it():
+    names = ["config.json", "model.safetensors", "m-Q4_K_M.gguf"]
+    assert gguf_files(names, parse_hub_name("o/n")) == []
+    assert gguf_files(names, parse_hub_name("o/n:Q4_K_M")) == ["m-Q4_K_M.gguf"]
+    only = ["a-Q2_K.gguf", "a-BF16.gguf", "mmproj-F16.gguf"]
+    assert gguf_files(only, parse_hub_name("o/n")) == ["a-BF16.gguf"]
+    with pytest.raises(HubError, match="no GGUF file of quantization F16"):
+        gguf_files(only, parse_hub_name("o/n:F16"))
+
+
+def test_a_tag_is_a_quantization_or_a_revision():
+    for tag in ("Q4_K_M", "q8_0", "IQ3_XXS", "UD-Q4_K_XL", "F16", "bf16", "MXFP4_MOE", "TQ1_0"):
+        assert parse_hub_name(f"o/n:{tag}") == HubName("o/n", tag) and parse_hub_name(f"o/n:{tag}").quantization == tag
+    for tag in ("main", "v1", "4bit", "gptq-4bit-32g", "a" * 40):
+        assert parse_hub_name(f"o/n:{tag}").revision == tag and parse_hub_name(f"o/n:{tag}").quantization is None
 
 
 def test_a_token_is_not_shown():

@@ -12,7 +12,7 @@ COMMIT = "c" * 40
 
 
 class FakeHub:
-    """Serves `files` (path below the repository -> content) of one repository; .safetensors are large files."""
+    """Serves `files` (path below the repository -> content) of one repository; .safetensors and .gguf are large files."""
 
     def __init__(self, repo: str, files: dict[str, bytes]) -> None:
         self.repo, self.files = repo, files
@@ -38,7 +38,7 @@ class FakeHub:
         siblings: list[dict[str, Any]] = []
         for name, content in self.files.items():
             entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": _blob_id(content)}
-            if name.endswith(".safetensors"):
+            if name.endswith((".safetensors", ".gguf")):
                 sha256 = hashlib.sha256(content).hexdigest()
                 entry["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 130}
             siblings.append(entry)

@@ -17,7 +17,9 @@ from quire.runner.kv_cache import bytes_per_block, cache_dtype
 from quire.server.args import ServerArgs
 from quire.server.many_models import make_pool
 from quire.server.model_loader import EngineLoader, EnginePlan, kv_bytes
-from quire.server.models_dir import Checkpoint
+from quire.server.models_dir import Checkpoint, ModelsDir
+from tests.loader.gguf.writing import add_tokenizer, all_in, write_model
+from tests.models.checkpoints import make_model
 from tests.server.fake_models import add_checkpoint
 
 GIB = 2**30
@@ -63,6 +65,21 @@ def test_options_of_every_model() -> None:
     assert plan(length=10**6).args.max_model_len == CONTEXT
     assert plan(length=256, max_model_len=128).args.max_model_len == 128
     assert plan(num_parallel=3, max_num_seqs=9).args.max_num_seqs == 9
+
+
+@pytest.mark.parametrize("place", ["x.gguf", "x"])
+def test_a_gguf_file_and_a_folder_with_one(tmp_path: Path, place: str) -> None:
+    model = make_model("llama-mha-biases-untied", hidden_size=96, intermediate_size=96)
+    file = write_model(model, tmp_path / "x.gguf", all_in("Q8_0"), add_tokenizer(FOLIO.folder))
+    if place == "x":
+        (tmp_path / "x").mkdir()
+        file = file.rename(tmp_path / "x" / "model.gguf")
+    (name,) = ModelsDir(tmp_path).names()
+    made = EngineLoader(EngineArgs(), GIB).plan(ModelsDir(tmp_path).find(name))
+    config = made.args.create_engine_config()
+    assert (name, config.model.path, config.model.served_model_names) == ("x", str(file), ("x",))
+    assert made.args.kv_cache_memory_bytes is not None
+    assert made.num_bytes - made.args.kv_cache_memory_bytes == file.stat().st_size
 
 
 def test_what_cannot_be_loaded_is_said_before_others_make_room(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quire.errors import InvalidRequestError, UnknownModelError
-from quire.server.models_dir import Checkpoint, ModelsDir, full_name, plain_name, repository_of
+from quire.server.models_dir import Checkpoint, ModelsDir, full_name, plain_name
 from tests.server.fake_models import add_checkpoint
 
 ESCAPES = ["../outside", "a/../../outside", "/outside", "..", ".", "", "a/./b", "~", "a\0b", ".hidden", "a/.b", "a:../b"]
@@ -57,7 +57,37 @@ def test_models_come_and_go(catalog: ModelsDir) -> None:
 def test_names_with_and_without_tag() -> None:
     assert (full_name("a"), full_name("a:b"), full_name("h:1/a")) == ("a:latest", "a:b", "h:1/a:latest")
     assert (plain_name("a:latest"), plain_name("hf.co/a/b:c")) == ("a", "a/b:c")
-    assert (repository_of("hf.co/a/b"), repository_of("a/b:c")) == (("a/b", None), ("a/b", "c"))
+
+
+def test_gguf_files_are_models(tmp_path: Path) -> None:
+    alone, several = tmp_path / "owner" / "alone:Q4_K_M", tmp_path / "owner" / "several"
+    for folder, names in {
+        tmp_path: ["direct.Q8_0.gguf", "mmproj-direct.gguf"],
+        alone: ["big-00001-of-00002.gguf", "big-00002-of-00002.gguf"],
+        several: ["x-Q4_0.gguf", "x-BF16-00001-of-00002.gguf", "x-BF16-00002-of-00002.gguf"],
+    }.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / name).write_bytes(b"GGUF")
+    catalog = ModelsDir(tmp_path)
+    assert catalog.names() == ["direct.Q8_0", "owner/alone:Q4_K_M", "owner/several/x-BF16", "owner/several/x-Q4_0"]
+    assert catalog.find("direct.Q8_0.gguf:latest").folder == tmp_path / "direct.Q8_0.gguf"
+    assert catalog.find("owner/alone:Q4_K_M").folder == alone
+    assert catalog.find("owner/several/x-BF16").folder == several / "x-BF16-00001-of-00002.gguf"
+    for name in ("owner/several", "mmproj-direct", "owner/several/x-BF16-00002-of-00002"):
+        with pytest.raises(UnknownModelError):
+            catalog.find(name)
+    catalog.copy("owner/several/x-BF16", "copied")
+    assert sorted(file.name for file in catalog.find("copied").folder.iterdir()) == [
+        "x-BF16-00001-of-00002.gguf",
+        "x-BF16-00002-of-00002.gguf",
+    ]
+    catalog.remove("owner/several/x-BF16")
+    # The one that is left has the folder to itself.
+    assert catalog.names() == ["copied", "direct.Q8_0", "owner/alone:Q4_K_M", "owner/several"]
+    assert [file.name for file in several.iterdir()] == ["x-Q4_0.gguf"]
+    catalog.remove("owner/several")
+    assert not several.exists() and alone.exists()
 
 
 def test_the_layout_of_the_hub_cache(tmp_path: Path) -> None:

@@ -224,6 +224,28 @@ async def test_pull_of_a_revision(client: httpx.AsyncClient, hub: FakeHub) -> No
     assert response.status_code == 502 and response.json() == {"error": f"{REPO} has no revision v9"}
 
 
+async def test_pull_of_gguf_files(client: httpx.AsyncClient, pool: ModelPool, hub: FakeHub) -> None:
+    parts = [f"BF16/x-BF16-0000{number}-of-00002.gguf" for number in (1, 2)]
+    hub.files |= dict.fromkeys([*parts, "x-Q4_K_M.gguf", "x-Q8_0.gguf"], b"GGUF" * 1000)
+    for name, files in {
+        f"{REPO}:Q4_K_M": ["x-Q4_K_M.gguf"],
+        f"hf.co/{REPO}/x-Q8_0.gguf": ["x-Q8_0.gguf"],
+        f"{REPO}:bf16": [part.removeprefix("BF16/") for part in parts],
+        f"{REPO}/{parts[0]}": [part.removeprefix("BF16/") for part in parts],
+    }.items():
+        assert (await pull(client, name))[-1] == {"status": "success"}
+        folder = pool.catalog.find(name).folder
+        assert sorted(file.name for file in folder.iterdir()) == files
+        hub.gets.clear()
+        assert (await pull(client, name))[-1] == {"status": "success"} and hub.gets == []
+    listed = {f"{REPO}:Q4_K_M", f"{REPO}:bf16", f"{REPO}/x-Q8_0:latest", f"{REPO}/x-BF16:latest"}
+    assert listed <= await names(client)
+    response = await client.post("/api/pull", json={"model": f"{REPO}:Q2_K"})
+    assert response.status_code == 502 and "has no GGUF file of quantization Q2_K; it has BF16/x" in response.json()["error"]
+    response = await client.request("DELETE", "/api/delete", json={"model": f"{REPO}:Q4_K_M"})
+    assert response.status_code == 200 and f"{REPO}:Q4_K_M" not in await names(client)
+
+
 async def test_damage_is_found(client: httpx.AsyncClient, hub: FakeHub) -> None:
     hub.damage.add("model.safetensors")
     events = await pull(client, REPO)

@@ -29,7 +29,12 @@ def add_parser(subparsers: Any) -> None:
         description="Download a model from the Hugging Face hub into the folder of the running server. Where no server "
         f"runs, or with --models-dir, into that folder: --models-dir, QUIRE_MODELS, OLLAMA_MODELS or {_DEFAULT_DIR}.",
     )
-    parser.add_argument("model", metavar="MODEL", help="owner/name, with :revision for another branch, tag or commit")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="owner/name, with :revision for another branch, tag or commit, or with the quantization of a GGUF file "
+        "(:Q4_K_M); or owner/name/file.gguf",
+    )
     parser.add_argument("--models-dir", metavar="DIR", help="download into this folder, without a server")
     add_host_argument(parser)
     parser.set_defaults(run=run)
@@ -52,16 +57,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _pull_into(root: Path, name: str) -> Iterator[Event]:
     from quire.loader.pull import Pull, pull
-    from quire.server.models_dir import ModelsDir, check_name, repository_of
+    from quire.server.models_dir import ModelsDir, check_name
 
     check_name(name)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"models_dir must be a folder, but {root} cannot be made: {error.strerror}") from None
-    repo, revision = repository_of(name)
     with ModelsDir(root).claim(name) as (target, draft):
-        yield from _events_of(lambda report: pull(Pull(repo, revision, str(target), str(draft)), report))
+        yield from _events_of(lambda report: pull(Pull(name, str(target), str(draft)), report))
 
 
 def _events_of(work: Callable[[Callable[[Event], None]], None]) -> Iterator[Event]:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 import quire
 from quire.config.hf import generation_defaults
 from quire.errors import ConfigError, ModelLoadError
+from quire.loader.configuration import gguf_at
 from quire.models import ModelRegistry
 from quire.server.checkpoint_facts import CheckpointFacts, read_facts
 from quire.server.context import ServerContext
@@ -70,7 +71,7 @@ def _entry(name: str, card: ModelCard) -> dict[str, Any]:
         "modified_at": rfc3339(facts.modified_at),
         "size": facts.num_bytes,
         "digest": facts.digest,
-        "details": _details(facts),
+        "details": _details(facts, Path(card.folder)),
         "capabilities": _capabilities(facts, Path(card.folder)),
     }
 
@@ -86,10 +87,10 @@ def _capabilities(facts: CheckpointFacts, folder: Path) -> list[str]:
     return ["completion", "vision"] if "vision_config" in facts.config else ["completion"]
 
 
-def _details(facts: CheckpointFacts) -> dict[str, Any]:
+def _details(facts: CheckpointFacts, folder: Path) -> dict[str, Any]:
     return {
         "parent_model": "",
-        "format": "safetensors",
+        "format": "safetensors" if gguf_at(folder) is None else "gguf",
         "family": facts.family,
         "families": [facts.family],
         "parameter_size": _human_count(facts.num_parameters),
@@ -119,7 +120,7 @@ def _describe(card: ModelCard) -> dict[str, Any]:
         "modelfile": _modelfile(card.name, template, parameters),
         "parameters": "\n".join(f"{name:<30} {value}" for name, value in parameters.items()),
         "template": template,
-        "details": _details(facts),
+        "details": _details(facts, folder),
         "model_info": _model_info(facts),
         "capabilities": _capabilities(facts, folder),
         "modified_at": rfc3339(facts.modified_at),
@@ -147,10 +148,19 @@ def _model_info(facts: CheckpointFacts) -> dict[str, Any]:
 def _template(folder: Path) -> str:
     """The chat template (Jinja), empty if there is none."""
     try:
-        templates = read_settings(folder).chat_templates
-    except (ConfigError, OSError, ValueError):
+        templates = _chat_templates(folder)
+    except (ConfigError, ModelLoadError, OSError, ValueError):
         return ""
     return templates.get("default") or next(iter(templates.values()), "")
+
+
+def _chat_templates(folder: Path) -> dict[str, str]:
+    file = gguf_at(folder)
+    if file is None:
+        return read_settings(folder).chat_templates
+    from quire.tokenizer.gguf import gguf_chat_templates
+
+    return gguf_chat_templates(file)
 
 
 def _parameters(folder: Path) -> dict[str, Any]:

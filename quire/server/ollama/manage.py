@@ -21,7 +21,7 @@ from quire.server.body import read_body
 from quire.server.context import ServerContext
 from quire.server.errors import ErrorReport, encode_json
 from quire.server.model_pool import ModelPool
-from quire.server.models_dir import ModelsDir, check_name, repository_of
+from quire.server.models_dir import ModelsDir, check_name
 from quire.server.ollama.checks import not_found, read_request
 from quire.server.ollama.schemas import CopyRequest, CreateRequest, ModelRequest, PullRequest
 from quire.server.replies import json_response
@@ -40,7 +40,7 @@ def _catalog(context: ServerContext) -> ModelsDir:
 
 
 async def pull(context: ServerContext, request: Request) -> Response:
-    """A model from the Hugging Face hub: `owner/name`, with a revision as its tag."""
+    """A model from the Hugging Face hub: `owner/name`, with a revision or a quantization of its GGUF files as its tag."""
     body, name = await read_request(context, request, PullRequest)
     catalog = _catalog(context)
     check_name(name)
@@ -54,9 +54,8 @@ async def pull(context: ServerContext, request: Request) -> Response:
 
 async def _pull_lines(catalog: ModelsDir, name: str) -> AsyncGenerator[bytes]:
     """The child's lines; an error becomes an exception. Closing this ends the child."""
-    repo, revision = repository_of(name)
     with catalog.claim(name) as (target, draft):
-        what = json.dumps(asdict(Pull(repo, revision, str(target), str(draft))))
+        what = json.dumps(asdict(Pull(name, str(target), str(draft))))
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "quire.loader.pull", what, stdout=asyncio.subprocess.PIPE
         )
