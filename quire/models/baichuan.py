@@ -110,6 +110,9 @@ class BaichuanForCausalLM(nn.Module):
     """token_ids [T], positions [T] -> hidden [T, hidden_size]; logits on request."""
 
     packed_weights = {
+        "q_proj": ("W_pack", "q"),  # as GGUF files have them, apart
+        "k_proj": ("W_pack", "k"),
+        "v_proj": ("W_pack", "v"),
         "gate_proj": ("gate_up_proj", 0),
         "up_proj": ("gate_up_proj", 1),
     }

@@ -28,7 +28,7 @@ def key_halves(num_heads: int, num_kv_heads: int, head_dim: int) -> np.ndarray:
 
 
 def groups_of_parts(num_heads: int, num_kv_heads: int, head_dim: int) -> np.ndarray:
-    """Falcon's groups, the queries of a key/value head, its key, its value; from all queries, all keys, all values."""
+    """Groups, the queries of a key/value head, its key, its value; from all queries, all keys, all values."""
     rows = np.arange((num_heads + 2 * num_kv_heads) * head_dim)
     parts = np.split(rows, [num_heads * head_dim, (num_heads + num_kv_heads) * head_dim])
     return np.concatenate([part.reshape(num_kv_heads, -1) for part in parts], axis=1).reshape(-1)
@@ -201,6 +201,73 @@ ARCHITECTURES = {
             "ffn_down": "mlp.c_proj",
         },
         transposed=frozenset({"attn_qkv", "attn_output", "ffn_up", "ffn_down"}),
+    ),
+    "phi2": Architecture(
+        "PhiForCausalLM",
+        "phi",
+        {"token_embd": "model.embed_tokens", "output_norm": "model.final_layernorm", "output": "lm_head"},
+        "model.layers",
+        _ATTENTION
+        | {
+            "attn_norm": "input_layernorm",
+            "attn_output": "self_attn.dense",
+            "ffn_up": "mlp.fc1",
+            "ffn_down": "mlp.fc2",
+        },
+    ),
+    "gptneox": Architecture(
+        "GPTNeoXForCausalLM",
+        "gpt_neox",
+        {"token_embd": "gpt_neox.embed_in", "output_norm": "gpt_neox.final_layer_norm", "output": "embed_out"},
+        "gpt_neox.layers",
+        _NORMS
+        | {
+            "attn_qkv": "attention.query_key_value",
+            "attn_output": "attention.dense",
+            "ffn_up": "mlp.dense_h_to_4h",
+            "ffn_down": "mlp.dense_4h_to_h",
+        },
+        row_orders={"attn_qkv": groups_of_parts},
+    ),
+    "bloom": Architecture(
+        "BloomForCausalLM",
+        "bloom",
+        {
+            "token_embd": "transformer.word_embeddings",
+            "token_embd_norm": "transformer.word_embeddings_layernorm",
+            "output_norm": "transformer.ln_f",
+            "output": "lm_head",
+        },
+        "transformer.h",
+        _NORMS
+        | {
+            "attn_qkv": "self_attention.query_key_value",
+            "attn_output": "self_attention.dense",
+            "ffn_up": "mlp.dense_h_to_4h",
+            "ffn_down": "mlp.dense_4h_to_h",
+        },
+        row_orders={"attn_qkv": groups_of_parts},
+    ),
+    "baichuan": _decoder("BaichuanForCausalLM", "baichuan", _LLAMA, row_orders=_PAIRS),
+    "qwen": Architecture(
+        "QWenLMHeadModel",
+        "qwen",
+        {"token_embd": "transformer.wte", "output_norm": "transformer.ln_f", "output": "lm_head"},
+        "transformer.h",
+        {
+            "attn_norm": "ln_1",
+            "attn_qkv": "attn.c_attn",
+            "attn_output": "attn.c_proj",
+            "ffn_norm": "ln_2",
+            "ffn_gate": "mlp.w2",
+            "ffn_up": "mlp.w1",
+            "ffn_down": "mlp.c_proj",
+        },
+    ),
+    "chatglm": _decoder(
+        "GlmForCausalLM",
+        "glm",
+        _NORMS | _ATTENTION | {"ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"},
     ),
     "falcon": Architecture(
         "FalconForCausalLM",

@@ -14,6 +14,8 @@ _END_TOKENS = ("eos", "eot", "eom")
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}
 """Layers of the sizes that scale attention by hidden size / heads; llama.cpp knows them by this number too."""
 _GEMMA3_LOCAL_BASE = 10000.0
+_BAICHUAN_7B_LAYERS = 32
+"""Of the Baichuan whose heads turn; the larger one has ALiBi. llama.cpp knows them by this number too."""
 _SOFTMAX, _SIGMOID = 1, 2
 """How the scores of experts are made, by the format's numbers."""
 _YARN_LOG = 0.1
@@ -290,6 +292,21 @@ def _falcon(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _gpt_neox(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
+    return _rotary_share(read, fields) | {"use_parallel_residual": read.flag("use_parallel_residual", True)}
+
+
+def _baichuan(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
+    """Only where heads turn do positions have a length of their own."""
+    length = fields.pop("max_position_embeddings")
+    name = "max_position_embeddings" if fields["num_hidden_layers"] == _BAICHUAN_7B_LAYERS else "model_max_length"
+    return {name: length}
+
+
+def _qwen(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"seq_length": fields["max_position_embeddings"]}
+
+
 def _qwen2moe(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
     return {
         "norm_topk_prob": read.flag("expert_weights_norm", False),
@@ -350,6 +367,11 @@ _FAMILIES: dict[str, Callable[[_Metadata, dict[str, Any]], dict[str, Any]]] = {
     "stablelm": _stablelm,
     "glm4": _rotary_share,
     "falcon": _falcon,
+    "phi2": _rotary_share,
+    "gptneox": _gpt_neox,
+    "baichuan": _baichuan,
+    "qwen": _qwen,
+    "chatglm": _rotary_share,
     "qwen2moe": _qwen2moe,
     "qwen3moe": _qwen3moe,
     "deepseek2": _deepseek2,

@@ -20,7 +20,8 @@ from quire.loader.gguf.blocks import BLOCK_TYPES
 from quire.loader.gguf.header import read_header
 from quire.ops.weights import WeightParts
 from quire.sampling_params import SamplingParams
-from tests.loader.gguf.writing import all_in, random_blocks, write_model
+from tests.loader.gguf.writing import all_in, random_blocks, write_model, write_plain
+from tests.models import plain_torch
 from tests.models.checkpoints import draw_prompts, make_model, save, weights_of
 from tests.models.drive import Driver, Job, make_config
 
@@ -57,6 +58,13 @@ SHAPES = {
     "granite-biases-untied": {},
     "glm4-gqa": {},
     "glm4-multi-query-tied": {},
+    "phi-plain": {"intermediate_size": 640},
+    "gpt-neox-parallel": {},
+    "gpt-neox-sequential-tied": {"hidden_act": "gelu"},
+    "bloom-wide-heads": {"seq_length": 512},
+    "bloom-odd-heads-adding-to-norms": {"apply_residual_connection_post_layernorm": False, "seq_length": 512},
+    "glm-gqa": {"head_dim": 24},
+    "glm-multi-query-tied": {"head_dim": 32},
     "mixtral-gqa": {},
     "mixtral-windowed-tied": {"sliding_window": None},
     "qwen2-moe-shared-expert": {"mlp_only_layers": []},
@@ -117,6 +125,26 @@ def test_an_architecture_is_read_as_from_its_folder(tmp_path, shape):
     assert mine.keys() == wanted.keys()
     for name, weight in wanted.items():
         torch.testing.assert_close(mine[name], weight, rtol=0, atol=3e-7 if "norm" in name else 0, msg=name)
+    prompts = draw_prompts(3, 40)
+    torch.testing.assert_close(logprobs_of(file, prompts), logprobs_of(folder, prompts), rtol=1e-4, atol=1e-4)
+
+
+PLAIN = {
+    "baichuan-7b": (lambda: plain_torch.baichuan(num_heads=3, has_alibi=False, has_unit_rows=False), 32),
+    "baichuan-13b": (lambda: plain_torch.baichuan(num_heads=3, has_alibi=True, has_unit_rows=False), 3),
+    "qwen": (lambda: plain_torch.qwen(num_heads=3, head_dim=32, base=500000.0), 3),
+    "chatglm3": (lambda: plain_torch.chatglm(num_heads=6, num_groups=2, head_dim=16), 3),
+    "chatglm2": (lambda: plain_torch.chatglm(num_heads=3, num_groups=1, head_dim=32, ratio=8.0), 3),
+}
+"""Architectures that transformers has no classes for, and how many layers they have: Baichuan's sizes are told apart by it."""
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_an_architecture_of_plain_torch_is_read_as_from_its_folder(tmp_path, monkeypatch, name):
+    make, layers = PLAIN[name]
+    monkeypatch.setattr(plain_torch, "LAYERS", layers)
+    model = make()
+    file, folder = write_plain(model, tmp_path / "model.gguf"), model.save(tmp_path / "folder")
     prompts = draw_prompts(3, 40)
     torch.testing.assert_close(logprobs_of(file, prompts), logprobs_of(folder, prompts), rtol=1e-4, atol=1e-4)
 

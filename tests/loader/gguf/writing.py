@@ -13,6 +13,8 @@ import gguf
 import numpy as np
 import torch
 
+from tests.models.plain_torch import PlainModel
+
 ARCHITECTURES = {
     "LlamaForCausalLM": "llama",
     "GraniteForCausalLM": "granite",
@@ -28,6 +30,10 @@ ARCHITECTURES = {
     "StableLmForCausalLM": "stablelm",
     "GPT2LMHeadModel": "gpt2",
     "FalconForCausalLM": "falcon",
+    "PhiForCausalLM": "phi2",
+    "GPTNeoXForCausalLM": "gptneox",
+    "BloomForCausalLM": "bloom",
+    "GlmForCausalLM": "chatglm",
     "MixtralForCausalLM": "llama",
     "Qwen2MoeForCausalLM": "qwen2moe",
     "Qwen3MoeForCausalLM": "qwen3moe",
@@ -95,7 +101,8 @@ def write_model(
     names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
     tensors = {}
     for name, parameter in parts_of(model, architecture, latents_whole):
-        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        known = name.removeprefix("transformer.") if architecture == "bloom" else name
+        target = names.get_name(known, try_suffixes=(".weight", ".bias"))
         assert target is not None, name
         tensors[target] = rewritten(target, parameter, row_order(name, config, architecture), architecture, type_of, name)
     for target, (data, kind) in (fused_tensors(tensors) if fused else tensors).items():
@@ -181,6 +188,9 @@ def row_order(name: str, config: Any, architecture: str) -> np.ndarray | None:
         heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
         dim = head_dim(config)
         return np.arange(heads * dim).reshape(heads, 2, dim // 2).swapaxes(1, 2).reshape(-1)
+    if architecture in ("gptneox", "bloom") and "query_key_value" in name:
+        rows = np.arange(3 * config.hidden_size).reshape(config.num_attention_heads, 3, -1)
+        return rows.swapaxes(0, 1).reshape(-1)
     if architecture == "falcon" and "query_key_value" in name:
         dim, groups = head_dim(config), kv_heads(config)
         rows = np.arange((config.num_attention_heads + 2 * groups) * dim).reshape(groups, -1, dim)
@@ -211,7 +221,7 @@ def rope_of(config: Any) -> dict[str, Any]:
 
 def add_sizes(writer: Any, config: Any, architecture: str, latents_whole: bool) -> None:
     rope, dim = rope_of(config), head_dim(config)
-    writer.add_context_length(config.max_position_embeddings)
+    writer.add_context_length(getattr(config, "max_position_embeddings", None) or config.seq_length)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     inner = [getattr(config, name, None) for name in ("intermediate_size", "n_inner", "ffn_hidden_size")]
@@ -247,6 +257,42 @@ def add_scaling(writer: Any, rope: dict[str, Any]) -> None:
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
 
 
+def write_plain(model: PlainModel, path: Path) -> Path:
+    """The same for a model of tests.models.plain_torch, in float32."""
+    config = model.config
+    architecture = config["model_type"]
+    number = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
+    layers, heads, hidden = config.get("num_hidden_layers", config.get("num_layers")), config["num_attention_heads"], 96
+    names = gguf.get_tensor_name_map(number, layers)
+    writer = gguf.GGUFWriter(path, architecture)
+    is_qwen, is_chatglm = architecture == "qwen", architecture == "chatglm"
+    writer.add_context_length(config["max_position_embeddings"] if is_qwen else 512)
+    writer.add_embedding_length(hidden)
+    writer.add_feed_forward_length(config["ffn_hidden_size"] if is_chatglm else config["intermediate_size"])
+    writer.add_block_count(layers)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config["multi_query_group_num"] if is_chatglm else heads)
+    writer.add_rope_dimension_count(hidden // heads // (2 if is_chatglm else 1))
+    if architecture != "baichuan":
+        writer.add_rope_freq_base(config["rotary_emb_base"] if is_qwen else 10000.0 * config["rope_ratio"])
+    eps = next(config[name] for name in ("rms_norm_eps", "layer_norm_epsilon", "layernorm_epsilon") if name in config)
+    writer.add_layer_norm_rms_eps(eps)
+    for name, tensor in model.weights.items():
+        if name.endswith("W_pack.weight"):
+            layer = name.split(".")[2]
+            for word, part in zip("qkv", tensor.chunk(3), strict=True):
+                pairs = part.view(heads, 2, -1, hidden).transpose(1, 2).reshape(part.shape)
+                writer.add_tensor(f"blk.{layer}.attn_{word}.weight", (part if word == "v" else pairs).numpy().copy())
+        elif not name.endswith("inv_freq"):
+            target = names.get_name(name.removeprefix("transformer.") if is_chatglm else name, (".weight", ".bias"))
+            writer.add_tensor(target, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def add_rope_factors(writer: Any, config: Any) -> None:
     rope = rope_of(config)
     if rope.get("rope_type") == "longrope":
@@ -268,7 +314,7 @@ def add_family(writer: Any, config: Any, architecture: str) -> None:
         writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
     if getattr(config, "final_logit_softcapping", None):
         writer.add_final_logit_softcapping(config.final_logit_softcapping)
-    if architecture == "stablelm":
+    if architecture in ("stablelm", "gptneox"):
         writer.add_parallel_residual(config.use_parallel_residual)
     if architecture == "granite":
         writer.add_attention_scale(config.attention_multiplier)
