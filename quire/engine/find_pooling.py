@@ -29,10 +29,16 @@ def find_pooling(args: EngineArgs, hf: HFConfig, path: Path) -> PoolingConfig | 
             what = "is an encoder" if is_encoder else "has no output head"
             raise ConfigError(f"runner must be pooling for {hf.architecture}, which {what}, got generate")
         return None
-    pipeline = read_sentence_pipeline(path)
+    pipeline = read_sentence_pipeline(path) or _pipeline_of_gguf(hf)
     if wanted == "auto" and not (is_encoder or is_headless or pipeline):
         return None
     return _configure(args, hf, pipeline, is_encoder=is_encoder)
+
+
+def _pipeline_of_gguf(hf: HFConfig) -> SentencePipeline | None:
+    """What a GGUF file says of its model's vectors, which llama.cpp normalises; None where it says nothing."""
+    kind = hf.fields.get("gguf_pooling")
+    return None if kind is None else SentencePipeline(kind, normalize=True, max_length=None, truncate_dim=None)
 
 
 def served_length(path: Path) -> int | None:

@@ -1,8 +1,8 @@
 """The tokenizer that a GGUF file carries, rebuilt for the `tokenizers` package without any other file.
 
-Its model `llama` is SentencePiece's BPE with scores; `gpt2` is byte-level BPE with merges, whose text is cut first as the name in
-`tokenizer.ggml.pre` says. The cuts are what the original tokenizers do, so that token ids are theirs. Where the file holds a
-whole tokenizer.json, that is taken.
+Its model `llama` is SentencePiece's BPE with scores; `bert` is WordPiece; `gpt2` is byte-level BPE with merges, whose text is cut
+first as the name in `tokenizer.ggml.pre` says. The cuts are what the original tokenizers do, so that token ids are theirs. Where
+the file holds a whole tokenizer.json, that is taken.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
-from tokenizers.models import BPE
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE, WordPiece
 
 from quire.errors import ConfigError, ModelLoadError, describe
 from quire.loader.gguf.header import Header, read_header
@@ -28,11 +28,16 @@ _SPECIAL_IDS = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
     "unk_token": "unknown_token_id",
+    "cls_token": "cls_token_id",
     "sep_token": "seperator_token_id",
     "pad_token": "padding_token_id",
     "mask_token": "mask_token_id",
 }
 """The format's own spelling."""
+_WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"
+"""What begins a word's first piece in the file; all others begin with ## in BERT's own vocabulary."""
+_BERT_TOKENS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
+"""Where a `bert` tokenizer names none."""
 _SENTENCEPIECE_IDS = {"bos_token": 1, "eos_token": 2, "unk_token": 0}
 """Where a `llama` tokenizer names none."""
 
@@ -44,9 +49,9 @@ def load_gguf_tokenizer(path: Path) -> QuireTokenizer:
     if isinstance(whole, str):
         return _from_tokenizer_json(header, whole)
     model = header.values.get("tokenizer.ggml.model")
-    if model not in ("llama", "gpt2"):
+    if model not in ("llama", "gpt2", "bert"):
         raise ConfigError(
-            f"{path}: tokenizer.ggml.model {describe(model)} is not supported (llama and gpt2 are): "
+            f"{path}: tokenizer.ggml.model {describe(model)} is not supported (llama, gpt2 and bert are): "
             "give the original's folder or hub id as the tokenizer"
         )
     tokens = _required(header, "tokens", str)
@@ -55,6 +60,8 @@ def load_gguf_tokenizer(path: Path) -> QuireTokenizer:
         raise header.wrong("tokenizer.ggml.token_type", f"an array of {len(tokens)} numbers", len(types))
     settings = _settings(header, dict(enumerate(tokens)).get, is_sentencepiece=model == "llama")
     try:
+        if model == "bert":
+            return _word_pieces(header, tokens, types, settings)
         if model == "llama":
             backend = _sentencepiece(header, tokens, types, settings)
         else:
@@ -119,6 +126,32 @@ def _sentencepiece(header: Header, tokens: list[str], types: list[int], settings
         raise header.wrong("tokenizer.ggml.scores", f"an array of {len(tokens)} numbers", len(scores))
     pieces = [Piece(*piece) for piece in zip(tokens, scores, types)]
     return build_sentencepiece_bpe(SentencePieceModel(pieces, bool(settings.add_prefix_space)), settings)
+
+
+def _word_pieces(header: Header, tokens: list[str], types: list[int], settings: TokenizerSettings) -> QuireTokenizer:
+    """BERT's tokenizer; it lowers letters and strips accents where its own vocabulary has no capital letter."""
+    pieces = [_word_piece(token, kind) for token, kind in zip(tokens, types)]
+    vocabulary = {piece: token_id for token_id, piece in reversed(list(enumerate(pieces)))}
+    special = {name: token for name, token in _BERT_TOKENS.items() if token in vocabulary} | settings.special_tokens
+    special = {name: token.removeprefix(_WORD_START) for name, token in special.items()}
+    missing = [name for name in ("cls_token", "sep_token", "unk_token") if special.get(name) not in vocabulary]
+    if missing:
+        raise ConfigError(f"{header.path}: its tokenizer has no {', '.join(missing)}")
+    backend = Tokenizer(WordPiece(vocabulary, unk_token=special["unk_token"]))
+    is_cased = any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=not is_cased)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    start, end = special["cls_token"], special["sep_token"]
+    backend.post_processor = processors.BertProcessing((end, vocabulary[end]), (start, vocabulary[start]))
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special.values()])
+    return FastTokenizer(backend, replace(settings, special_tokens=special))
+
+
+def _word_piece(token: str, kind: int) -> str:
+    if kind == _CONTROL:
+        return token
+    return token[1:] if token.startswith(_WORD_START) else f"##{token}"
 
 
 def _byte_bpe(

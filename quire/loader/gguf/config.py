@@ -14,6 +14,8 @@ _END_TOKENS = ("eos", "eot", "eom")
 _GEMMA_27B = {"gemma2": 46, "gemma3": 62}
 """Layers of the sizes that scale attention by hidden size / heads; llama.cpp knows them by this number too."""
 _GEMMA3_LOCAL_BASE = 10000.0
+_POOLING_KINDS = {1: "mean", 2: "cls", 3: "last"}
+"""The format's numbers of how a text's vector is made; 0 is no pooling."""
 _BAICHUAN_7B_LAYERS = 32
 """Of the Baichuan whose heads turn; the larger one has ALiBi. llama.cpp knows them by this number too."""
 _SOFTMAX, _SIGMOID = 1, 2
@@ -73,8 +75,21 @@ def hf_fields(header: Header) -> dict[str, Any]:
     for key, name in (("rms_epsilon", "rms_norm_eps"), ("epsilon", "layer_norm_eps")):
         if read.has(f"attention.layer_norm_{key}"):
             fields[name] = read.real(f"attention.layer_norm_{key}", 0.0)
-    fields |= _experts(read, architecture)
+    fields |= _experts(read, architecture) | _pooling(read)
     return fields | _FAMILIES.get(header.architecture, _nothing)(read, fields)
+
+
+def _pooling(read: _Metadata) -> dict[str, Any]:
+    """How a model of vectors pools, under a name that no config.json has."""
+    number = read.number("pooling_type", 0)
+    if number == 0:
+        return {}
+    if number not in _POOLING_KINDS:
+        raise UnsupportedModelError(
+            f"{read.header.path}: {read.key('pooling_type')} must be 1 (mean), 2 (CLS) or 3 (last), got {number}: rerankers "
+            "as GGUF are not supported"
+        )
+    return {"gguf_pooling": _POOLING_KINDS[number]}
 
 
 def _num_layers(read: _Metadata) -> int:
@@ -296,6 +311,10 @@ def _gpt_neox(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
     return _rotary_share(read, fields) | {"use_parallel_residual": read.flag("use_parallel_residual", True)}
 
 
+def _bert(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"type_vocab_size": read.tensor_shape("token_types.weight")[0]}
+
+
 def _baichuan(read: _Metadata, fields: dict[str, Any]) -> dict[str, Any]:
     """Only where heads turn do positions have a length of their own."""
     length = fields.pop("max_position_embeddings")
@@ -370,6 +389,7 @@ _FAMILIES: dict[str, Callable[[_Metadata, dict[str, Any]], dict[str, Any]]] = {
     "phi2": _rotary_share,
     "gptneox": _gpt_neox,
     "baichuan": _baichuan,
+    "bert": _bert,
     "qwen": _qwen,
     "chatglm": _rotary_share,
     "qwen2moe": _qwen2moe,
