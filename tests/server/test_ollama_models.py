@@ -12,11 +12,14 @@ import httpx
 import psutil
 import pytest
 
+from quire.loader import resolve_model
 from quire.server.app import build_app_over
 from quire.server.metrics import ServerMetrics
 from quire.server.model_pool import ModelPool
 from quire.server.model_slot import PoolLimits
 from quire.server.models_dir import ModelsDir
+from tests.loader.gguf.writing import add_tokenizer, all_in, write_model
+from tests.models.checkpoints import make_model
 from tests.server.fake_hub import FakeHub
 from tests.server.fake_models import FakeClock, FakeLoader, add_checkpoint
 
@@ -244,6 +247,17 @@ async def test_pull_of_gguf_files(client: httpx.AsyncClient, pool: ModelPool, hu
     assert response.status_code == 502 and "has no GGUF file of quantization Q2_K; it has BF16/x" in response.json()["error"]
     response = await client.request("DELETE", "/api/delete", json={"model": f"{REPO}:Q4_K_M"})
     assert response.status_code == 200 and f"{REPO}:Q4_K_M" not in await names(client)
+
+
+async def test_what_a_gguf_file_says_of_itself(client: httpx.AsyncClient, pool: ModelPool) -> None:
+    folio = Path(resolve_model("folio"))
+    model = make_model("llama-mha-biases-untied", hidden_size=96, intermediate_size=96)
+    write_model(model, pool.catalog.root / "small-Q8_0.gguf", all_in("Q8_0"), add_tokenizer(folio))
+    shown = (await client.post("/api/show", json={"model": "small-Q8_0"})).json()
+    assert shown["template"] == json.loads((folio / "tokenizer_config.json").read_text())["chat_template"]
+    details = shown["details"]
+    assert (details["format"], details["family"], details["quantization_level"]) == ("gguf", "llama", "Q8_0")
+    assert shown["model_info"]["llama.block_count"] == 3 and shown["capabilities"] == ["completion"]
 
 
 async def test_damage_is_found(client: httpx.AsyncClient, hub: FakeHub) -> None:
