@@ -65,7 +65,11 @@ class Float8Format(CheckpointFormat):
         self._block = _block_size(settings)
 
     def role_of(self, name: str, tensor: Tensor) -> tuple[str, str] | None:
-        """A weight in another type than float8 stands for itself."""
+        """A weight in another type than float8 stands for itself. Raises UnsupportedModelError for experts in one tensor."""
+        if tensor.dtype == torch.float8_e4m3fn and tensor.dim() == 3:
+            raise UnsupportedModelError(
+                f"{name}: all experts in one float8 tensor {list(tensor.shape)} are not supported, only a tensor for each expert"
+            )
         if name.endswith(".weight") and tensor.dtype == torch.float8_e4m3fn:
             return name, "weight"
         return super().role_of(name, tensor)

@@ -93,6 +93,21 @@ def float8_blocks(outputs: int, inputs: int) -> Encode:
     return encode
 
 
+def float8_cut_blocks(outputs: int, inputs: int) -> Encode:
+    """DeepSeek's own layout (2412.19437), in which the last blocks of a matrix are cut short. transformers writes none of these."""
+
+    def encode(name: str, layer: nn.Linear) -> tuple[dict[str, Tensor], Tensor]:
+        weight = layer.weight.detach().float()
+        padding = (0, -weight.shape[1] % inputs, 0, -weight.shape[0] % outputs)
+        blocks = nn.functional.pad(weight, padding).unflatten(0, (-1, outputs)).unflatten(2, (-1, inputs))
+        scales = blocks.abs().amax((1, 3)) / 448
+        wide = scales.repeat_interleave(outputs, 0).repeat_interleave(inputs, 1)[: weight.shape[0], : weight.shape[1]]
+        values = (weight / wide).to(torch.float8_e4m3fn)
+        return {"weight": values, "weight_scale_inv": scales}, values.float() * wide
+
+    return encode
+
+
 def float8_compressed(strategy: str, block: tuple[int, int] = (32, 64)) -> Encode:
     """`strategy`: compressed-tensors' word for where scales are, "tensor", "channel" or "block"."""
     tool = compressor("float-quantized")

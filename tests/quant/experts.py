@@ -12,7 +12,7 @@ from tests.models.checkpoints import make_model
 from tests.quant.writing import Encode, write
 
 _HEADS = dict(num_attention_heads=4, num_key_value_heads=2, head_dim=64, vocab_size=256)
-_LATENT = dict(num_attention_heads=4, num_key_value_heads=4, kv_lora_rank=64, qk_nope_head_dim=32, qk_rope_head_dim=32)
+_LATENT = dict(num_attention_heads=4, num_key_value_heads=4, kv_lora_rank=128, qk_nope_head_dim=32, qk_rope_head_dim=32)
 _LATENT |= dict(v_head_dim=64, vocab_size=256)
 SIZES: dict[str, dict[str, Any]] = {
     "mixtral-gqa": _HEADS | dict(hidden_size=256, intermediate_size=128),
@@ -22,7 +22,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "deepseek-v2-lite": _LATENT | dict(hidden_size=256, intermediate_size=384, moe_intermediate_size=128),
     "deepseek-v3": _LATENT | dict(hidden_size=256, intermediate_size=384, moe_intermediate_size=128, q_lora_rank=128),
 }
-"""By shape, what makes every matrix one that groups and blocks of 128 inputs divide, but for DeepSeek's latents."""
+"""By shape, what makes every matrix one that groups and blocks of 128 inputs divide."""
 
 ROUTERS = ("lm_head", "shared_expert_gate", "mlp.gate.", "block_sparse_moe.gate.")
 """What the tools leave in floats."""
