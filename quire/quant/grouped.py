@@ -18,8 +18,8 @@ class GroupedWeight(EncodedWeight):
     """weight = (value - zero) * scale, with values of `bits` bits and groups of inputs.
 
     Kept as int4 where the groups, once sorted, are runs of a multiple of 32 inputs: fewer bits than 4, and larger groups, are
-    special cases of it. 8 bits without zero points are uint8 where int4 would do for fewer. Kept as int8 where each output has one
-    scale and the differences fit. All of it is exact, but for scales that float16 rounds. Anything else has no format.
+    special cases of it. 8 bits without zero points are uint8 in the same cases. Kept as int8 where each output has one scale and
+    the differences fit. All of it is exact, but for scales that float16 rounds. Anything else has no format.
     """
 
     def __init__(

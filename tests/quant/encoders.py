@@ -16,8 +16,8 @@ from tests.quant.writing import Encode, round_to_grid
 
 
 def gptq(bits: int, group_size: int, symmetric: bool = True, act_order: str = "") -> Encode:
-    """`act_order`: inputs are in groups at random, the "same" for all layers with as many inputs, each layer's "own", or one order
-    for layers that read the "same inputs", an expert's gate and up among them.
+    """`act_order`: inputs are in groups at random, the "same" for all layers with as many inputs, each layer's "own", or one
+    order for layers that read the "same inputs", an expert's gate and up among them.
     """
 
     def encode(name: str, layer: nn.Linear) -> tuple[dict[str, Tensor], Tensor]:
@@ -94,7 +94,7 @@ def float8_blocks(outputs: int, inputs: int) -> Encode:
 
 
 def float8_cut_blocks(outputs: int, inputs: int) -> Encode:
-    """DeepSeek's own layout (2412.19437), in which the last blocks of a matrix are cut short. transformers writes none of these."""
+    """DeepSeek's own layout (2412.19437), where the last blocks of a matrix are cut short. transformers writes none of these."""
 
     def encode(name: str, layer: nn.Linear) -> tuple[dict[str, Tensor], Tensor]:
         weight = layer.weight.detach().float()

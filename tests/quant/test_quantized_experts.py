@@ -1,6 +1,4 @@
-"""Mixtures of experts in every quantized format: the tool's own numbers, kept at the file's size; their logits; the same bits under
-every schedule.
-"""
+"""Mixtures of experts in every quantized format: the tool's own numbers, at the file's size; logits; every schedule."""
 
 from __future__ import annotations
 
@@ -182,7 +180,8 @@ def test_a_router_that_a_tool_has_rounded_is_a_router_of_these_numbers(tmp_path)
     plain = nn.Linear(256, 5, bias=False)
     plain.weight.data = tensors.pop(f"{key}.weight")
     encoded, weight = bitsandbytes_4bit("nf4", True)(key, plain)
-    save_file(tensors | {f"{key}.{role}": tensor.contiguous() for role, tensor in encoded.items()}, tmp_path / "model.safetensors")
+    tensors |= {f"{key}.{role}": tensor.contiguous() for role, tensor in encoded.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
     router = load(tmp_path).model.layers[2].block_sparse_moe.gate.weight
     assert router.format == WeightFormat("float32") and torch.equal(ops.unpack_weight(router), weight)
 
