@@ -14,7 +14,7 @@ from torch import nn
 
 from quire import LLM, SamplingParams, ops
 from quire.config.types import LoadConfig
-from quire.errors import UnsupportedModelError
+from quire.errors import ModelLoadError
 from quire.layers import MoE
 from quire.loader import load_model
 from quire.ops.weights import WeightFormat
@@ -222,12 +222,30 @@ def test_experts_in_several_formats_become_floats(tmp_path, caplog):
     assert mixtures(loaded)[-1].gate_up_proj.weight.format.name == "float32" and "no packed format" in caplog.text
 
 
-def test_all_experts_in_one_float8_tensor_are_refused(tmp_path):
-    written(MIXTRAL, "fp8-blocks", tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
-    tensors["model.layers.1.mlp.experts.down_proj"] = torch.zeros(5, 256, 128, dtype=torch.float8_e4m3fn)
+@pytest.mark.parametrize("settings", [BLOCKS, STATIC], ids=["blocks", "matrices"])
+def test_all_experts_in_one_float8_tensor(settings, tmp_path):
+    """As transformers 5 has them in memory."""
+    torch.set_num_threads(1)
+    model = make_experts(QWEN3)
+    write(model, tmp_path, settings, float8_blocks(128, 128) if settings is BLOCKS else float8_static, keep=ROUTERS)
+    tensors = {key: t for key, t in load_file(tmp_path / "model.safetensors").items() if ".experts." not in key}
+    for index in (1, 2):
+        experts = model.model.layers[index].mlp.experts
+        for name, stack in (("gate_up_proj", experts.gate_up_proj.data), ("down_proj", experts.down_proj.data)):
+            block = (128, 128) if settings is BLOCKS else stack.shape[1:]
+            tiles = stack.unflatten(1, (-1, block[0])).unflatten(3, (-1, block[1]))
+            scales = tiles.abs().amax((2, 4)) / 448
+            values = (tiles / scales[:, :, None, :, None]).to(torch.float8_e4m3fn)
+            stack.copy_((values.float() * scales[:, :, None, :, None]).view(stack.shape))
+            key = f"model.layers.{index}.mlp.experts.{name}"
+            tensors |= {key: values.view(stack.shape).contiguous(), f"{key}_scale_inv": scales.contiguous()}
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(UnsupportedModelError, match=r"experts.down_proj: all experts in one float8 tensor \[5, 256, 128\]"):
+    loaded = load(tmp_path)
+    same_experts(loaded, model)
+    assert mixtures(loaded)[-1].gate_up_proj.weight.format.name == "float8"
+    key = "model.layers.1.mlp.experts.down_proj_scale_inv"
+    save_file(tensors | {key: tensors[key][:-1]}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelLoadError, match=r"experts.down_proj has scales of shape \[15, "):
         load(tmp_path)
 
 
