@@ -1,4 +1,4 @@
-"""What docs/models.md says of a quantized checkpoint format, measured on Llamas with random weights."""
+"""What docs/models.md says of a quantized checkpoint format, measured on Llamas and Mixtrals with random weights."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ SMALL = dict(hidden_size=256, intermediate_size=768, num_attention_heads=4, num_
 LARGE = dict(hidden_size=1024, intermediate_size=2816, num_attention_heads=8, num_key_value_heads=4, head_dim=128)
 LARGE |= dict(num_hidden_layers=3, vocab_size=4096)
 """Large enough that the time of a token is that of reading the weights."""
+WITHOUT_BIASES = dict(attention_bias=False, mlp_bias=False)
+EXPERTS = dict(num_local_experts=6, num_experts_per_tok=2)
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "llama-mha-biases-untied": (SMALL | WITHOUT_BIASES, LARGE | WITHOUT_BIASES),
+    "mixtral-gqa": (SMALL | EXPERTS | dict(intermediate_size=256), LARGE | EXPERTS | dict(intermediate_size=768)),
+}
+"""By a fixture's shape: the small and the large model."""
 NUM_NEW_TOKENS, NUM_RUNS = 32, 3
 
 
@@ -30,15 +37,15 @@ def measure(fixture: Fixture, folder: Path) -> Entry:
     return {"tool": fixture.tool} | _exactness(fixture, folder / "small") | _size_and_speed(fixture, folder / "large")
 
 
-def _model(sizes: dict[str, int]) -> Any:
-    """A Llama without biases, of which a layer's outputs are about as large as its inputs."""
-    spread = sizes["hidden_size"] ** -0.5
-    return make_model("llama-mha-biases-untied", attention_bias=False, mlp_bias=False, initializer_range=spread, **sizes)
+def _model(fixture: Fixture, is_large: bool) -> Any:
+    """A model without biases, of which a layer's outputs are about as large as its inputs."""
+    changes = CHANGES[fixture.shape][is_large]
+    return make_model(fixture.shape, initializer_range=changes["hidden_size"] ** -0.5, **changes)
 
 
 def _exactness(fixture: Fixture, folder: Path) -> Entry:
     """Weights against those that the tool's own code dequantizes, and log probabilities against transformers with them."""
-    model = _model(SMALL)
+    model = _model(fixture, is_large=False)
     quantized = fixture.make(model, folder / "quantized")
     dequantized = save(model, folder / "dequantized")
     found, expected = (_weights(path) for path in (quantized, dequantized))
@@ -80,7 +87,7 @@ def _size_and_speed(fixture: Fixture, folder: Path) -> Entry:
     """Memory of the weights against the checkpoint's files; tokens per second of one request against bfloat16 weights. Both with
     the options' defaults, the dtype among them.
     """
-    model = _model(LARGE).bfloat16()  # and so what is not quantized is the same in both
+    model = _model(fixture, is_large=True).bfloat16()  # and so what is not quantized is the same in both
     bfloat16 = save(model, folder / "bfloat16")
     quantized = fixture.make(model, folder / "quantized")
     shared: dict[str, Any] = dict(skip_tokenizer_init=True, max_model_len=128, num_gpu_blocks_override=64)

@@ -59,6 +59,12 @@ InstructionPtr make_grouped_product(std::vector<std::shared_ptr<Product>> produc
   return std::make_shared<GroupedProduct>(std::move(products), pointer<const int32_t>(starts));
 }
 
+InstructionPtr make_grouped_select(uintptr_t out, uintptr_t x, uintptr_t order, uintptr_t starts, int64_t num_experts,
+                                   int64_t dim) {
+  return std::make_shared<GroupedSelect>(pointer<float>(out), pointer<const float>(x), pointer<const int32_t>(order),
+                                         pointer<const int32_t>(starts), num_experts, dim);
+}
+
 InstructionPtr make_repeated_rows(InstructionPtr inner, int64_t factor) {
   return std::make_shared<RepeatedRows>(std::move(inner), factor);
 }
@@ -74,6 +80,7 @@ void bind_moe(nb::module_& m) {
   m.def("dispatch", &make_dispatch, "ids"_a, "places"_a, "starts"_a, "num_experts"_a, "rows"_a, "top_k"_a, "copies"_a,
         "Each copy is (source, bytes between its rows, target, bytes of a row).");
   m.def("grouped_product", &make_grouped_product, "products"_a, "starts"_a);
+  m.def("grouped_select", &make_grouped_select, "out"_a, "x"_a, "order"_a, "starts"_a, "num_experts"_a, "dim"_a);
   m.def("repeated_rows", &make_repeated_rows, "inner"_a, "factor"_a);
 }
 

@@ -142,6 +142,38 @@ class Dispatch final : public Instruction {
   std::vector<RowCopy> copies_;
 };
 
+// Rows sorted by expert, with their columns in the order that the expert's weight has them in: number i of a row of expert e is its
+// number order[e][i].
+class GroupedSelect final : public Instruction {
+ public:
+  // out and x [starts[num_experts], dim], order [num_experts, dim].
+  GroupedSelect(float* out, const float* x, const int32_t* order, const int32_t* starts, int64_t num_experts, int64_t dim)
+      : out_(out), x_(x), order_(order), starts_(starts), num_experts_(num_experts), dim_(dim) {}
+  void set_rows(int64_t) override {}
+
+  // A unit of work is a piece of one row, so that one row has work for every thread.
+  void run(const Team& team) const override {
+    const int64_t pieces = divide_up(dim_, kPiece);
+    const Range share = team.share(starts_[num_experts_] * pieces);
+    int64_t expert = 0;
+    for (int64_t unit = share.begin; unit < share.end; ++unit) {
+      const int64_t row = unit / pieces, first = unit % pieces * kPiece, rest = dim_ - first;
+      while (starts_[expert + 1] <= row) ++expert;
+      const int32_t* order = order_ + expert * dim_;
+      for (int64_t i = first; i < first + (rest < kPiece ? rest : kPiece); ++i) out_[row * dim_ + i] = x_[row * dim_ + order[i]];
+    }
+  }
+
+ private:
+  static constexpr int64_t kPiece = 512;
+
+  float* out_;
+  const float* x_;
+  const int32_t* order_;
+  const int32_t* starts_;
+  int64_t num_experts_, dim_;
+};
+
 // An instruction over `factor` rows for each of the program's.
 class RepeatedRows final : public Instruction {
  public:

@@ -156,7 +156,8 @@ def _load_weight(name: str, weight: EncodedWeight, names: Names, loading: _Loadi
     if names.is_passed_over(name):
         return True
     try:
-        pieces = names.cut_rows(name, torch.arange(weight.shape[0]).unsqueeze(1))
+        numbers = torch.arange(weight.shape[0]).unsqueeze(1)
+        pieces = names.cut_rows(name, numbers.unflatten(0, (weight.num_experts, -1)) if weight.num_experts else numbers)
         if not loading.expects(name, [part for part, _ in pieces]):
             return False
         for part, numbers in pieces:

@@ -208,8 +208,8 @@ def experts(
 
     x [T, H]; ids [T, k] and weights [T, k] as `route` gives them; the block of an expert is `gate_up_linear`, then `linear`. The
     weights are stacks (`stacked_rows`): gate_up [2 * E * stacked_rows(I), H], the gates of all experts and then their ups, packed
-    with `gate_up` if it is packed; down [E * stacked_rows(H), I]; neither has an `input_order`. Returns [T, H] in x's type. Only
-    the weights of experts that some token goes to are read.
+    with `gate_up` if it is packed; down [E * stacked_rows(H), I]; an `input_order` has a row for each expert. Returns [T, H] in
+    x's type. Only the weights of experts that some token goes to are read.
     """
     return select("experts", x.device)(x, ids, weights, gate_up, down, activation)
 
@@ -232,8 +232,14 @@ def _as_stored(x: Tensor, weight: Tensor | PackedWeight) -> Tensor:
 
 def _in_input_order(rows: Tensor, weight: Tensor | PackedWeight) -> Tensor:
     """Rows [..., K] of the weight with its columns in the order of the inputs."""
-    order = weight.input_order if isinstance(weight, PackedWeight) else None
-    return rows if order is None else select_columns(rows, order.argsort())
+    if not isinstance(weight, PackedWeight) or weight.input_order is None:
+        return rows
+    order = weight.input_order
+    if order.dim() == 1:
+        return select_columns(rows, order.argsort())
+    # All rows of a stack of experts.
+    matrices = rows.unflatten(0, (2 if weight.gate_up else 1, len(order), -1))
+    return matrices.gather(-1, order.argsort(-1).to(rows.device)[:, None].expand(matrices.shape)).flatten(0, 2)
 
 
 def replace_rows(x: Tensor, runs: Sequence[RowRun]) -> Tensor:

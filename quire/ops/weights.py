@@ -148,8 +148,9 @@ class PackedWeight:
     """Rows are gate then up, for `ops.gate_up_linear`."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     input_order: Tensor | None = None
-    """int64 [input_size]: column i as it is stored belongs to input input_order[i]; None: to input i. The ops that read whole
-    inputs (`linear`, `gate_up_linear`, `embedding`, `unpack_weight`) heed it; those that write rows store columns as given."""
+    """int64 [input_size]: column i as it is stored belongs to input input_order[i]; None: to input i. Of a stack of experts
+    [experts, input_size], an order for each. The ops that read whole inputs (`linear`, `gate_up_linear`, `experts`, `embedding`,
+    `unpack_weight`) heed it; those that write rows store columns as given."""
 
     @property
     def num_bytes(self) -> int:
@@ -220,8 +221,12 @@ def num_stacked(
         )
     if isinstance(gate_up, PackedWeight) and not gate_up.gate_up:
         raise ValueError("gate_up must be packed with gate_up=True for experts")
-    if any(isinstance(stack, PackedWeight) and stack.input_order is not None for stack in (gate_up, down)):
-        raise ValueError("gate_up and down must have their columns in order of the inputs for experts")
+    for name, stack in (("gate_up", gate_up), ("down", down)):
+        order = stack.input_order if isinstance(stack, PackedWeight) else None
+        if order is not None and list(order.shape) != [num_experts, _shape(stack)[1]]:
+            raise ValueError(
+                f"input_order of {name} must be {[num_experts, _shape(stack)[1]]} for experts, got {list(order.shape)}"
+            )
     return num_experts, intermediate_size
 
 

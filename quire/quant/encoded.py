@@ -34,6 +34,8 @@ class EncodedWeight:
 
     shape: tuple[int, int]
     """[outputs, inputs] of the weight that is meant, however it is stored."""
+    num_experts: int = 0
+    """Rows are the matrices of so many experts, one below the other, of a checkpoint's tensor of all experts; 0: one matrix."""
     format: WeightFormat | None = None
     """What keeps these very numbers, for `codes`; None where nothing does: then floats are kept."""
     input_order: Tensor | None = None

@@ -5,6 +5,8 @@ Of a weight [outputs, inputs]:
   weight_scale_inv  float [outputs / block, inputs / block], rounded up, with `weight_block_size` in the settings (2412.19437); or
   weight_scale      float: one number, one per output, or one per block;
   input_scale       float: a step that the activations would be rounded by, of checkpoints with static activation scales.
+Experts may be one tensor for all, `experts.down_proj` [experts, outputs, inputs], with `experts.down_proj_scale_inv` of three
+dimensions likewise, one number for each expert, or one per block.
 The weight is value * scale. It is kept as it is and multiplied by activations in bfloat16, which are finer than any rounding of
 activations to float8: so input scales, and scales for a KV cache, are not needed.
 """
@@ -23,6 +25,7 @@ from quire.quant.checkpoint import CheckpointFormat
 from quire.quant.encoded import Codes, EncodedWeight
 
 _SCALES = ("weight_scale_inv", "weight_scale")
+_STACK_SCALE = "_scale_inv"
 _NEEDLESS = ("k_scale", "v_scale", "q_scale", "kv_scale", "output_scale", "prob_output_scale")
 """Last words of tensors for a KV cache, and products, in float8: Quire's cache finds a scale for each token and head itself."""
 
@@ -65,7 +68,13 @@ class Float8Format(CheckpointFormat):
         self._block = _block_size(settings)
 
     def role_of(self, name: str, tensor: Tensor) -> tuple[str, str] | None:
-        """A weight in another type than float8 stands for itself."""
+        """A weight in another type than float8 stands for itself. All experts in one tensor are `experts.down_proj` beside
+        `experts.down_proj_scale_inv`.
+        """
+        if tensor.dtype == torch.float8_e4m3fn and tensor.dim() == 3:
+            return name, "weight"
+        if name.endswith(_STACK_SCALE) and tensor.dim() == 3:
+            return name.removesuffix(_STACK_SCALE), _SCALES[0]
         if name.endswith(".weight") and tensor.dtype == torch.float8_e4m3fn:
             return name, "weight"
         return super().role_of(name, tensor)
@@ -83,6 +92,8 @@ def decode_float8(tensors: dict[str, Tensor], block: tuple[int, int] | None) -> 
     ValueError: tensors are missing or do not fit together.
     """
     values, scales = tensors.get("weight"), next((tensors[word] for word in _SCALES if word in tensors), None)
+    if values is not None and scales is not None and values.dim() == scales.dim() == 3:
+        return _decode_stack(values, scales, block, list(tensors.values()))
     if values is None or values.dim() != 2:
         raise ValueError("a scale, but no weight of two dimensions in float8_e4m3fn")
     if scales is None:
@@ -95,6 +106,18 @@ def decode_float8(tensors: dict[str, Tensor], block: tuple[int, int] | None) -> 
     elif block is None or scales.dim() != 2:
         raise ValueError(f"scales of shape {list(scales.shape)} for values {list(values.shape)}, and no weight_block_size")
     return Float8Weight(values, scales, block, list(tensors.values()))
+
+
+def _decode_stack(values: Tensor, scales: Tensor, block: tuple[int, int] | None, sources: list[Tensor]) -> Float8Weight:
+    """All experts' matrices [experts, N, K] as one weight; scales [experts, N / block, K / block], or one for each matrix."""
+    num_experts, outputs, inputs = values.shape
+    if block is None or list(scales.shape) == [num_experts, 1, 1]:
+        block = outputs, inputs
+    if outputs % block[0] or len(scales) != num_experts:
+        raise ValueError(f"scales of shape {list(scales.shape)} for values {list(values.shape)} in blocks of {list(block)}")
+    weight = Float8Weight(values.flatten(0, 1), scales.flatten(0, 1), block, sources)
+    weight.num_experts = num_experts
+    return weight
 
 
 def _block_size(settings: Fields) -> tuple[int, int] | None:

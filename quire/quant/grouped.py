@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from quire.ops.quantize import INT4_ZERO
 from quire.ops.weights import GROUP_SIZES, WeightFormat
 from quire.quant.encoded import Codes, EncodedWeight
 
@@ -19,8 +18,8 @@ class GroupedWeight(EncodedWeight):
     """weight = (value - zero) * scale, with values of `bits` bits and groups of inputs.
 
     Kept as int4 where the groups, once sorted, are runs of a multiple of 32 inputs: fewer bits than 4, and larger groups, are
-    special cases of it. Kept as int8 where each output has one scale and the differences fit. All of it is exact, but for scales
-    that float16 rounds. Anything else has no format.
+    special cases of it. 8 bits without zero points are uint8 in the same cases. Kept as int8 where each output has one scale and
+    the differences fit. All of it is exact, but for scales that float16 rounds. Anything else has no format.
     """
 
     def __init__(
@@ -55,10 +54,11 @@ class GroupedWeight(EncodedWeight):
         size = inputs // num_groups
         if not torch.equal(self._groups[self._order], torch.arange(inputs) // max(size, 1)):
             return None
-        if self._bits <= 4:
-            for group_size in sorted(GROUP_SIZES, reverse=True):
-                if size % group_size == 0:
-                    return WeightFormat("int4", group_size, activation_group, has_zeros=self._zeros is not None)
+        fitting = [group_size for group_size in sorted(GROUP_SIZES, reverse=True) if size % group_size == 0]
+        if fitting and self._bits <= 4:
+            return WeightFormat("int4", fitting[0], activation_group, has_zeros=self._zeros is not None)
+        if fitting and self._bits == 8 and num_groups > 1 and self._zeros is None:
+            return WeightFormat("uint8", fitting[0], activation_group)
         if num_groups == 1 and (self._bits <= 4 or self._zeros is None):
             return WeightFormat("int8", 0, activation_group)
         return None
@@ -74,7 +74,7 @@ class GroupedWeight(EncodedWeight):
         repeats = self.shape[1] // self._scales.shape[1] // self.format.group_size
         scales = scales.repeat_interleave(repeats, 1)
         if self._zeros is None:
-            return Codes(values + (INT4_ZERO - middle), scales)
+            return Codes(values + (self.format.zero - middle), scales)
         return Codes(values, scales, self._zeros[rows].repeat_interleave(repeats, 1))
 
     def dequantize(self, rows: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class PackingSlot(Slot):
     def __init__(self, shard: WeightShard, format: WeightFormat) -> None:
         super().__init__((shard.output_size, shard.input_size), shard.place, shard.part_ids)
         self.format, self.is_gate_up, self.is_exact = format, shard.is_gate_up, shard.is_exact
-        self.is_stack = shard.num_experts > 0
+        self.num_experts = shard.num_experts
         self._parts: list[_Part] = []
 
     def allocate(self, device: torch.device) -> None:
@@ -71,12 +71,29 @@ class PackingSlot(Slot):
             return self.weight
         if self.is_allocated or self.is_exact or any(part.weight.format is None for part in parts):
             return self._as_floats(parts)
-        is_sorted = parts[0].weight.input_order is not None
-        if all(part.is_stored_like(parts[0]) for part in parts) and not (self.is_stack and is_sorted):
+        if self.num_experts:
+            return self._stacked(parts)
+        if all(part.is_stored_like(parts[0]) for part in parts):
             return self._packed(parts, 0, self.shape[0], self.is_gate_up)
-        if self.is_gate_up or self.is_stack:
+        if self.is_gate_up:
             return self._as_floats(parts)
         return WeightParts(tuple(self._packed([part], part.first_row, len(part.rows), False) for part in parts))
+
+    def _stacked(self, parts: list[_Part]) -> PackedWeight:
+        """All experts as one packed weight, each with its inputs in an order of its own; its gate and up must share one."""
+        rows_each = self.shape[0] // self.num_experts // (2 if self.is_gate_up else 1)
+        by_expert: list[list[_Part]] = [[] for _ in range(self.num_experts)]
+        for part in parts:
+            by_expert[part.first_row // rows_each % self.num_experts].append(part)
+        is_one_format = all(part.weight.format == parts[0].weight.format for part in parts)
+        if not is_one_format or any(not part.is_stored_like(own[0]) for own in by_expert for part in own):
+            return self._as_floats(parts)
+        weight = replace(self._packed(parts, 0, self.shape[0], self.is_gate_up), input_order=None)
+        orders = [own[0].weight.input_order for own in by_expert]
+        if all(order is None for order in orders):
+            return weight
+        as_they_are = torch.arange(self.shape[1])
+        return replace(weight, input_order=torch.stack([as_they_are if order is None else order for order in orders]))
 
     def _packed(self, parts: list[_Part], first_row: int, outputs: int, is_gate_up: bool) -> PackedWeight:
         """Rows first_row to first_row + outputs as one packed weight."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -159,6 +160,10 @@ class Block:
         self.gates, self.ups = (draw(num_experts, inner, hidden, seed=seed + i) / hidden**0.5 for i in (0, 1))
         self.downs = draw(num_experts, hidden, inner, seed=seed + 2) / inner**0.5
 
+    def ordered_stacks(self, format: WeightFormat) -> tuple[PackedWeight, PackedWeight]:
+        """The same columns, but each expert's are those of inputs in an order of its own."""
+        return tuple(replace(stack, input_order=draw_orders(len(self.gates), stack.input_size)) for stack in self.stacks(format))
+
     def stacks(self, format: WeightFormat | None) -> tuple[Tensor | PackedWeight, Tensor | PackedWeight]:
         """gate_up and down; plain tensors without a format."""
         gate_up = torch.cat([stack(self.gates), stack(self.ups)])
@@ -167,6 +172,13 @@ class Block:
         if format.is_grouped or format.table or format.has_zeros:
             return encoded(gate_up, format, gate_up=True), encoded(stack(self.downs), format)
         return ops.pack_weight(gate_up, format, gate_up=True), ops.pack_weight(stack(self.downs), format)
+
+
+def draw_orders(num_experts: int, inputs: int) -> Tensor:
+    """int64 [experts, inputs]; the first expert's is none."""
+    orders = draw(num_experts, inputs, seed=inputs).argsort(1)
+    orders[0] = torch.arange(inputs)
+    return orders
 
 
 def stack(matrices: Tensor) -> Tensor:
@@ -262,6 +274,35 @@ def test_experts_are_their_definition(backend, format, tokens, num_experts, top_
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "int8", "int4-g32", "float8", "float8-g128"])
+@pytest.mark.parametrize(
+    ("tokens", "num_experts", "top_k", "hidden", "inner"), [(0, 3, 2, 128, 128), (1, 6, 2, 128, 640), (19, 5, 3, 1152, 128)]
+)
+def test_experts_with_inputs_in_orders_of_their_own(name, tokens, num_experts, top_k, hidden, inner, backend):
+    """Formats that round a whole row alike: the order changes no rounding, and so nothing but the order of sums."""
+    block, format = Block(num_experts, hidden, inner), FORMATS[name]
+    x, logits = draw(tokens, hidden, seed=1), draw(tokens, num_experts, seed=2)
+    with registry.override(None, backend):
+        gate_up, down = block.ordered_stacks(format)
+        ids, weights = ops.route(logits, Routing(num_experts, top_k, renormalized=True))
+        out = ops.experts(x, ids, weights, gate_up, down)
+        expected = spelled_out(x, ids, weights, gate_up, down, block)
+    tolerance = {"float32": 1e-5, "bfloat16": 4e-3, "float8": 4e-3}.get(format.name, 2e-2)
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_matrices_of_a_stack_with_orders_are_in_the_order_of_the_inputs(backend):
+    block, format = Block(3, 40, 24), FORMATS["float32"]
+    with registry.override(None, backend):
+        for plain, ordered in zip(block.stacks(format), block.ordered_stacks(format)):
+            matrices = ops.unpack_weight(plain).unflatten(0, (-1, 3, plain.output_size // 3 // (2 if plain.gate_up else 1)))
+            found = ops.unpack_weight(ordered).view(matrices.shape)
+            for expert, order in enumerate(ordered.input_order):
+                assert torch.equal(found[:, expert][..., order], matrices[:, expert])
+
+
 def test_plain_weights_and_every_activation():
     block = Block(4, 40, 24)
     x, (gate_up, down) = draw(6, 40, seed=1), block.stacks(None)
@@ -298,6 +339,8 @@ def test_stacks_that_do_not_fit_are_named(backend):
         plain = ops.pack_weight(torch.cat([stack(block.gates), stack(block.ups)]), WeightFormat("float32"))
         with pytest.raises(ValueError, match="gate_up must be packed with gate_up=True for experts"):
             ops.experts(x, ids, weights, plain, down)
+        with pytest.raises(ValueError, match=r"input_order of down must be \[4, 32\] for experts, got \[32\]"):
+            ops.experts(x, ids, weights, gate_up, replace(down, input_order=torch.arange(32)))
 
 
 @needs_kernels
@@ -345,7 +388,8 @@ def test_a_row_is_the_same_alone_in_any_slice_on_any_threads_and_at_every_level(
     routing = Routing(num_experts, data.draw(st.integers(1, num_experts)), "sigmoid", True)
     x, logits = draw(tokens, hidden, seed=1), draw(tokens, num_experts, seed=2) * 3
     logits[:, 0] += data.draw(st.sampled_from([0.0, 20.0]))  # one expert may have most rows
-    gate_up, down = Block(num_experts, hidden, inner).stacks(FORMATS[name])
+    block = Block(num_experts, hidden, inner)
+    gate_up, down = (block.ordered_stacks if data.draw(st.booleans()) else block.stacks)(FORMATS[name])
     EXTENSION.set_num_threads(1)
     ids, weights = ops.route(logits, routing)
     expected = ops.experts(x, ids, weights, gate_up, down)
@@ -364,7 +408,8 @@ def test_a_row_is_the_same_alone_in_any_slice_on_any_threads_and_at_every_level(
 
 @needs_kernels
 @pytest.mark.parametrize("name", FORMATS)
-def test_captured_equals_op_by_op(name):
+@pytest.mark.parametrize("is_ordered", [False, True])
+def test_captured_equals_op_by_op(name, is_ordered):
     """The number of rows that each expert has is known only when the program runs."""
     vocab, hidden, inner, num_experts = 64, 256, 256, 9
     routing, tokens = (
@@ -373,7 +418,8 @@ def test_captured_equals_op_by_op(name):
     )
     router = ops.pack_weight(draw(num_experts, hidden, seed=2), FORMATS["float32"])
     gate = ops.pack_weight(draw(1, hidden, seed=4), FORMATS["float32"])
-    stacks, bias = Block(num_experts, hidden, inner).stacks(FORMATS[name]), draw(num_experts, seed=3)
+    block, bias = Block(num_experts, hidden, inner), draw(num_experts, seed=3)
+    stacks = (block.ordered_stacks if is_ordered else block.stacks)(FORMATS[name])
 
     def forward(step: StepTensors) -> Tensor:
         x = ops.embedding(step.token_ids, tokens)

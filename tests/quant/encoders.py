@@ -16,13 +16,15 @@ from tests.quant.writing import Encode, round_to_grid
 
 
 def gptq(bits: int, group_size: int, symmetric: bool = True, act_order: str = "") -> Encode:
-    """`act_order`: inputs are in groups at random, the "same" for all layers with as many inputs, or each layer's "own"."""
+    """`act_order`: inputs are in groups at random, the "same" for all layers with as many inputs, each layer's "own", or one
+    order for layers that read the "same inputs", an expert's gate and up among them.
+    """
 
     def encode(name: str, layer: nn.Linear) -> tuple[dict[str, Tensor], Tensor]:
         outputs, inputs = layer.weight.shape
         order = torch.arange(inputs)
         if act_order:
-            seed = sum(name.encode()) if act_order == "own" else 0
+            seed = 0 if act_order == "same" else sum(_reader(name).encode() if act_order == "same inputs" else name.encode())
             order = torch.randperm(inputs, generator=torch.Generator().manual_seed(seed + inputs))
         g_idx = torch.empty(inputs, dtype=torch.int32)
         g_idx[order] = torch.arange(inputs, dtype=torch.int32) // (group_size if group_size > 0 else inputs)
@@ -33,6 +35,13 @@ def gptq(bits: int, group_size: int, symmetric: bool = True, act_order: str = ""
         return tensors, packed(torch.eye(inputs)).T
 
     return encode
+
+
+def _reader(name: str) -> str:
+    """What the layers have in common that read what this one reads: GPTQ finds one order for all of them."""
+    words = {"w3": "w1", "up_proj": "gate_proj", "k_proj": "q_proj", "v_proj": "q_proj"}
+    layer, _, word = name.rpartition(".")
+    return f"{layer}.{words.get(word, word)}"
 
 
 def awq(group_size: int) -> Encode:
@@ -80,6 +89,21 @@ def float8_blocks(outputs: int, inputs: int) -> Encode:
         written = Fp8Quantize(quantizer).convert({"weight": layer.weight.detach().float()})
         values, scales = written["weight"], next(tensor for key, tensor in written.items() if key.endswith("scale_inv"))
         return {"weight": values, "weight_scale_inv": scales}, Fp8Dequantize(quantizer)._dequantize_one(values, scales)
+
+    return encode
+
+
+def float8_cut_blocks(outputs: int, inputs: int) -> Encode:
+    """DeepSeek's own layout (2412.19437), where the last blocks of a matrix are cut short. transformers writes none of these."""
+
+    def encode(name: str, layer: nn.Linear) -> tuple[dict[str, Tensor], Tensor]:
+        weight = layer.weight.detach().float()
+        padding = (0, -weight.shape[1] % inputs, 0, -weight.shape[0] % outputs)
+        blocks = nn.functional.pad(weight, padding).unflatten(0, (-1, outputs)).unflatten(2, (-1, inputs))
+        scales = blocks.abs().amax((1, 3)) / 448
+        wide = scales.repeat_interleave(outputs, 0).repeat_interleave(inputs, 1)[: weight.shape[0], : weight.shape[1]]
+        values = (weight / wide).to(torch.float8_e4m3fn)
+        return {"weight": values, "weight_scale_inv": scales}, values.float() * wide
 
     return encode
 

@@ -25,10 +25,11 @@ from tests.quant.encoders import (
     gptq,
     squeezellm,
 )
+from tests.quant.experts import write_experts
 from tests.quant.writing import Encode, write
 
 Make = Callable[[Any, Path], Path]
-"""(a Llama model of transformers, an empty folder) -> the checkpoint, a folder or a file. Changes the model's weights to those
+"""(a model of transformers, an empty folder) -> the checkpoint, a folder or a file. Changes the model's weights to those
 that the checkpoint stands for."""
 
 
@@ -41,19 +42,23 @@ class Fixture:
     tool: str
     """The package whose code packs and dequantizes, or torch where the layout is spelled out here."""
     make: Make
+    shape: str = "llama-mha-biases-untied"
+    """Of the model that is encoded; see `tests.models.shapes`."""
 
 
 def _written(encode: Callable[[], Encode], **settings: Any) -> Make:
     """`encode` makes the encoding when it is needed: that loads the tool's package. `settings`: of the checkpoint."""
 
     def make(model: Any, folder: Path) -> Path:
-        return write(model, folder, settings, encode())
+        encode_all = write_experts if hasattr(model.config, "num_local_experts") else write
+        return encode_all(model, folder, settings, encode())
 
     return make
 
 
-def _gptq(bits: int, group_size: int, symmetric: bool = True, desc_act: bool = False) -> Make:
-    encode = partial(gptq, bits, group_size, symmetric, "same" if desc_act else "")
+def _gptq(bits: int, group_size: int, symmetric: bool = True, act_order: str = "") -> Make:
+    desc_act = bool(act_order)
+    encode = partial(gptq, bits, group_size, symmetric, act_order)
     return _written(encode, quant_method="gptq", bits=bits, group_size=group_size, sym=symmetric, desc_act=desc_act)
 
 
@@ -88,17 +93,33 @@ def _gguf(kind: str) -> Make:
 
 _GGUF = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
 
+_AWQ = _written(partial(awq, 128), quant_method="awq", bits=4, group_size=128, zero_point=True, version="gemm")
+_FLOAT8_BLOCKS = _written(
+    partial(float8_blocks, 128, 128),
+    **{"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]},
+)
+_LLM_INT8 = _written(bitsandbytes_8bit, quant_method="bitsandbytes", load_in_8bit=True)
+_EXPERTS = (
+    ("GPTQ 4-bit, groups of 128", "AutoGPTQ", _gptq(4, 128)),
+    ("GPTQ 4-bit, groups of 128, act-order", "AutoGPTQ", _gptq(4, 128, True, "same inputs")),
+    ("GPTQ 8-bit, groups of 128, act-order", "AutoGPTQ", _gptq(8, 128, True, "same inputs")),
+    ("AWQ 4-bit, groups of 128, zero points", "AutoAWQ", _AWQ),
+    ("W4A16, groups of 128", "compressed-tensors", _compressed("pack-quantized", 4, 128)),
+    ("W8A8, per channel", "compressed-tensors", _compressed("int-quantized", 8)),
+    ("FP8, blocks of 128x128", "transformers", _FLOAT8_BLOCKS),
+    ("bitsandbytes nf4, double quantized", "bitsandbytes", _bitsandbytes("nf4", nested=True)),
+    ("bitsandbytes LLM.int8", "bitsandbytes", _LLM_INT8),
+)
+"""Names, tools and makers of mixtures of experts."""
+
 FIXTURES = [
     Fixture("GPTQ 4-bit, groups of 128", "AutoGPTQ", _gptq(4, 128)),
-    Fixture("GPTQ 4-bit, groups of 128, zero points, act-order", "AutoGPTQ", _gptq(4, 128, False, True)),
+    Fixture("GPTQ 4-bit, groups of 128, zero points, act-order", "AutoGPTQ", _gptq(4, 128, False, "same")),
     Fixture("GPTQ 3-bit, groups of 64, zero points", "AutoGPTQ", _gptq(3, 64, False)),
     Fixture("GPTQ 2-bit, groups of 64", "AutoGPTQ", _gptq(2, 64)),
     Fixture("GPTQ 8-bit, per channel", "AutoGPTQ", _gptq(8, -1)),
-    Fixture(
-        "AWQ 4-bit, groups of 128, zero points",
-        "AutoAWQ",
-        _written(partial(awq, 128), quant_method="awq", bits=4, group_size=128, zero_point=True, version="gemm"),
-    ),
+    Fixture("GPTQ 8-bit, groups of 128", "AutoGPTQ", _gptq(8, 128)),
+    Fixture("AWQ 4-bit, groups of 128, zero points", "AutoAWQ", _AWQ),
     Fixture("W4A16, groups of 128", "compressed-tensors", _compressed("pack-quantized", 4, 128)),
     Fixture("W8A8, per channel", "compressed-tensors", _compressed("int-quantized", 8)),
     Fixture(
@@ -111,23 +132,17 @@ FIXTURES = [
         "compressed-tensors",
         _written(partial(float8_compressed, "channel"), quant_method="compressed-tensors", format="float-quantized"),
     ),
-    Fixture(
-        "FP8, blocks of 128x128",
-        "transformers",
-        _written(
-            partial(float8_blocks, 128, 128),
-            **{"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]},
-        ),
-    ),
+    Fixture("FP8, blocks of 128x128", "transformers", _FLOAT8_BLOCKS),
     Fixture("bitsandbytes nf4", "bitsandbytes", _bitsandbytes("nf4")),
     Fixture("bitsandbytes nf4, double quantized", "bitsandbytes", _bitsandbytes("nf4", nested=True)),
     Fixture("bitsandbytes fp4", "bitsandbytes", _bitsandbytes("fp4")),
     Fixture(
         "bitsandbytes LLM.int8",
         "bitsandbytes",
-        _written(bitsandbytes_8bit, quant_method="bitsandbytes", load_in_8bit=True),
+        _LLM_INT8,
     ),
     Fixture("SqueezeLLM 4-bit", "torch, in the paper's layout", _squeezellm(sparse=False)),
     Fixture("SqueezeLLM 4-bit, 2 % outliers", "torch, in the paper's layout", _squeezellm(sparse=True)),
+    *(Fixture(f"Mixtral, {name}", tool, make, "mixtral-gqa") for name, tool, make in _EXPERTS),
     *(Fixture(f"GGUF {kind}", "gguf", _gguf(kind)) for kind in _GGUF),
 ]

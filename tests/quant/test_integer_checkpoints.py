@@ -48,6 +48,8 @@ CASES = {
     "gptq-3": (gptq_settings(3, False), gptq(3, 32, False), int4(32, True)),
     "gptq-2": (gptq_settings(2), gptq(2, 64), int4(64)),
     "gptq-8-whole-rows": (gptq_settings(8), gptq(8, -1), WeightFormat("int8", 0, 64)),
+    "gptq-8-groups": (gptq_settings(8), gptq(8, 64), WeightFormat("uint8", 64, 64)),
+    "gptq-8-groups-act-order": (gptq_settings(8, True, True), gptq(8, 32, True, "same"), WeightFormat("uint8", 32, 64)),
     "gptq-8": (gptq_settings(8, False), gptq(8, 32, False), WeightFormat("float32")),
     "gptq-groups-of-16": (gptq_settings(4), gptq(4, 16), WeightFormat("float32")),
     "gptq-act-order": (gptq_settings(4, False, True), gptq(4, 32, False, "same"), int4(32, True)),

@@ -101,6 +101,13 @@ class Stack:
 
     whole: CpuWeight
     each: tuple[CpuWeight, ...]
+    order: Tensor | None
+    """int32 [experts, inputs]: the columns of each expert's matrix, see `PackedWeight.input_order`."""
+
+    @property
+    def encodes_tokens(self) -> bool:
+        """Whether a token's row is encoded once for all its experts. It is not where each has an order of columns of its own."""
+        return self.whole.encodes_activations and self.order is None
 
     def row_shapes(self) -> list[tuple[int, torch.dtype]]:
         """Width and type of the buffers that hold a row as these weights want it."""
@@ -120,7 +127,8 @@ def make_stack(stack: CpuWeight, num_experts: int, rows: int) -> Stack:
     halves = 2 if stack.gate_up else 1
     panels = halves * stacked_rows(rows) // PANEL_ROWS
     each = [slice_panels(stack, expert * panels, panels, halves * rows) for expert in range(num_experts)]
-    return Stack(stack, tuple(each))
+    order = None if stack.input_order is None else stack.input_order.int().contiguous()
+    return Stack(stack, tuple(each), order)
 
 
 def make_stacks(gate_up: CpuWeight, down: CpuWeight, hidden_size: int) -> tuple[Stack, Stack]:
@@ -146,6 +154,11 @@ def grouped_instruction(
         product_instruction(weight, x_at, out, width, 0, 0, activation, level) for weight in stack.each
     ]
     return extension.grouped_product(products, starts)
+
+
+def select_instruction(stack: Stack, x: int, out: int, starts: int) -> Any:
+    """Dense float32 rows at `x`, sorted by expert, with their columns in the order of each one's expert."""
+    return extension.grouped_select(out, x, address(stack.order), starts, len(stack.each), stack.whole.input_size)
 
 
 def encode_pairs_instruction(
@@ -201,24 +214,35 @@ def experts_at_level(
     def buffers(stack: Stack, count: int) -> list[Tensor]:
         return [torch.empty(count, width, dtype=dtype) for width, dtype in stack.row_shapes()]
 
-    tokens, inputs, inner = [rows], buffers(first, pairs), torch.empty(pairs, second.whole.input_size)
+    def arranged(stack: Stack, rows: Tensor) -> list[Tensor]:
+        """Float rows of pairs as the stack wants them."""
+        if stack.order is not None:
+            given, rows = rows, torch.empty_like(rows)
+            select_instruction(stack, address(given), address(rows), address(starts)).run()
+        if not stack.whole.encodes_activations:
+            return [rows]
+        encoded = buffers(stack, pairs)
+        encode_pairs_instruction(stack, address(rows), num_tokens, top_k, _addresses(encoded), level).run()
+        return encoded
+
+    tokens, inner = [rows], torch.empty(pairs, second.whole.input_size)
     places, starts = torch.empty_like(ids), torch.empty(len(first.each) + 1, dtype=torch.int32)
-    if gate_up.encodes_activations:
+    if first.encodes_tokens:
         tokens = buffers(first, num_tokens)
         encode_instruction(
             gate_up, rows.data_ptr(), rows.shape[1], num_tokens, _addresses(tokens), level=level
         ).run()
+    inputs = [source.new_empty(pairs, source.shape[1]) for source in tokens]
     copies = [_copy(source, target) for source, target in zip(tokens, inputs, strict=True)]
     dispatch_instruction(
         address(ids), address(places), address(starts), len(first.each), num_tokens, top_k, copies
     ).run()
+    if not first.encodes_tokens:
+        inputs = arranged(first, inputs[0])
     grouped_instruction(first, _addresses(inputs), address(inner), address(starts), activation, level).run()
-    encoded = [inner]
-    if down.encodes_activations:
-        encoded = buffers(second, pairs)
-        encode_pairs_instruction(second, address(inner), num_tokens, top_k, _addresses(encoded), level).run()
     answers, out = torch.empty(pairs, x.shape[1]), torch.empty_like(rows)
-    grouped_instruction(second, _addresses(encoded), address(answers), address(starts), None, level).run()
+    middle = arranged(second, inner)
+    grouped_instruction(second, _addresses(middle), address(answers), address(starts), None, level).run()
     at = address(answers), address(places), address(weights)
     combine_instruction((address(out), x.shape[1]), *at, num_tokens, x.shape[1], top_k, level).run()
     return out.to(x.dtype)

@@ -22,6 +22,7 @@ from quire.ops.cpu.moe import (
     grouped_instruction,
     make_stacks,
     route_instruction,
+    select_instruction,
 )
 from quire.ops.cpu.recorded import Address, encode_rows, recorded
 from quire.ops.routing import Routing
@@ -59,10 +60,12 @@ def experts(
         raise NotCapturable("experts of something else than float32 rows by packed weights")
     first, second = make_stacks(gate_up, down, x.shape[1])
     starts = torch.zeros(len(first.each) + 1, dtype=torch.int32)
-    rows = encode_rows(x, gate_up) if gate_up.encodes_activations else (x,)
+    rows = encode_rows(x, gate_up) if first.encodes_tokens else (x,)
     inputs, places = _dispatch(rows, ids, starts, first)
+    if not first.encodes_tokens:
+        inputs = _arrange(inputs[0], first, starts)
     inner = _multiply(inputs, first, starts, activation)
-    answers = _multiply(_encode(inner, second), second, starts, None)
+    answers = _multiply(_arrange(inner, second, starts), second, starts, None)
     return _combine(answers, places, weights)
 
 
@@ -71,7 +74,7 @@ def _dispatch(
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """The tokens' rows sorted by expert, and the places of each token's pairs."""
     record, top_k = recording(), ids.shape[1]
-    inputs = tuple(record.new((top_k, width), dtype) for width, dtype in stack.row_shapes())
+    inputs = tuple(record.new((top_k, row.shape[1]), row.dtype) for row in rows)
     places = record.new((top_k,), torch.int32)
     sources, targets = [record.operand(t) for t in rows], [record.operand(t) for t in inputs]
     chosen, order = record.operand(ids), record.operand(places)
@@ -102,19 +105,34 @@ def _multiply(rows: tuple[Tensor, ...], stack: Stack, starts: Tensor, activation
     return out
 
 
-def _encode(inner: Tensor, stack: Stack) -> tuple[Tensor, ...]:
-    """Pairs as the stack wants them."""
+def _arrange(pairs: Tensor, stack: Stack, starts: Tensor) -> tuple[Tensor, ...]:
+    """Float rows of pairs as the stack wants them."""
+    record, top_k = recording(), pairs.shape[1]
+    if stack.order is not None:
+        pairs = _select(pairs, stack, starts)
     if not stack.whole.encodes_activations:
-        return (inner,)
-    record, top_k = recording(), inner.shape[1]
+        return (pairs,)
     rows = tuple(record.new((top_k, width), dtype) for width, dtype in stack.row_shapes())
-    source, targets = record.operand(inner), [record.operand(t) for t in rows]
+    source, targets = record.operand(pairs), [record.operand(t) for t in rows]
 
     def build(at: Address) -> Any:
         return encode_pairs_instruction(stack, at(source), 0, top_k, [at(target) for target in targets])
 
-    record.emit("encode_pairs", (inner,), rows, build)
+    record.emit("encode_pairs", (pairs,), rows, build)
     return rows
+
+
+def _select(pairs: Tensor, stack: Stack, starts: Tensor) -> Tensor:
+    """Pairs with their columns in the order of each one's expert."""
+    record = recording()
+    out = record.new(tuple(pairs.shape[1:]), torch.float32)
+    source, target = record.operand(pairs), record.operand(out)
+
+    def build(at: Address) -> Any:
+        return select_instruction(stack, at(source), at(target), address(starts))
+
+    record.emit("grouped_select", (pairs,), (out,), build)
+    return out
 
 
 def _combine(answers: Tensor, places: Tensor, weights: Tensor) -> Tensor:

@@ -59,8 +59,8 @@ def experts(
         gate = _rows(expert, intermediate_size)
         up = _rows(num_experts + expert, intermediate_size)
         both, back = _take(gate_up, torch.cat((gate, up))), _take(down, _rows(expert, hidden_size))
-        inner = gate_up_linear(x[tokens], both, None, activation)
-        outputs[tokens, ranks] = linear(inner, back).float()
+        inner = gate_up_linear(_in_order(x[tokens], gate_up, expert), both, None, activation)
+        outputs[tokens, ranks] = linear(_in_order(inner, down, expert), back).float()
     total = torch.zeros_like(outputs[:, 0])
     for rank in range(ids.shape[1]):
         total = total + weights[:, rank, None].float() * outputs[:, rank]
@@ -71,6 +71,12 @@ def _rows(place: int, rows: int) -> Tensor:
     """Rows of the matrix at a place of a stack."""
     first = place * stacked_rows(rows)
     return torch.arange(first, first + rows)
+
+
+def _in_order(rows: Tensor, stack: Tensor | PackedWeight, expert: int) -> Tensor:
+    """Rows with their columns as the expert's matrix has them."""
+    order = None if isinstance(stack, Tensor) else stack.input_order
+    return rows if order is None else rows[:, order[expert].to(rows.device)]
 
 
 def _take(stack: Tensor | PackedWeight, rows: Tensor) -> Tensor | PackedWeight:
