@@ -12,15 +12,18 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from quire.config.types import KVCacheSpec, ModelConfig
+from quire.config.types import KVCacheSpec, LoadConfig, ModelConfig
 from quire.errors import ConfigError
 from quire.layers.context import ForwardContext, forward_context
+from quire.loader import load_model
 from quire.ops.activations import ActivationName
 from quire.ops.capture import RowFunction
 from quire.quant import Quantizable, QuantMethod
 from quire.runner.kv_cache import KVCache
 from quire.tokenizer import Tokenizer, render_chat
 
+Report = Callable[[str, int], Callable[[], None]]
+"""(what begins, its number of steps) -> a function to call after each step."""
 _BLOCK_SIZE = 16
 _ROWS_AT_ONCE = 128
 
@@ -83,6 +86,20 @@ class Forward:
             logits = cast(RowFunction, self.model.compute_logits)(rows)
             total -= float(logits.log_softmax(-1).gather(1, wanted[:, None]).sum())
         return total
+
+
+class LoadedModel:
+    """A model in memory that can be asked for its perplexity."""
+
+    def __init__(self, config: ModelConfig, max_tokens: int) -> None:
+        self.model = load_model(config, LoadConfig(), torch.device("cpu"))
+        self.forward = Forward(self.model, config, max_tokens)
+
+    def perplexity(self, texts: list[list[int]], report: Report) -> float | None:
+        """On these texts; None if there are none."""
+        if not texts:
+            return None
+        return perplexity(self.forward, texts, report("perplexity", len(texts)))
 
 
 def perplexity(forward: Forward, texts: list[list[int]], report: Callable[[], None]) -> float:

@@ -169,7 +169,7 @@ def _byte_bpe(
     backend = Tokenizer(BPE(vocabulary, merges, ignore_merges=cuts.ignores_merges))
     if cuts.normalizes:
         backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = _pre_tokenizer(cuts, bool(settings.add_prefix_space))
+    backend.pre_tokenizer = pre_tokenizer_of(cuts, bool(settings.add_prefix_space))
     backend.decoder = decoders.ByteLevel()
     for kind in (_CONTROL, _USER_DEFINED):
         added = [token for token, own in zip(tokens, types) if own == kind]
@@ -187,7 +187,8 @@ def _pair(header: Header, merge: str) -> tuple[str, str]:
     return merge[:at], merge[at + 1 :]
 
 
-def _pre_tokenizer(cuts: Cuts, adds_space: bool) -> pre_tokenizers.PreTokenizer:
+def pre_tokenizer_of(cuts: Cuts, adds_space: bool) -> pre_tokenizers.PreTokenizer:
+    """Cuts text, after a space before all of it if `adds_space`, and turns it to the letters that stand for bytes."""
     splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in cuts.patterns]
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=adds_space, use_regex=False)
     return pre_tokenizers.Sequence([*splits, to_bytes])

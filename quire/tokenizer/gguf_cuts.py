@@ -76,3 +76,9 @@ _BY_NAME |= dict.fromkeys(("dbrx", "smaug-bpe", "chatglm-bpe", "glm4"), _GPT4)
 def cuts_named(name: str) -> Cuts | None:
     """The cuts that a file's `tokenizer.ggml.pre` names, or None."""
     return _BY_NAME.get(name)
+
+
+def known_names() -> list[str]:
+    """Every name that a file may have; of those that mean the same the most usual first."""
+    usual = ("llama-bpe", "qwen2", "gpt-2", "starcoder", "gpt-4o", "dbrx")
+    return list(dict.fromkeys((*usual, *_BY_NAME)))

@@ -306,6 +306,10 @@ class FastTokenizer(Tokenizer):
                 longest = max(longest, len(token))
         return super()._vocab_extent if num_left else (token_id, longest)
 
+    def to_json(self) -> str:
+        """The whole of it as the text of a tokenizer.json."""
+        return self._backend.to_str()
+
     @cached_property
     def all_special_ids(self) -> frozenset[int]:
         """See `Tokenizer.all_special_ids`."""
