@@ -1,14 +1,17 @@
-"""`quire quantize MODEL -o DIR`: a checkpoint in floats as one in 4 or 8 bits."""
+"""`quire quantize MODEL -o PATH`: a checkpoint in floats as one in fewer bits."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable
 from typing import Any
 
 _METHODS = ("rtn", "awq", "gptq")
-_HELP = "write a checkpoint with its weights rounded to 4 or 8 bits"
+_FORMATS = ("safetensors", "gguf")
+_LAYOUTS = ("compressed-tensors", "gptq")
+_HELP = "write a checkpoint with its weights rounded to fewer bits, as safetensors or as a GGUF file"
 _BAR = 30
 
 
@@ -17,24 +20,45 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "quantize",
         help=_HELP,
-        usage="quire quantize MODEL -o DIR [--method rtn|awq|gptq] [--calibration FILE] [options]",
-        description="Write a checkpoint whose linear layers are rounded to 4 or 8 bits, in the layout of compressed-tensors.",
+        usage="quire quantize MODEL -o DIR [--method rtn|awq|gptq] [--calibration FILE] [options]\n"
+        "       quire quantize MODEL -o FILE.gguf --format gguf --type Q4_K_M [--calibration FILE]",
+        description="Write a checkpoint whose linear layers are rounded to 4 or 8 bits, in the layout of compressed-tensors or "
+        "GPTQ, or a GGUF file for llama.cpp.",
     )
     parser.add_argument("model", metavar="MODEL", help="folder, hub id or built-in model, with weights in floats")
-    parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the new checkpoint, not there or empty")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="PATH",
+        required=True,
+        help="folder for the new checkpoint, not there or empty; or the new GGUF file",
+    )
     parser.add_argument(
         "--method",
         choices=_METHODS,
-        default="gptq",
-        help="rtn: rounding to nearest; awq: weights rescaled before it; gptq: errors made up for (default: gptq)",
+        help="rtn: rounding to nearest; awq: weights rescaled before it; gptq: errors made up for (default: gptq; with --format "
+        "gguf rtn, the only one)",
     )
-    parser.add_argument("--bits", type=int, default=4, help="4 or 8; with 8 every output has one scale (default: 4)")
+    parser.add_argument("--format", choices=_FORMATS, default="safetensors", help="a folder, or one file (default: safetensors)")
+    parser.add_argument(
+        "--type",
+        help="of a GGUF file: F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K_S, Q3_K_M, Q3_K_L, Q4_K_S, Q4_K_M, "
+        "Q5_K_S, Q5_K_M or Q6_K",
+    )
+    parser.add_argument(
+        "--layout", choices=_LAYOUTS, help="of safetensors: whose names and order of bits (default: compressed-tensors)"
+    )
+    parser.add_argument("--bits", type=int, help="4 or 8; with 8 every output has one scale (default: 4)")
     parser.add_argument(
         "--group-size",
         type=int,
-        default=128,
         help="inputs that share a scale: 32, 64, 128, or 0 for all of an output's; halved where it does not divide every layer "
         "(default: 128)",
+    )
+    parser.add_argument(
+        "--symmetric",
+        action=argparse.BooleanOptionalAction,
+        help="without zero points (default: yes, with --method awq no)",
     )
     parser.add_argument(
         "--calibration",
@@ -48,9 +72,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantize, and say what it cost."""
-    from quire.quantize.pipeline import QuantizeOptions, quantize
+    from quire.quantize.options import QuantizeOptions
+    from quire.quantize.pipeline import quantize
 
-    names = ("model", "output", "method", "bits", "group_size", "calibration", "num_samples", "max_tokens")
+    names = [field.name for field in dataclasses.fields(QuantizeOptions)]
     outcome = quantize(QuantizeOptions(**{name: getattr(args, name) for name in names}), _progress)
     print(f"weights: {outcome.bytes_before / 1e6:.1f} MB before, {outcome.bytes_after / 1e6:.1f} MB after")
     if outcome.before is not None and outcome.after is not None:

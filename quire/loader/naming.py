@@ -46,6 +46,11 @@ class Names:
         """The same for the row numbers [outputs, 1] of a quantized weight, whose rows are outputs in every checkpoint."""
         return self._cut(name, numbers, lambda cut: cut.of_rows if isinstance(cut, Transposed) else cut)
 
+    def is_transposed(self, name: str, tensor: Tensor) -> bool:
+        """Whether a checkpoint's tensor is a weight stored as [inputs, outputs]."""
+        words = (self._rename(name) or name).split(".")
+        return tensor.dim() == 2 and any(isinstance(self._fused.get(word), Transposed) for word in words)
+
     def _cut(self, name: str, tensor: Tensor, choose: Callable[[Cut], Cut]) -> list[tuple[Part, Tensor]]:
         words = (self._rename(name) or name).split(".")
         if self._has_stacks:

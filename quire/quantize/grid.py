@@ -22,6 +22,8 @@ class Grid:
     """Every zero point is 0."""
     scale_dtype: torch.dtype = torch.float32
     """Scales are rounded to it before anything is rounded by them."""
+    lowest_zero: int = 0
+    """Zero points stay so far above `low`."""
 
     @property
     def low(self) -> int:
@@ -60,10 +62,13 @@ class Grid:
         if self.symmetric:
             scales = torch.maximum(high, -low) / (self.high + 0.5)
         else:
+            low = torch.minimum(low, -high * self.lowest_zero / (self.high - self.low - self.lowest_zero))
             scales = (high - low) / (self.high - self.low)
         scales = torch.where(scales > 0, scales, 1.0).to(self.scale_dtype).float()
         scales = scales.clamp(min=torch.finfo(torch.float16).tiny)
-        zeros = torch.zeros_like(scales) if self.symmetric else (self.low - low / scales).round().clamp(self.low, self.high)
+        if self.symmetric:
+            return Steps(self, scales, torch.zeros_like(scales))
+        zeros = (self.low - low / scales).round().clamp(self.low + self.lowest_zero, self.high)
         return Steps(self, scales, zeros)
 
 
@@ -88,3 +93,16 @@ class Steps:
         """Scales and zero points [N] of one input's group."""
         group = index // self.grid.group_size if self.grid.group_size else 0
         return self.scales[:, group], self.zeros[:, group]
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """One weight in integers."""
+
+    values: Tensor
+    """int8 [N, K]"""
+    steps: Steps
+
+    def dequantize(self) -> Tensor:
+        """What it stands for, float32 [N, K]."""
+        return self.steps.decode(self.values.float())

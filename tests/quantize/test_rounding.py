@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quire.quant.bits import pack_bits, unpack_bits
-from quire.quantize.awq import Pair, find_scales, rescale
+from quire.quantize.awq import divide_norm, divide_rows, find_scales
 from quire.quantize.grid import Grid
 from quire.quantize.rounding import gptq, round_by_importance, round_to_nearest
 
@@ -72,19 +72,43 @@ def test_awq_changes_no_output_and_loses_less(source_is_norm):
     grid = Grid(4, 32, False)
     scales = find_scales([reader], hessian, magnitudes, grid)
     assert scales.max() / scales.min() > 2
-    tensors = {"source": source, "reader": reader}
-    scales, moved = rescale(Pair("source", ("reader",)), scales, tensors.__getitem__, torch.bfloat16)
     x = torch.randn(8, 128 if source_is_norm else 40, generator=generator)
-    for before, after in ((source, moved["source"]),):
-        one = (x * before if source_is_norm else x @ before.T) @ reader.T
-        other = (x * after if source_is_norm else x @ after.T) @ moved["reader"].T
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     if source_is_norm:
-        assert torch.equal(moved["source"], moved["source"].bfloat16().float())
+        divided, scales = divide_norm(source, scales, torch.bfloat16, plus_one=False)
+        assert divided.dtype == torch.bfloat16
+        one, other = (x * source) @ reader.T, (x * divided.float()) @ (reader * scales).T
+    else:
+        divided = divide_rows(source, scales, torch.arange(128))
+        one, other = (x @ source.T) @ reader.T, (x @ divided.T) @ (reader * scales).T
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
     def loss(weight, factors):
         values, steps = round_by_importance(weight, hessian / torch.outer(factors, factors), grid)
         error = steps.decode(values) / factors - reader
         return float(((error @ hessian) * error).sum())
 
-    assert loss(moved["reader"], scales) < 0.8 * loss(reader, torch.ones(128))
+    assert loss(reader * scales, scales) < 0.8 * loss(reader, torch.ones(128))
+
+
+def test_a_norm_that_counts_from_one_is_divided_as_it_multiplies():
+    weight, scales = torch.tensor([-0.5, 0.0, 1.0, -1.0]), torch.tensor([2.0, 0.5, 3.0, 4.0])
+    divided, left = divide_norm(weight, scales, torch.bfloat16, plus_one=True)
+    torch.testing.assert_close((1 + divided.float()) * left, 1 + weight)
+    assert left[3] == 4.0  # nothing to divide: the factor stays
+
+
+def test_rows_of_a_part_are_divided_alone():
+    weight, rows = torch.ones(6, 3), torch.tensor([1, 4])
+    divided = divide_rows(weight, torch.tensor([2.0, 4.0]), rows)
+    assert divided[:, 0].tolist() == [1, 0.5, 1, 1, 0.25, 1]
+    assert divide_rows(weight[:, 0], torch.tensor([2.0, 4.0]), rows).tolist() == [1, 0.5, 1, 1, 0.25, 1]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_zero_points_stay_above_the_lowest(sign):
+    """Also in groups of one sign, whose zero would be the lowest value; and every weight is still within half a step."""
+    weight = sign * torch.rand(4, 64, generator=torch.Generator().manual_seed(3))
+    values, steps = round_to_nearest(weight, Grid(4, 32, False, torch.float16, lowest_zero=1))
+    assert steps.zeros.min() >= -7 and steps.zeros.max() <= 7
+    error = (steps.decode(values) - weight).abs().unflatten(1, (2, 32)).amax(-1)
+    assert (error <= 0.51 * steps.scales).all()
