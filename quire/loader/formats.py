@@ -1,7 +1,7 @@
 """Checkpoint files as streams of (name, tensor): safetensors and pickled .bin, whole or sharded with an index, and GGUF.
 
-Tensors are mapped from disk: a page is read when it is touched and given back when `Weights.release` names it, so that a
-checkpoint adds next to nothing to this process's memory.
+Tensors are mapped from disk: a page is given back when `Weights.release` names it, so that a checkpoint adds next to nothing to
+this process's memory. Within `with weights` threads read all files ahead of what is taken in, and a line shows how far that is.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import ctypes
 import json
 import mmap
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 
 from torch import Tensor
 
@@ -19,7 +19,8 @@ from quire.errors import ModelLoadError, describe
 from quire.loader.configuration import is_gguf
 from quire.loader.pickled_file import is_zip, read_pickled
 from quire.loader.progress import LoadingLine
-from quire.loader.safetensors_file import read_safetensors
+from quire.loader.read_ahead import ReadAhead
+from quire.loader.safetensors_file import check_safetensors, read_safetensors
 from quire.quant import EncodedWeight
 
 _SAFETENSORS = ("model.safetensors.index.json", "model.safetensors", "*.safetensors")
@@ -35,21 +36,43 @@ class Weights:
         files: list[Path],
         read: Callable[[Path], Iterator[tuple[str, Tensor | EncodedWeight]]],
         can_map: Callable[[Path], bool],
+        check: Callable[[Path], None] | None = None,
     ) -> None:
-        """`can_map`: whether `read` maps the tensors of that file instead of copying them into memory."""
-        self._files, self._read, self._can_map = files, read, can_map
+        """`can_map`: whether `read` maps the tensors of that file instead of copying them into memory. `check` raises
+        ModelLoadError for a damaged file, without reading its tensors: it sees all files before the first is read.
+        """
+        self._files, self._read, self._can_map, self._check = files, read, can_map, check
         self._is_mapped = True
+        self._num_taken = 0
+        self._line = LoadingLine(sum(file.stat().st_size for file in files))
+        self._read_ahead = ReadAhead(files)
+
+    def __enter__(self) -> Weights:
+        self._line.__enter__()
+        self._read_ahead.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._read_ahead.__exit__(kind, error, trace)
+        self._line.__exit__(kind, error, trace)
 
     def __iter__(self) -> Iterator[tuple[str, Tensor | EncodedWeight]]:
-        """While one file is taken in, the disk reads the next."""
-        with LoadingLine(sum(file.stat().st_size for file in self._files)) as line:
-            for file, following in zip(self._files, [*self._files[1:], None], strict=True):
-                self._is_mapped &= self._can_map(file)
-                if following is not None:
-                    _read_ahead(following)
-                for name, tensor in self._read(file):
-                    yield name, tensor
-                    line.add(sum(part.numel() * part.element_size() for part in _tensors_of(tensor)))
+        if self._check is not None:
+            for file in self._files:
+                self._check(file)
+        for file in self._files:
+            self._is_mapped &= self._can_map(file)
+            yield from self._read(file)
+
+    def taken(self, weight: Tensor | EncodedWeight) -> None:
+        """One that has come is in the model, or was passed over."""
+        parts = [weight] if isinstance(weight, Tensor) else weight.tensors()
+        num_bytes = sum(part.numel() * part.element_size() for part in parts)
+        self._num_taken += num_bytes
+        self._line.add(num_bytes)
+        self._read_ahead.reach(self._num_taken)
 
     def release(self, part: Tensor) -> None:
         """Give back the memory behind a view of a tensor that has come. It must not be used again."""
@@ -71,7 +94,7 @@ def read_weights(path: str, load_format: str = "auto") -> Weights:
     if load_format in ("auto", "safetensors"):
         files = _weight_files(folder, _SAFETENSORS)
         if files:
-            return Weights(files, read_safetensors, can_map=lambda file: True)
+            return Weights(files, read_safetensors, can_map=lambda file: True, check=check_safetensors)
     if load_format in ("auto", "pt"):
         files = _weight_files(folder, _PICKLED)
         if files:
@@ -107,17 +130,6 @@ def _files_of_index(index: Path) -> list[Path]:
     if missing:
         raise ModelLoadError(f"{index} lists files that are not there: {', '.join(missing)}")
     return files
-
-
-def _read_ahead(file: Path) -> None:
-    """Ask for the file's pages; they go to the cache of the system, not to this process (Linux only)."""
-    if hasattr(os, "posix_fadvise"):
-        with file.open("rb") as opened:
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-
-
-def _tensors_of(weight: Tensor | EncodedWeight) -> list[Tensor]:
-    return [weight] if isinstance(weight, Tensor) else weight.tensors()
 
 
 def _drop_pages(part: Tensor) -> None:

@@ -48,8 +48,8 @@ def load_model(config: ModelConfig, load: LoadConfig, device: torch.device) -> n
     if load.load_format == "dummy":
         fill_dummy(model, device, config.seed)
     else:
-        weights = read_weights(config.path, load.load_format)
-        load_weights(model, weights, device, make_checkpoint_format(config))
+        with read_weights(config.path, load.load_format) as weights:
+            load_weights(model, weights, device, make_checkpoint_format(config))
     if hasattr(model, "after_load"):
         model.after_load()
     num_bytes, seconds = weight_bytes(model), time.perf_counter() - start
@@ -107,16 +107,21 @@ def load_weights(
         if isinstance(tensor, EncodedWeight):
             if not _load_weight(name, tensor, names, loading):
                 unexpected.append(name)
+            weights.taken(tensor)
             continue
         role = format.role_of(name, tensor) if format else None
         if role is not None:
             encoded.setdefault(role[0], {})[role[1]] = tensor
-        elif not _load_tensor(name, tensor, names, loading) and not (format and format.is_needless(name, tensor)):
+            continue
+        if not _load_tensor(name, tensor, names, loading) and not (format and format.is_needless(name, tensor)):
             unexpected.append(name)
+        weights.taken(tensor)
     for name, tensors in encoded.items():
         assert format is not None
         if not _load_encoded(name, tensors, format, names, loading):
             unexpected.append(name)
+        for tensor in tensors.values():
+            weights.taken(tensor)
     _complain(names.in_checkpoint(loading.waiting), sorted(unexpected))
 
 

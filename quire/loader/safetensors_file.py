@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,25 @@ _GIT_LFS_ADVICE = "it is a Git LFS pointer, not the weights: run `git lfs pull` 
 
 
 def read_safetensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file by name, mapped. Raises ModelLoadError for a file that is damaged or lies."""
-    try:
-        check_header(file)
+    """The tensors of a file by name, mapped, in the order of the file. Raises ModelLoadError for one that is damaged or lies."""
+    with _named(file):
+        names = check_header(file)
         with safe_open(file, framework="pt", device="cpu") as opened:
-            for name in opened.keys():  # noqa: SIM118  (not a dict)
+            for name in names:
                 yield name, opened.get_tensor(name)
+
+
+def check_safetensors(file: Path) -> None:
+    """Raises ModelLoadError for a file whose header is damaged or lies. Reads no tensors."""
+    with _named(file):
+        check_header(file)
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Errors say which file it is, and what may help."""
+    try:
+        yield
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise ModelLoadError(f"{file} cannot be read as safetensors: {why_not(file, error)}") from error
 
@@ -46,8 +60,9 @@ def why_not(file: Path, error: Exception) -> str:
     return _GIT_LFS_ADVICE if is_pointer else str(error)
 
 
-def check_header(file: Path) -> None:
-    """Raises ValueError unless every tensor lies within the file, alone, and is as large as its shape and type say."""
+def check_header(file: Path) -> list[str]:
+    """The tensors' names in the order of the file. Raises ValueError unless every tensor lies within it, alone, and is as
+    large as its shape and type say."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
@@ -56,10 +71,12 @@ def check_header(file: Path) -> None:
         header = _parse(opened.read(length))
     end_of_last, last = 0, ""
     places = [(*_place(name, entry, size - 8 - length), name) for name, entry in header.items() if name != "__metadata__"]
-    for start, stop, name in sorted(places):
+    places.sort()
+    for start, stop, name in places:
         if start < end_of_last:
             raise ValueError(f"tensors {describe(last)} and {describe(name)} overlap")
         end_of_last, last = max(end_of_last, stop), name
+    return [name for _, _, name in places]
 
 
 def _parse(text: bytes) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from quire import parallel
 from quire.config.hf import load_hf_config
 from quire.config.types import LoadConfig, ModelConfig
 from quire.errors import HubError, ModelLoadError, UnsupportedModelError
-from quire.loader import hub, load_model, resolve_model
+from quire.loader import hub, load_model, progress, resolve_model
 from quire.loader.formats import read_weights
 from quire.models import ModelRegistry
 from tests.models.checkpoints import make_model, save, weights_of
@@ -94,6 +94,27 @@ def test_sharded_and_pickled_forms_are_the_same(original, tmp_path):
         load(tmp_path / "parts")
 
 
+def test_a_damaged_shard_is_named_before_any_is_taken_in(tmp_path):
+    sharded = save(make_model(SHAPE), tmp_path, max_shard_size="150KB")
+    shards = sorted(sharded.glob("*.safetensors"))
+    assert len(shards) > 3
+    for shard in shards[-2:]:
+        shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(ModelLoadError, match=f"{shards[-2].name} cannot be read as safetensors: tensor .* ends at"):
+        next(iter(read_weights(str(sharded))))
+
+
+def test_tensors_come_in_the_order_of_the_file(tmp_path):
+    header = {
+        name: {"dtype": "U8", "shape": [8], "data_offsets": [start, start + 8]}
+        for name, start in (("a", 16), ("b", 0), ("c", 8))
+    }
+    text = json.dumps(header).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(range(24)))
+    found = [(name, tensor[0].item()) for name, tensor in read_weights(str(tmp_path))]
+    assert found == [("b", 0), ("c", 8), ("a", 16)]
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -103,11 +124,13 @@ class Terminal(io.StringIO):
 def test_a_line_shows_how_far_it_is(original, monkeypatch, is_terminal):
     stream = Terminal() if is_terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
-    for _ in read_weights(str(original)):
-        pass
+    monkeypatch.setattr(progress, "_REDRAW_S", 0)
+    load(original)
     shown = stream.getvalue()
     if is_terminal:
-        assert re.match(r"\rloading weights: +\d+ % of 0\.00 GiB", shown) and shown.endswith("\r\x1b[K")
+        drawn = [int(share) for share in re.findall(r"\rloading weights: +(\d+) % of 0\.00 GiB", shown)]
+        assert drawn == sorted(drawn) and len(set(drawn)) > 5 and 95 <= drawn[-1] <= 100
+        assert shown.endswith("\r\x1b[K")
     else:
         assert shown == ""
 
