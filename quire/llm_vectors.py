@@ -9,13 +9,13 @@ from quire.engine.engine import LLMEngine
 from quire.engine.inputs import PreparedRequest, Prompt
 from quire.engine.pooling import (
     PoolingTask,
+    classified,
     cosine,
     encode_pair,
     numbers_of,
     own_task,
     pooling_output,
     pooling_request,
-    probabilities,
     vector_of,
 )
 from quire.engine.prompt_lists import list_of_prompts
@@ -92,10 +92,11 @@ class VectorCalls:
         use_tqdm: bool = True,
     ) -> list[ClassificationRequestOutput]:
         """The probabilities of a classifier's classes for each prompt. Raises as `embed` does."""
+        pooling = self.llm_engine.config.model.pooling
         return [
             ClassificationRequestOutput(
                 each.request_id,
-                ClassificationOutput(probabilities(vector_of(each))),
+                ClassificationOutput(classified(pooling, pooling_params, vector_of(each))),
                 each.prompt_token_ids,
                 num_cached_tokens=each.num_cached_tokens,
             )
@@ -140,10 +141,12 @@ class VectorCalls:
     ) -> list[ScoringRequestOutput]:
         pairs = zip(first * (len(second) // len(first)), second, strict=True)
         model, tokenizer = self.llm_engine.config.model, self.llm_engine.get_tokenizer()
-        prompts: list[Prompt] = [encode_pair(model, tokenizer, *pair) for pair in pairs]
+        prompts: list[Prompt] = [encode_pair(model, tokenizer, *pair, params) for pair in pairs]
         return [
             ScoringRequestOutput(
-                each.request_id, ScoringOutput(probabilities(vector_of(each))[0]), each.prompt_token_ids
+                each.request_id,
+                ScoringOutput(classified(model.pooling, params, vector_of(each))[0]),
+                each.prompt_token_ids,
             )
             for each in self._pool(prompts, params, "classify", use_tqdm)
         ]

@@ -61,6 +61,8 @@ class Pooling(msgspec.Struct, frozen=True):
     """Keep only so many first numbers."""
     classifies: bool = False
     """The output head's numbers of the pooled state, instead of that state."""
+    second_text: int | None = None
+    """The first token of the second text of a pair, where the model tells both apart; None: there is one text."""
 
     @property
     def needs_every_state(self) -> bool:

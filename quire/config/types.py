@@ -80,7 +80,7 @@ class PoolingConfig:
 
     kind: PoolingKind
     normalize: bool = True
-    """Whether vectors get the length 1, unless a request says otherwise."""
+    """Whether vectors get the length 1, and a classifier's numbers become probabilities, unless a request says otherwise."""
     is_encoder: bool = False
     """Every token sees all others: a prompt is one step, and nothing of it is cached."""
     allows_dimensions: bool = False

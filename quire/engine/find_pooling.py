@@ -68,7 +68,7 @@ def _configure(
     if (args.convert == "classify" or args.task == "classify") and not classifies:
         raise ConfigError(f"only a model {_CLASSIFIER} classifies, got {hf.architecture}")
     kind: PoolingKind = "cls" if is_encoder else "last"
-    normalize = not classifies
+    normalize = _becomes_probabilities(hf) if classifies else True
     if pipeline is not None and not classifies:
         kind, normalize = pipeline.kind, pipeline.normalize
     kind, normalize = _with_overrides(args.pooler_config or {}, kind, normalize)
@@ -85,6 +85,17 @@ def _configure(
         num_labels=num_labels(hf) if classifies else 0,
         has_segments=is_encoder and hf.model_type == "bert" and hf.fields.positive("type_vocab_size", default=2) > 1,
     )
+
+
+def _becomes_probabilities(hf: HFConfig) -> bool:
+    """Whether a cross-encoder of sentence-transformers gives probabilities: its config.json may name another function."""
+    stated = hf.fields.get("sentence_transformers")
+    function = stated.get("activation_fn") if isinstance(stated, dict) else None
+    function = function or hf.fields.get("sbert_ce_default_activation_function")
+    name = "Sigmoid" if function is None else str(function).rpartition(".")[2]
+    if name not in ("Sigmoid", "Identity"):
+        raise ConfigError(f"config.json: the activation of a classifier must be Sigmoid or Identity, got {describe(function)}")
+    return name == "Sigmoid"
 
 
 def _with_overrides(given: dict[str, Any], kind: PoolingKind, normalize: bool) -> tuple[PoolingKind, bool]:

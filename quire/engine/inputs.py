@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from quire.batch import ImageInput
 from quire.config.types import MediaConfig, ModelConfig
 from quire.engine.clients import ONLY_CLIENT, ClientPlace
@@ -24,7 +26,8 @@ from quire.tokenizer import Tokenizer, encode_within
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text, token ids, `{"prompt": text}` or `{"prompt_token_ids": ids}`; the last two with
-`"multi_modal_data": {"image": image or list of images}` where the model reads images, each a PIL.Image.Image or a Picture.
+`"multi_modal_data": {"image": image or list of images}` where the model reads images, each a PIL.Image.Image or a Picture, and
+token ids with `"token_type_ids"`, zeros and then ones, where it tells two texts apart.
 """
 
 if TYPE_CHECKING:
@@ -104,6 +107,7 @@ class InputProcessor:
         if not isinstance(params, SamplingParams):
             raise InvalidRequestError(f"sampling_params must be SamplingParams, got {describe(params)}")
         self._check_output(params)
+        params = self._place_segments(prompt, params)
         token_ids = self._tokenize(text, token_ids, params, add_special_tokens)
         token_ids, images = self._place_images(prompt, token_ids, params, cache_salt)
         self._check_prompt(token_ids, params)
@@ -148,7 +152,7 @@ class InputProcessor:
         prompt: Mapping[str, Any], cache_salt: str | None
     ) -> tuple[str | None, list[int] | None, str | None]:
         text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
-        unknown = set(prompt) - {"prompt", "prompt_token_ids", "cache_salt", "multi_modal_data"}
+        unknown = set(prompt) - {"prompt", "prompt_token_ids", "cache_salt", "multi_modal_data", "token_type_ids"}
         if unknown or (text is None and ids is None) or not isinstance(text, str | None):
             raise _bad_prompt(prompt)
         return text, None if ids is None else list(ids), prompt.get("cache_salt", cache_salt)
@@ -173,6 +177,26 @@ class InputProcessor:
                 raise wrong_value("multi_modal_data", "left out: this model reads no images", data)
             return token_ids, []
         return self._images.place(token_ids, data, cache_salt, is_cut=params.truncate_prompt_tokens is not None)
+
+    def _place_segments(self, prompt: Prompt, params: SamplingParams) -> SamplingParams:
+        """The parameters with the place where the prompt's second text begins, if it says so."""
+        given = prompt.get("token_type_ids") if isinstance(prompt, Mapping) else None
+        if given is None:
+            return params
+        pooling, ids = params.pooling, prompt.get("prompt_token_ids") if isinstance(prompt, Mapping) else None
+        if pooling is None or self._config.pooling is None or not self._config.pooling.has_segments:
+            raise wrong_value("token_type_ids", "left out: this model does not tell two texts apart", given)
+        num_tokens = len(ids) if isinstance(ids, Sequence) else 0
+        num_ones = sum(segment == 1 for segment in given) if isinstance(given, Sequence) else 0
+        start = num_tokens - num_ones
+        if not isinstance(given, Sequence) or list(given) != [0] * start + [1] * num_ones:
+            raise wrong_value(
+                "token_type_ids", f"zeros and then ones, one for each of the {num_tokens} prompt_token_ids", given
+            )
+        keep = params.truncate_prompt_tokens
+        if keep is not None:  # the last tokens stay
+            start = max(0, start - max(0, num_tokens - (self._longest(params) if keep == -1 else keep)))
+        return _changed(params, pooling=msgspec.structs.replace(pooling, second_text=start))
 
     def _encode(self, text: str, params: SamplingParams, add_special_tokens: bool) -> list[int]:
         if self._tokenizer is None:

@@ -21,8 +21,8 @@ def pooling_request(
 ) -> SamplingParams:
     """What the core is asked for: a request that generates nothing and ends with a vector.
 
-    A classifier's vector holds its numbers as they are. Raises InvalidRequestError where the model does not do it, or does not
-    have vectors of that length.
+    A classifier's vector holds its numbers as they are; see `classified`. Raises InvalidRequestError where the model does not do
+    it, or does not have vectors of that length.
     """
     params = PoolingParams() if params is None else params
     if not isinstance(params, PoolingParams):
@@ -78,18 +78,19 @@ def _check_dimensions(config: PoolingConfig, dimensions: int | None, hidden_size
         raise wrong_value("dimensions", f"an integer in [1, {hidden_size}]", dimensions)
 
 
-def encode_pair(model: ModelConfig, tokenizer: Tokenizer, first: object, second: object) -> list[int]:
-    """The token ids of two texts as the one prompt that a cross-encoder reads. Raises InvalidRequestError, NotSupportedError."""
+def encode_pair(
+    model: ModelConfig, tokenizer: Tokenizer, first: object, second: object, params: PoolingParams | None = None
+) -> list[int] | dict[str, list[int]]:
+    """Two texts as the one prompt that a cross-encoder reads. Raises InvalidRequestError, NotSupportedError."""
     if model.pooling is not None and model.pooling.num_labels != 1:
         raise NotSupportedError("this model is a classifier of single texts: it scores no pairs", parameter="model")
-    if model.pooling is not None and model.pooling.has_segments:
-        raise NotSupportedError(
-            f"pairs of texts are not supported yet for {model.hf.architecture}, which tells them apart by segments",
-            parameter="model",
-        )
     if not isinstance(first, str) or not isinstance(second, str):
         raise InvalidRequestError("a cross-encoder scores two texts, got token ids", parameter="prompt")
-    return tokenizer.encode_pair(first, second)
+    keep = None if params is None else params.truncate_prompt_tokens
+    ids, segments = tokenizer.encode_pair(first, second, model.max_model_len if keep == -1 else keep)
+    if model.pooling is None or not model.pooling.has_segments:
+        return ids
+    return {"prompt_token_ids": ids, "token_type_ids": segments}
 
 
 # -- vectors -------------------------------------------------------------------------------------------------
@@ -122,6 +123,14 @@ def cosine(first: bytes, second: bytes) -> float:
     a, b = (np.frombuffer(each, dtype="<f4").astype(np.float64) for each in (first, second))
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths > 0 else 0.0
+
+
+def classified(config: PoolingConfig | None, params: PoolingParams | None, pooled: bytes) -> list[float]:
+    """A classifier's numbers, as probabilities unless the model or the request wants them as they are."""
+    activates = None if params is None else params.activates
+    if activates is None:
+        activates = config is None or config.normalize
+    return probabilities(pooled) if activates else numbers_of(pooled)
 
 
 def probabilities(pooled: bytes) -> list[float]:

@@ -72,28 +72,36 @@ class PositionEmbedding(Quantizable):
 
 
 class SegmentPositions(Loadable):
-    """Positions to learned vectors, with the vector of segment 0 added to each: what BERT adds to the words of a single text.
+    """Positions to learned vectors, with the vector of the token's segment added to each: what BERT adds to the words.
 
+    The segment is 0, except for tokens whose rows the forward context gives: those of the second text of a pair, out of `second`.
     Parts "position" and "segment" of the weight; `offset`: rows of the checkpoint before position 0. Never quantized.
     """
 
     weight: Tensor | PackedWeight
+    second: Tensor | None
+    """[num_positions, hidden_size], dense: the same positions in segment 1; None: the model has one segment."""
 
     def __init__(self, num_positions: int, hidden_size: int, num_segments: int, offset: int = 0) -> None:
         super().__init__()
         self.num_positions, self.num_segments, self.offset = num_positions, num_segments, offset
-        self.slots["weight"] = Slot((num_positions + 1, hidden_size), self.place, ("position", "segment"))
+        self.register_buffer("second", None, persistent=False)
+        self._num_kept = min(2, num_segments)
+        self.slots["weight"] = Slot((num_positions + self._num_kept, hidden_size), self.place, ("position", "segment"))
 
     def place(self, shape: tuple[int, ...], tensor: Tensor, part_id: Hashable) -> tuple[int, Tensor]:
-        """The rows from position 0 on, and segment 0 behind them."""
+        """The rows from position 0 on, and segments 0 and 1 behind them."""
         if part_id == "segment":
-            return self.num_positions, share_of(tensor, (self.num_segments, shape[1]), 0, 0, 1)[:1]
+            return self.num_positions, share_of(tensor, (self.num_segments, shape[1]), 0, 0, 1)[: self._num_kept]
         return 0, share_of(tensor, (self.num_positions + self.offset, shape[1]), 0, 0, 1)[self.offset :]
 
     def after_load(self) -> None:
-        """Add the segment to every position."""
+        """Add each segment to every position."""
         rows = self.slots.pop("weight").tensor
-        table = rows[:-1] + rows[-1]
+        positions, segments = rows[: self.num_positions], rows[self.num_positions :]
+        table = positions + segments[0]
+        if len(segments) > 1:
+            self.register_buffer("second", positions + segments[1], persistent=False)
         if table.device.type == "cpu":
             self.weight = ops.pack_weight(table, WeightFormat("float32"))
         else:
@@ -102,7 +110,8 @@ class SegmentPositions(Loadable):
 
     def forward(self, positions: Tensor) -> Tensor:
         """positions [T] -> [T, hidden_size]."""
-        return ops.embedding(positions, self.weight)
+        rows = ops.embedding(positions, self.weight)
+        return rows if self.second is None else ops.replace_rows(rows, current_context().replaced)
 
 
 class LMHead(_Vocabulary):

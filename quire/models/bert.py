@@ -101,7 +101,7 @@ class BertEncoder(nn.Module):
 
 
 class BertEmbeddings(nn.Module):
-    """Words, positions and the first segment, summed and normalised. `offset`: rows of positions that no token has."""
+    """Words, positions and segments, summed and normalised. `offset`: rows of positions that no token has."""
 
     def __init__(self, config: HFConfig, offset: int) -> None:
         super().__init__()
@@ -145,6 +145,11 @@ class BertModel(nn.Module):
         if name.startswith(self.unused) or name.endswith(".position_ids"):
             return None
         return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+    @property
+    def second_text(self) -> Tensor | None:
+        """[positions, hidden_size]: what stands for positions in the second text of a pair; None: the same as in the first."""
+        return self.embeddings.positions.second
 
     def forward(self, token_ids: Tensor, positions: Tensor) -> Tensor:
         return self.encoder(self.embeddings(token_ids, positions))

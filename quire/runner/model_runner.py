@@ -21,6 +21,7 @@ from quire.runner.inputs import RequestTable
 from quire.runner.kv_cache import KVCache
 from quire.runner.logprobs import check_logprobs_mode, prompt_logprobs
 from quire.runner.multimodal import ImageRows
+from quire.runner.pairs import SecondTexts
 from quire.runner.pooling import PoolingState
 from quire.runner.sampler import Sampler, SamplerOutput, accepted_tokens
 from quire.runner.sampling_state import RequestSamplingState, SamplingRow
@@ -59,6 +60,7 @@ class ModelRunner:
         )
         self._table = RequestTable(limits.max_num_seqs, limits.max_model_len, kv_cache.spec.block_size)
         self._images = ImageRows(model, config.model, device)
+        self._second_texts = SecondTexts(model)
         self._next_rows: dict[str, SamplingRow] = {}
         """The row of each live request's next token, without drafts; its position follows the request's state."""
         self._errors: dict[str, str] = {}
@@ -76,7 +78,7 @@ class ModelRunner:
         results = [RequestResult(request.request_id) for request in batch.requests]
         if batch.requests:
             step = self._table.make_step(batch)
-            step.replaced = self._images.replaced_rows(batch)
+            step.replaced = self._images.replaced_rows(batch) or self._second_texts.replaced_rows(batch)
             self._compute(batch, step, results)
             if self._scored:
                 self._score_prompts(batch, step, results)
@@ -96,6 +98,7 @@ class ModelRunner:
         for request_id in batch.removed_request_ids:
             self._table.remove(request_id)
             self._images.remove(request_id)
+            self._second_texts.remove(request_id)
             self._next_rows.pop(request_id, None)
             self._errors.pop(request_id, None)
             self._scored.discard(request_id)
@@ -112,9 +115,9 @@ class ModelRunner:
             self._errors[request.request_id] = rule
             request = msgspec.structs.replace(request, token_ids=[0] * len(ids))
         self._table.add(request)
-        wrong_images = self._images.add(request)
-        if wrong_images is not None:
-            self._errors.setdefault(request.request_id, wrong_images)
+        for message in (self._images.add(request), self._second_texts.add(request)):
+            if message is not None:
+                self._errors.setdefault(request.request_id, message)
         if request.params.pooling is not None:
             self._pools[request.request_id] = PoolingState(request.params.pooling)
             return

@@ -10,11 +10,11 @@ from starlette.requests import Request
 
 from quire.engine.pooling import (
     PoolingTask,
+    classified,
     cosine,
     encode_pair,
     own_task,
     pooling_request,
-    probabilities,
     vector_of,
 )
 from quire.pooling_params import PoolingParams
@@ -51,6 +51,10 @@ class VectorRequest:
         """What the model does with a text."""
         return own_task(self.model.config.model.pooling)
 
+    def classified(self, pooled: bytes) -> list[float]:
+        """A classifier's numbers as this request wants them."""
+        return classified(self.model.config.model.pooling, self.params, pooled)
+
     async def pool(
         self, context: ServerContext, request: Request, prompts: Sequence[Prompt], task: PoolingTask
     ) -> Vectors:
@@ -76,7 +80,7 @@ class VectorRequest:
         if self.own_task == "classify":
             pairs = await self._encode(firsts, second)
             found = await self.pool(context, request, pairs, "classify")
-            return [probabilities(each)[0] for each in found.pooled], found.num_prompt_tokens
+            return [self.classified(each)[0] for each in found.pooled], found.num_prompt_tokens
         found = await self.pool(context, request, [*first, *second], "embed")
         left = found.pooled[: len(first)] * (len(second) // len(first))
         scores = [cosine(a, b) for a, b in zip(left, found.pooled[len(first) :], strict=True)]
@@ -85,7 +89,8 @@ class VectorRequest:
     async def _encode(self, firsts: Sequence[str], seconds: Sequence[str]) -> list[Prompt]:
         def encode() -> list[Prompt]:
             pairs = zip(firsts, seconds, strict=True)
-            return [encode_pair(self.model.config.model, self.model.tokenizer, *pair) for pair in pairs]
+            model, tokenizer = self.model.config.model, self.model.tokenizer
+            return [encode_pair(model, tokenizer, *pair, self.params) for pair in pairs]
 
         is_short = sum(map(len, firsts)) + sum(map(len, seconds)) <= _INLINE_CHARS
         return encode() if is_short else await asyncio.to_thread(encode)

@@ -14,7 +14,7 @@ from typing import Any
 from quire.errors import ConfigError, NotSupportedError
 from quire.tokenizer.settings import SPECIAL_TOKEN_NAMES, TokenizerSettings, read_json
 from quire.tokenizer.text_stream import TextStream, WindowStream
-from quire.tokenizer.tokenizer import FastTokenizer, Tokenizer, check_texts
+from quire.tokenizer.tokenizer import FastTokenizer, Tokenizer, check_texts, pair_lengths
 
 _VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "merges.txt", "*.tiktoken", "tekken.json")
 
@@ -89,10 +89,20 @@ class TransformersTokenizer(Tokenizer):
         check_texts([text], parameter)
         return list(self._loaded.encode(text, add_special_tokens=add_special_tokens))
 
-    def encode_pair(self, first: str, second: str, *, parameter: str = "prompt") -> list[int]:
+    def encode_pair(
+        self, first: str, second: str, max_tokens: int | None = None, *, parameter: str = "prompt"
+    ) -> tuple[list[int], list[int]]:
         """See `Tokenizer.encode_pair`."""
         check_texts([first, second], parameter)
-        return list(self._loaded.encode(first, second))
+        found = self._loaded(first, second, return_token_type_ids=True)
+        if max_tokens is not None and len(found["input_ids"]) > max_tokens:
+            a, b = (len(self._loaded.encode(text, add_special_tokens=False)) for text in (first, second))
+            pair_lengths(a, b, max_tokens - (len(found["input_ids"]) - a - b))  # may refuse
+            found = self._loaded(
+                first, second, truncation="longest_first", max_length=max_tokens, return_token_type_ids=True
+            )
+        ids = list(found["input_ids"])
+        return ids, list(found["token_type_ids"]) if self.has_segments else [0] * len(ids)
 
     def encode_spans(
         self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"

@@ -73,6 +73,8 @@ class TokenizerSettings:
     split_special_tokens: bool = False
     clean_up_tokenization_spaces: bool = False
     truncation_side: str = "right"
+    model_input_names: tuple[str, ...] | None = None
+    """What the model reads of the tokenizer's output, where the files state it."""
     model_max_length: int | None = None
     has_remote_code: bool = False
     """The folder asks for tokenizer code of its own (`auto_map`)."""
@@ -116,9 +118,14 @@ def read_settings(folder: Path) -> TokenizerSettings:
         split_special_tokens=bool(config.get("split_special_tokens")),
         clean_up_tokenization_spaces=bool(config.get("clean_up_tokenization_spaces")),
         truncation_side=config.get("truncation_side", "right"),
+        model_input_names=_input_names(config.get("model_input_names")),
         model_max_length=_max_length(config.get("model_max_length")),
         has_remote_code="auto_map" in config,
     )
+
+
+def _input_names(stated: Any) -> tuple[str, ...] | None:
+    return tuple(map(str, stated)) if isinstance(stated, list) else None
 
 
 def _family(config: Mapping[str, Any], model_config: Mapping[str, Any]) -> str | None:

@@ -38,6 +38,21 @@ def _has_lone_surrogate(text: str) -> bool:
     return False
 
 
+def pair_lengths(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens two texts keep of `room`, as `longest_first` of the `tokenizers` package divides it. InvalidRequestError
+    for less than one each.
+    """
+    if room < 2:
+        raise InvalidRequestError(
+            f"truncate_prompt_tokens must leave a token to each of two texts, but leaves {max(0, room)} to both",
+            parameter="truncate_prompt_tokens",
+        )
+    short = min(first, second, room // 2)
+    if first <= second:
+        return short, min(second, room - short)
+    return min(first, room - short), short
+
+
 class Tokenizer(ABC):
     """Text to token ids and back. Safe to use from several threads once loaded."""
 
@@ -55,11 +70,20 @@ class Tokenizer(ABC):
         """
 
     @abstractmethod
-    def encode_pair(self, first: str, second: str, *, parameter: str = "prompt") -> list[int]:
-        """Token ids of two texts in one, with what the model expects before, between and after them.
+    def encode_pair(
+        self, first: str, second: str, max_tokens: int | None = None, *, parameter: str = "prompt"
+    ) -> tuple[list[int], list[int]]:
+        """(token ids of two texts in one, with what the model expects around them; which text each belongs to, 0 or 1).
 
-        Raises InvalidRequestError as `encode` does.
+        Of more than `max_tokens` the end of the longer text is cut off, and once they are alike the ends of both (the starts,
+        where that is the tokenizer's side). Raises InvalidRequestError as `encode` does, and where both have no room.
         """
+
+    @property
+    def has_segments(self) -> bool:
+        """Whether the model is meant to hear which text a token belongs to; else all segments are 0."""
+        names = self.settings.model_input_names
+        return names is None or "token_type_ids" in names
 
     @abstractmethod
     def encode_batch(
@@ -219,10 +243,20 @@ class FastTokenizer(Tokenizer):
             check_texts([text], parameter)
             raise
 
-    def encode_pair(self, first: str, second: str, *, parameter: str = "prompt") -> list[int]:
+    def encode_pair(
+        self, first: str, second: str, max_tokens: int | None = None, *, parameter: str = "prompt"
+    ) -> tuple[list[int], list[int]]:
         """See `Tokenizer.encode_pair`."""
         check_texts([first, second], parameter)
-        return list(self._backend.encode(first, second).ids)
+        found = self._backend.encode(first, second)
+        if max_tokens is not None and len(found.ids) > max_tokens:
+            a, b = (self._backend.encode(text, add_special_tokens=False) for text in (first, second))
+            num_added = len(found.ids) - len(a.ids) - len(b.ids)
+            lengths = pair_lengths(len(a.ids), len(b.ids), max_tokens - num_added)
+            for text, length in zip((a, b), lengths, strict=True):
+                text.truncate(length, direction=self.truncation_side)
+            found = self._backend.post_process(a, b)
+        return list(found.ids), list(found.type_ids) if self.has_segments else [0] * len(found.ids)
 
     def encode_spans(
         self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"

@@ -57,9 +57,10 @@ class MockTokenizer:
         """Bytes, after a 1 for the beginning of text."""
         return [1, *text.encode()] if add_special_tokens else list(text.encode())
 
-    def encode_pair(self, first: str, second: str, *, parameter: str = "prompt") -> list[int]:
+    def encode_pair(self, first: str, second: str, max_tokens: int | None = None) -> tuple[list[int], list[int]]:
         """A 1 before each text."""
-        return [1, *first.encode(), 1, *second.encode()]
+        ids = [[1, *text.encode()] for text in (first, second)]
+        return [*ids[0], *ids[1]][:max_tokens], [*(0 for _ in ids[0]), *(1 for _ in ids[1])][:max_tokens]
 
     def encode_spans(
         self, text: str, add_special_tokens: bool = True, *, parameter: str = "prompt"

@@ -19,8 +19,9 @@ EMBED = {"input": "a"}
 SCORE = {"text_1": "a", "text_2": ["b", "c"]}
 RERANK = {"query": "a", "documents": ["b", {"text": "c"}], "top_n": 1}
 EMBEDDER = PoolingConfig("last", normalize=False, allows_dimensions=True)
-CLASSIFIER = PoolingConfig("cls", normalize=False, is_encoder=True, num_labels=2)
-CROSS_ENCODER = PoolingConfig("cls", normalize=False, is_encoder=True, num_labels=1)
+CLASSIFIER = PoolingConfig("cls", is_encoder=True, num_labels=2)
+CROSS_ENCODER = PoolingConfig("cls", is_encoder=True, num_labels=1)
+RAW_CROSS_ENCODER = PoolingConfig("cls", normalize=False, is_encoder=True, num_labels=1)
 
 
 @asynccontextmanager
@@ -96,6 +97,19 @@ async def test_scores_of_a_cross_encoder_are_probabilities() -> None:
     answer = await ask(CROSS_ENCODER, "/score", text_1=["a", "b"], text_2=["c", "d"])
     assert [entry["score"] for entry in answer["data"]] == [0.5, 0.5]
     assert answer["usage"]["prompt_tokens"] == 8
+
+
+async def test_scores_of_a_cross_encoder_as_they_are() -> None:
+    """Where the request wants it so, or the model's configuration does and the request nothing else."""
+    for pooling, asked, expected in (
+        (CROSS_ENCODER, {"use_activation": False}, 0.0),
+        (RAW_CROSS_ENCODER, {}, 0.0),
+        (RAW_CROSS_ENCODER, {"use_activation": True}, 0.5),
+    ):
+        answer = await ask(pooling, "/v1/score", text_1="a", text_2="c", **asked)
+        assert answer["data"][0]["score"] == expected
+        answer = await ask(pooling, "/v1/rerank", query="a", documents=["c"], **asked)
+        assert answer["results"][0]["relevance_score"] == expected
 
 
 async def test_ranks() -> None:

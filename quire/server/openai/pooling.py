@@ -9,7 +9,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quire.engine.pooling import PoolingTask, numbers_of, probabilities
+from quire.engine.pooling import PoolingTask, numbers_of
 from quire.errors import InvalidRequestError, wrong_value
 from quire.pooling_params import PoolingParams
 from quire.server.body import read_body
@@ -137,7 +137,7 @@ async def classify(context: ServerContext, request: Request) -> Response:
     labels = asked.model.config.model.hf.fields.get("id2label") or {}
     data = []
     for index, each in enumerate(found.pooled):
-        probs = probabilities(each)
+        probs = asked.classified(each)
         best = str(max(range(len(probs)), key=probs.__getitem__))
         data.append({"index": index, "label": labels.get(best, best), "probs": probs, "num_classes": len(probs)})
     return json_response(_list(context, asked, data, found.num_prompt_tokens))
