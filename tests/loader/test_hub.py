@@ -17,7 +17,7 @@ from quire.loader.configuration import files_of
 from quire.loader.hub_name import HubName, gguf_files, parse_hub_name
 from tests.loader.gguf.writing import add_tokenizer, write_model
 from tests.models.checkpoints import make_model
-from tests.server.fake_hub import FakeHub
+from tests.server.fake_hub import COMMIT, FakeHub, commit_of
 
 FOLIO = Path(quire.__file__).parent / "builtin" / "folio"
 CONFIG, TOKENIZER = ("config.json", "generation_config.json"), ("tokenizer.json", "tokenizer_config.json")
@@ -193,6 +193,104 @@ def test_a_tag_is_a_quantization_or_a_revision():
         assert parse_hub_name(f"o/n:{tag}") == HubName("o/n", tag) and parse_hub_name(f"o/n:{tag}").quantization == tag
     for tag in ("main", "v1", "4bit", "gptq-4bit-32g", "a" * 40):
         assert parse_hub_name(f"o/n:{tag}").revision == tag and parse_hub_name(f"o/n:{tag}").quantization is None
+
+
+def config_of(length: int) -> bytes:
+    return json.dumps(json.loads((FOLIO / "config.json").read_text()) | {"max_position_embeddings": length}).encode()
+
+
+@pytest.fixture
+def hub():
+    """owner/model, with 512 positions on main, 256 on the branch `short`; the branch `bare` has no tokenizer."""
+    files = {name: (FOLIO / name).read_bytes() for name in (*CONFIG, *TOKENIZER)} | {"config.json": config_of(512)}
+    short = files | {"config.json": config_of(256)}
+    bare = {name: short[name] for name in CONFIG}
+    hub = FakeHub("owner/model", files, {"short": short, "bare": bare})
+    yield hub
+    hub.close()
+
+
+def at(hub: FakeHub, home: Path, **more: str) -> dict[str, str]:
+    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **more}
+
+
+def test_revisions_are_downloaded_once_and_then_there_without_a_network(tmp_path, hub):
+    model = {"model": "owner/model"}
+    asked = (
+        model,
+        model | {"revision": "short"},
+        model | {"revision": commit_of("short")},
+        model | {"revision": "bare", "tokenizer_revision": "main"},
+        model | {"revision": "bare", "tokenizer": "owner/model", "tokenizer_revision": "short"},
+        {"model": str(FOLIO), "tokenizer": "owner/model", "tokenizer_revision": "short"},
+    )
+    online = resolve(*asked, model | {"revision": "v9"}, {"model": "owner/other"}, **at(hub, tmp_path))
+    snapshots = tmp_path / "hub" / "models--owner--model" / "snapshots"
+    bare = [str(snapshots / commit_of("bare")), 256, "FastTokenizer"]
+    short = [str(snapshots / commit_of("short")), 256, "FastTokenizer"]
+    assert online[0] == [str(snapshots / COMMIT), 512, "FastTokenizer"]
+    assert online[1:6] == [short, short, bare, bare, [str(FOLIO), 1024, "FastTokenizer"]]
+    assert online[6] == "HubError: owner/model has no revision v9"
+    assert online[7].startswith("HubError: the hub has no model owner/other")
+    assert len(hub.gets) == len(set(hub.gets)) + 1, "the same content came twice"  # config.json, of two revisions
+    num_requests = hub.num_requests
+    assert resolve(*asked, **at(hub, tmp_path, HF_HUB_OFFLINE="1")) == online[:6]
+    assert hub.num_requests == num_requests, "the hub was asked in spite of HF_HUB_OFFLINE"
+
+
+def test_where_the_cache_is(tmp_path, hub):
+    """`download_dir` comes before HF_HUB_CACHE, and that before HF_HOME; ~ is the home folder."""
+    home, cache, given = tmp_path / "home", tmp_path / "cache", tmp_path / "given"
+    options = {"model": "owner/model"}
+    where = at(hub, home, HF_HUB_CACHE=str(cache), HOME=str(tmp_path))
+    for option, folder in (({}, cache), ({"download_dir": str(given)}, given), ({"download_dir": "~/own"}, tmp_path / "own")):
+        (found,) = resolve(options | option, **where)
+        assert found[0] == str(folder / "models--owner--model" / "snapshots" / COMMIT)
+    assert not (home / "hub").exists()
+
+
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        ((403, "GatedRepo"), "model owner/model is gated: accept its licence on the hub and set HF_TOKEN"),
+        ((401, "RepoNotFound"), "the hub has no model owner/model (or it is private: set HF_TOKEN"),
+    ],
+    ids=["gated", "private"],
+)
+def test_models_that_want_a_token(tmp_path, hub, refusal, message):
+    hub.refusal = refusal
+    where = at(hub, tmp_path)
+    asked = {"model": "owner/model"}
+    without, wrong, right = resolve(asked, asked | {"hf_token": "hf_bad"}, asked | {"hf_token": hub.token}, **where)
+    assert without.startswith(f"HubError: {message}") and wrong.startswith(f"HubError: {message}")
+    assert right[1:] == [512, "FastTokenizer"]
+    hub.authorizations.clear()
+    (tmp_path / "token").write_text("hf_good")  # as `hf auth login` leaves it
+    assert resolve({"model": "owner/model", "download_dir": str(tmp_path / "other")}, **where)[0][1:] == [512, "FastTokenizer"]
+    assert hub.authorizations == {"Bearer hf_good"}
+
+
+def test_a_tokenizer_that_wants_a_token(tmp_path, hub):
+    hub.refusal = (403, "GatedRepo")
+    asked = {"model": str(FOLIO), "tokenizer": "owner/model"}
+    without, right = resolve(asked, asked | {"hf_token": hub.token}, **at(hub, tmp_path))
+    assert without.startswith("HubError: tokenizer owner/model is gated")
+    assert right == [str(FOLIO), 1024, "FastTokenizer"]
+
+
+def test_a_hub_out_of_reach(tmp_path):
+    hub = FakeHub("owner/model", {})
+    hub.close()
+    (found,) = resolve({"model": "owner/model"}, **at(hub, tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="2", HF_HUB_ETAG_TIMEOUT="2"))
+    assert found.startswith("HubError: model owner/model") and "HF_HUB_OFFLINE=1" in found
+
+
+def test_tokenizer_modes_of_a_downloaded_tokenizer(tmp_path, hub):
+    model = {"model": "owner/model"}
+    found = resolve(*(model | {"tokenizer_mode": mode} for mode in ("auto", "hf", "slow", "fast")), **at(hub, tmp_path))
+    assert [each[2] for each in found[:2]] == ["FastTokenizer", "FastTokenizer"]
+    assert found[2][2] in ("FastTokenizer", "TransformersTokenizer")
+    assert found[3] == "ConfigError: tokenizer_mode must be one of auto, hf, slow, got 'fast'"
 
 
 def test_a_token_is_not_shown():
