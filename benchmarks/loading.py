@@ -3,11 +3,11 @@ beside shards.
 
     python -m benchmarks.loading [--shape S] [--dtype bfloat16] [--shards 8] [--cold] [--repeat 3] [--to results.json]
 
-Every load is a process of its own that has loaded a small checkpoint before, and its time is that of the load alone. Imports are
-warm, and so is the page cache of the files, unless with --cold, which drops them from it before each load. Each round loads with
-all of them, and begins with another one; times are medians over the rounds. Memory is what the load added at its highest, beside
-the size of the weights. transformers loads what it computes with, so does Quire: packed weights. No quantization unless a row says
-so.
+Every load is a process of its own that has loaded a small checkpoint before, and its time is that of the load alone. Imports
+are warm, and so is the page cache of the files, unless with --cold, which drops them from it before each load. Each round loads
+with all of them, and begins with another one; times are medians over the rounds. Memory is what the load added at its highest,
+beside the size of the weights. transformers loads what it computes with, so does Quire: packed weights. No quantization unless a
+row says so.
 """
 
 from __future__ import annotations
