@@ -27,8 +27,14 @@ from typing import Any
 from benchmarks.shapes import SHAPES, make_checkpoint
 from quire import platform
 
-_QUIRE = """
-import json, resource, sys, time
+_PEAK = """
+def peak():
+    # Not ru_maxrss: a new process begins with that of its parent.
+    with open("/proc/self/status") as status:
+        return next(1024 * int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+"""
+_QUIRE = _PEAK + """
+import json, sys, time
 import torch
 from quire.config.hf import load_hf_config
 from quire.config.types import LoadConfig, ModelConfig
@@ -44,15 +50,15 @@ def load(folder):
     return load_model(config, LoadConfig(load_format=load_format), torch.device("cpu"))
 
 load(small)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 start = time.perf_counter()
 model = load(folder)
 seconds = time.perf_counter() - start
-growth = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+growth = peak() - before
 print(json.dumps({"seconds": seconds, "peak": growth, "weights": weight_bytes(model)}))
 """
-_TRANSFORMERS = """
-import json, resource, sys, time
+_TRANSFORMERS = _PEAK + """
+import json, sys, time
 import torch, transformers
 from transformers import AutoModelForCausalLM
 
@@ -65,11 +71,11 @@ def load(folder):
     return model
 
 load(small)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 start = time.perf_counter()
 model = load(folder)
 seconds = time.perf_counter() - start
-growth = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+growth = peak() - before
 weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 print(json.dumps({"seconds": seconds, "peak": growth, "weights": weights}))
 """
