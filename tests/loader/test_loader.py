@@ -8,7 +8,6 @@ import os
 import pickle
 import re
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -289,15 +288,7 @@ def test_without_a_network_the_message_says_what_to_do(tmp_path, monkeypatch):
         resolve_model("owner/name", download_dir=str(tmp_path))
 
 
-def test_weights_are_chosen_by_what_the_repository_has(monkeypatch):
-    import huggingface_hub
-
+def test_weights_are_chosen_by_what_the_repository_has():
     names = ["config.json", "pytorch_model.bin"]
-
-    def info(self, model, revision):
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in names])
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
-    assert hub._weight_patterns("owner/name", None, None) == hub._PICKLED
-    names.append("model.safetensors")
-    assert hub._weight_patterns("owner/name", None, None) == hub._SAFETENSORS
+    assert hub._patterns_of(names) == hub._PICKLED
+    assert hub._patterns_of([*names, "model.safetensors"]) == hub._SAFETENSORS
