@@ -177,7 +177,7 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> allocate(size_t num_bytes, bool hug
 
 void bind_linear(nb::module_& m) {
   m.attr("WEIGHT_KINDS") = nb::make_tuple("float32", "bfloat16", "int8", "int4", "uint8", "uint4", "uint6", "uint5", "float8",
-                                          "table4");
+                                          "table4", "float16");
   m.attr("PANEL_ROWS") = kPanelRows;
   nb::class_<WeightView>(m, "WeightView");
   nb::class_<QuantizedRows>(m, "QuantizedRows");

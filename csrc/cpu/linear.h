@@ -20,7 +20,7 @@ struct Argmax {
 // Rows whose activations one panel meets before the next panel is read; a multiple of every tile height.
 constexpr int64_t kRowBlock = 96;
 
-// float32 weights.
+// float32 and float16 weights.
 struct LinearArgs {
   float* out;               // [rows, out_stride]
   const float* x;           // [rows, x_stride]

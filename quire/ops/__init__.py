@@ -101,7 +101,7 @@ def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
 
     Formats with scales round to nearest: int8 with scale = absmax of the row / 127, float8 with absmax of the row's group / 448,
     int4 per row and group by the search of `quire.ops.quantize.quantize_int4`, with a zero point of 8. table4 takes no floats:
-    ValueError. `rows` is not changed.
+    ValueError; float16 none beyond its range: ValueError. `rows` is not changed.
     """
     select("set_rows", rows.device)(weight, first_row, rows)
 
@@ -157,9 +157,10 @@ def linear(
 ) -> Tensor:
     """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type, and its `activation` if there is one.
 
-    With bfloat16 and float8 weights each row of x is first rounded to bfloat16, as on a GPU; the products are summed in float32.
-    A float8 or table4 weight's scale multiplies its group's sum. With an integer format each row of x is first quantized as
-    `WeightFormat` says; the products are summed exactly within a group, the groups in float32.
+    With bfloat16 and float8 weights each row of x is first rounded to bfloat16, as on a GPU; with float32, float16 and table4 it
+    stays in float32. The products are summed in float32. A float8 or table4 weight's scale multiplies its group's sum. With an
+    integer format each row of x is first quantized as `WeightFormat` says; the products are summed exactly within a group, the
+    groups in float32.
     """
     if isinstance(weight, WeightParts):
         return select("linear_parts", x.device)(x, weight, bias, activation)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-FormatName = Literal["float32", "bfloat16", "int8", "int4", "uint8", "uint6", "uint5", "uint4", "float8", "table4"]
+FormatName = Literal[
+    "float32", "bfloat16", "float16", "int8", "int4", "uint8", "uint6", "uint5", "uint4", "float8", "table4"
+]
 
-FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4", "uint8", "uint6", "uint5", "uint4", "float8", "table4")
+FORMAT_NAMES = get_args(FormatName)
 GROUP_SIZES = (32, 64, 128)
-HEAD_FORMATS = ("float32", "bfloat16")
-"""Of a weight with a matrix per head."""
+FLOAT_FORMATS: dict[FormatName, torch.dtype] = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16
+}
+"""Without scales. A weight with a matrix per head has one of these."""
 
 _STACK_ALIGNMENT = 32
+_FLOAT16_LIMIT = 65520.0
+"""From here on float16 rounds to infinity."""
 FACTOR_GROUP = 256
 """Inputs that share the factors of a format in two levels."""
 _GROUPED_SIZES = {"uint8": (16, *GROUP_SIZES), "uint6": (16, *GROUP_SIZES), "uint5": GROUP_SIZES, "uint4": (16, *GROUP_SIZES)}
@@ -34,6 +40,7 @@ class WeightFormat:
     for uint8. Filled by `ops.set_quantized_rows` alone.
     All of these multiply activations that are quantized on the fly: per token and group of inputs,
     value = round(x * 127 / absmax).
+    float32 and float16 multiply activations in float32; bfloat16 has them rounded to bfloat16.
     float8: e4m3 (2209.05433, without infinities) and a float32 scale per output, or per output and group of inputs, of which the
     last may be short; weight = value * scale. It multiplies activations rounded to bfloat16, as bfloat16 does.
     table4: codes in [0, 15] and a float32 scale per output and group of inputs, weight = table[code] * scale. It multiplies
@@ -85,12 +92,12 @@ class WeightFormat:
     @property
     def is_quantized(self) -> bool:
         """Whether its values have scales."""
-        return self.name not in ("float32", "bfloat16")
+        return self.name not in FLOAT_FORMATS
 
     @property
     def value_dtype(self) -> torch.dtype:
         """Of values as `ops.set_quantized_rows` takes them, and as floats are kept."""
-        plain = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8, "float8": torch.float8_e4m3fn}
+        plain = FLOAT_FORMATS | {"int8": torch.int8, "float8": torch.float8_e4m3fn}
         return plain.get(self.name, torch.uint8)
 
     @property
@@ -195,9 +202,9 @@ def stacked_rows(rows: int) -> int:
 
 def check_heads(x_shape: tuple[int, ...], weight: Tensor | PackedWeight, output_size: int) -> None:
     """Raises ValueError where `weight` is no stack of matrices [output_size, K] for x [T, H, K] of `ops.head_linear`."""
-    if isinstance(weight, PackedWeight) and (weight.format.name not in HEAD_FORMATS or weight.gate_up):
+    if isinstance(weight, PackedWeight) and (weight.format.is_quantized or weight.gate_up):
         raise ValueError(
-            f"weight of head_linear must be float32 or bfloat16, without gate_up, got {weight.format.name}"
+            f"weight of head_linear must be one of {', '.join(FLOAT_FORMATS)}, without gate_up, got {weight.format.name}"
         )
     expected = [x_shape[1] * stacked_rows(output_size), x_shape[2]] if len(x_shape) == 3 else []
     if list(_shape(weight)) != expected:
@@ -252,10 +259,14 @@ def check_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
         raise ValueError(f"rows {first_row} to {last} are not within the matrix's {weight.output_size}")
 
 
-def check_can_round(format: WeightFormat) -> None:
-    """Raises ValueError for a format that no floats are rounded to."""
+def check_can_round(format: WeightFormat, rows: Tensor) -> None:
+    """Raises ValueError for a format that no floats are rounded to, and for numbers that are beyond float16's."""
     if format.is_grouped or format.table:
         raise ValueError(f"rows of floats cannot be stored as {format.name}, which holds what others quantized")
+    if format.name == "float16" and rows.dtype != torch.float16 and rows.numel():
+        largest = float(torch.nan_to_num(rows.abs(), nan=0.0, posinf=0.0).max())
+        if largest >= _FLOAT16_LIMIT:
+            raise ValueError(f"numbers of up to {largest:g}, but float16 ends at 65504")
 
 
 def check_quantized(values: Tensor, numbers: dict[str, Tensor | None], format: WeightFormat) -> dict[str, Tensor]:

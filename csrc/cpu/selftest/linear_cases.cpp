@@ -227,7 +227,9 @@ void multiply(Kernel<Args> kernel, Args args, const LinearShape& shape, const We
 }
 
 // Whether rows stay as they are, or are rounded to bfloat16.
-bool meets_float32(WeightKind kind) { return kind == WeightKind::float32 || kind == WeightKind::table4; }
+bool meets_float32(WeightKind kind) {
+  return kind == WeightKind::float32 || kind == WeightKind::float16 || kind == WeightKind::table4;
+}
 bool meets_bfloat16(WeightKind kind) { return kind == WeightKind::bfloat16 || kind == WeightKind::float8; }
 
 // Rounds rows as the weight wants them, and multiplies.
@@ -427,7 +429,7 @@ LinearShape draw_shape(Random& random) {
 
 std::string name_of(const char* what, const LinearShape& shape) {
   const char* const kind_names[] = {"float32", "bfloat16", "int8",  "int4",  "uint8",
-                                    "uint4",   "uint6",    "uint5", "float8", "table4"};
+                                    "uint4",   "uint6",    "uint5", "float8", "table4", "float16"};
   char name[128];
   std::snprintf(name, sizeof name, "%s %s M=%d N=%d K=%d groups %d/%d%s%s%s%s%s", what, kind_names[static_cast<int>(shape.kind)],
                 static_cast<int>(shape.rows), static_cast<int>(shape.num_rows), static_cast<int>(shape.num_inputs),
@@ -448,7 +450,8 @@ void add_linear_cases(std::vector<Case>& all) {
       {WeightKind::int4, 70, 256, 128, 0, false}, {WeightKind::int4, 64, 256, 64, 128, true},
       {WeightKind::int8, 40, 132, 0, 64, false, 131},  {WeightKind::float8, 70, 37, 0, 0, false},
       {WeightKind::float8, 70, 131, 128, 0, false, 100}, {WeightKind::float8, 64, 258, 32, 0, true, 3},
-      {WeightKind::table4, 70, 192, 64, 0, false, 100},  {WeightKind::table4, 64, 128, 32, 0, true, 3}};
+      {WeightKind::table4, 70, 192, 64, 0, false, 100},  {WeightKind::table4, 64, 128, 32, 0, true, 3},
+      {WeightKind::float16, 70, 37, 0, 0, false, 100},   {WeightKind::float16, 64, 96, 0, 0, true, 3}};
   constexpr int num_drawn = 24;
   Random random(5);
   for (int i = 0; i < num_drawn; ++i) shapes.push_back(draw_shape(random));
@@ -456,7 +459,7 @@ void add_linear_cases(std::vector<Case>& all) {
   for (LinearShape& shape : shapes) shape.activation = shape.gate_up ? Activation::silu : Activation::gelu;
   for (const LinearShape& shape : shapes)
     all.push_back({name_of("linear", shape), [=](Level level, Hash& hash) { run_linear(shape, level, hash); }});
-  for (const WeightKind kind : {WeightKind::float32, WeightKind::bfloat16})
+  for (const WeightKind kind : {WeightKind::float32, WeightKind::bfloat16, WeightKind::float16})
     for (const HeadShape& shape : {HeadShape{kind, 3, 70, 37, 14}, HeadShape{kind, 2, 32, 16, 1}, HeadShape{kind, 1, 9, 1, 130}})
       all.push_back({name_of("heads", {kind, shape.num_outputs, shape.num_inputs, 0, 0, false, shape.rows}),
                      [=](Level level, Hash& hash) { run_heads(shape, level, hash); }});

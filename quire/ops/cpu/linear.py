@@ -27,6 +27,7 @@ PANEL_ROWS: int = extension.PANEL_ROWS
 _RUNS = {
     "float32": (1, 1),
     "bfloat16": (2, 1),
+    "float16": (2, 1),
     "int8": (4, 1),
     "int4": (8, 1),
     "uint8": (4, 1),
@@ -57,7 +58,7 @@ class CpuWeight(PackedWeight):
     @property
     def encodes_activations(self) -> bool:
         """Whether float32 rows are rounded before they meet the weight."""
-        return self.format.name not in ("float32", "table4")
+        return self.format.name not in ("float32", "float16", "table4")
 
     @property
     def step(self) -> int:
@@ -95,7 +96,7 @@ def new_weight(
 def set_rows(weight: CpuWeight, first_row: int, rows: Tensor) -> None:
     """See `ops.set_rows`."""
     check_rows(weight, first_row, rows)
-    check_can_round(weight.format)
+    check_can_round(weight.format, rows)
     if rows.dtype not in DTYPE_CODES:
         rows = rows.float()
     if rows.stride(1) != 1:

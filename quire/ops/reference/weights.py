@@ -34,7 +34,7 @@ def new_weight(
 def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
     """See `quire.ops.set_rows`."""
     check_rows(weight, first_row, rows)
-    check_can_round(weight.format)
+    check_can_round(weight.format, rows)
     numbers: tuple[Tensor, ...]
     if weight.format.name == "int8":
         numbers = quantize_int8(rows)
