@@ -35,6 +35,9 @@ QUIRE_KERNEL(linear, LinearArgs)
 // table4 weights.
 QUIRE_KERNEL(table_linear, LinearArgs)
 
+// row_table4 weights.
+QUIRE_KERNEL(row_table_linear, LinearArgs)
+
 // bfloat16 weights and rows.
 struct Bf16LinearArgs {
   float* out;
