@@ -16,6 +16,7 @@ from quire.ops.weights import PackedWeight, WeightFormat
 FORMATS: dict[str, WeightFormat] = {
     "float32": WeightFormat("float32"),
     "bfloat16": WeightFormat("bfloat16"),
+    "float16": WeightFormat("float16"),
     **{f"int8/{group}": WeightFormat("int8", activation_group=group) for group in (128, 64, 32, 0)},
     **{
         f"int4-{size}/{group}": WeightFormat("int4", group_size=size, activation_group=group)

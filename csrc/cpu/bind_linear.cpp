@@ -27,6 +27,14 @@ WeightView grouped_view(uintptr_t data, uintptr_t scales, uintptr_t minima, uint
   return weight;
 }
 
+WeightView row_table_view(uintptr_t data, uintptr_t tables, uintptr_t outlier_starts, uintptr_t outlier_columns,
+                          uintptr_t outlier_values, int64_t num_rows, int64_t num_inputs, int64_t group, bool gate_up, int kind) {
+  WeightView weight = view(data, 0, 0, tables, num_rows, num_inputs, group, gate_up, kind);
+  weight.outliers = {pointer<const int32_t>(outlier_starts), pointer<const int32_t>(outlier_columns),
+                     pointer<const float>(outlier_values)};
+  return weight;
+}
+
 using ProductPtr = std::shared_ptr<Product>;
 
 template <typename Args>
@@ -56,7 +64,11 @@ ProductPtr make_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x
   args.x = pointer<const float>(x);
   args.x_stride = x_stride;
   const Level checked = checked_level(level);
-  return make_product(weight.kind == WeightKind::table4 ? table_linear_for(checked) : linear_for(checked), args);
+  switch (weight.kind) {
+    case WeightKind::table4: return make_product(table_linear_for(checked), args);
+    case WeightKind::row_table4: return make_product(row_table_linear_for(checked), args);
+    default: return make_product(linear_for(checked), args);
+  }
 }
 
 ProductPtr make_bf16_linear(uintptr_t out, int64_t out_stride, uintptr_t x, int64_t x_stride, uintptr_t bias,
@@ -177,7 +189,7 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> allocate(size_t num_bytes, bool hug
 
 void bind_linear(nb::module_& m) {
   m.attr("WEIGHT_KINDS") = nb::make_tuple("float32", "bfloat16", "int8", "int4", "uint8", "uint4", "uint6", "uint5", "float8",
-                                          "table4");
+                                          "table4", "float16", "row_table4");
   m.attr("PANEL_ROWS") = kPanelRows;
   nb::class_<WeightView>(m, "WeightView");
   nb::class_<QuantizedRows>(m, "QuantizedRows");
@@ -186,6 +198,8 @@ void bind_linear(nb::module_& m) {
         "kind"_a);
   m.def("grouped_view", &grouped_view, "data"_a, "scales"_a, "minima"_a, "scale_factors"_a, "minimum_factors"_a, "num_rows"_a,
         "num_inputs"_a, "group"_a, "gate_up"_a, "kind"_a);
+  m.def("row_table_view", &row_table_view, "data"_a, "tables"_a, "outlier_starts"_a, "outlier_columns"_a, "outlier_values"_a,
+        "num_rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a, "kind"_a);
   m.def("quantized_rows", &quantized_rows, "values"_a, "scales"_a, "offsets"_a, "stride"_a, "num_steps"_a, "step"_a);
   m.def("linear", &make_linear, "out"_a, "out_stride"_a, "x"_a, "x_stride"_a, "bias"_a, "rows"_a, "weight"_a,
         "activation"_a, "argmax_ids"_a, "argmax_values"_a, "level"_a);

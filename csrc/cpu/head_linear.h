@@ -1,4 +1,5 @@
-// head_linear: out[m][h] = weight[h] * x[m][h], for float32 rows and a matrix of its own for each head, in float32 or bfloat16.
+// head_linear: out[m][h] = weight[h] * x[m][h], for float32 rows and a matrix of its own for each head, in float32,
+// bfloat16 or float16.
 #pragma once
 
 #include "kernel.h"

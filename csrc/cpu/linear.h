@@ -20,7 +20,7 @@ struct Argmax {
 // Rows whose activations one panel meets before the next panel is read; a multiple of every tile height.
 constexpr int64_t kRowBlock = 96;
 
-// float32 weights.
+// float32 and float16 weights.
 struct LinearArgs {
   float* out;               // [rows, out_stride]
   const float* x;           // [rows, x_stride]
@@ -34,6 +34,9 @@ QUIRE_KERNEL(linear, LinearArgs)
 
 // table4 weights.
 QUIRE_KERNEL(table_linear, LinearArgs)
+
+// row_table4 weights.
+QUIRE_KERNEL(row_table_linear, LinearArgs)
 
 // bfloat16 weights and rows.
 struct Bf16LinearArgs {

@@ -10,8 +10,11 @@
 //   uint5     [N/32][K/32][5][32][4]   four words as int4's, then the high bits: byte b has those of inputs b, b + 4, ... b + 28
 //   float8    [N/32][K/4][32][4]       e4m3; inputs 0, 2, 1, 3 of the four, so that low and high bytes of 16 bits are pairs
 //   table4    [N/32][K/8][32]          nibble i, from the lowest, is the code of input i of the eight
+//   row_table4  a row is a run of its own: [N/32][32][K/128][16] words, of which nibble i of word j is the code of input 16 i + j of the
+//             128; of the last inputs, a multiple of 32 below 128, the words are as many bytes as they have codes in pairs
+//   float16   [N/32][K][32]            one input of the panel is one line of the cache; K is padded to an even number
 // Scales: int8 float32 [N/32][32], int4 float16 [N/32][K/group][32], float8 and table4 float32 [N/32][K/group, rounded up][32];
-// zeros, where there are any: uint8, shaped like the scales. uint4 to uint8: see GroupNumbers.
+// tables: row_table4 float32 [N/32][32][16]; zeros, where there are any: uint8, shaped like the scales. uint4 to uint8: see GroupNumbers.
 // For a gate/up pair a panel holds 16 rows of the gate and then the same 16 rows of up.
 #pragma once
 
@@ -23,7 +26,8 @@ constexpr int64_t kPanelRows = 32;
 
 // The codes that Python passes; exported by bind_linear.cpp.
 enum class WeightKind : int {
-  float32 = 0, bfloat16 = 1, int8 = 2, int4 = 3, uint8 = 4, uint4 = 5, uint6 = 6, uint5 = 7, float8 = 8, table4 = 9
+  float32 = 0, bfloat16 = 1, int8 = 2, int4 = 3, uint8 = 4, uint4 = 5, uint6 = 6, uint5 = 7, float8 = 8, table4 = 9,
+  float16 = 10, row_table4 = 11
 };
 
 // uint4 to uint8: weight = (value - zero) * scale + minimum, with a scale and a minimum per output and group. In one level both are
@@ -32,6 +36,13 @@ struct GroupNumbers {
   const void* scales;      // float16 [N/32][K/group][32], or int8 of that shape
   const void* minima;      // likewise; null: there are none
   const void* scale_factors, *minimum_factors;   // float16 [N/32][K/256][32]; null in one level
+};
+
+// What is added to some of a matrix's numbers, in compressed rows; the rows are those of the matrix, in its own order.
+struct Outliers {
+  const int32_t* starts = nullptr;    // [N + 1]; null: there are none
+  const int32_t* columns = nullptr;   // ascending within a row
+  const float* values = nullptr;
 };
 
 struct WeightView {
@@ -44,7 +55,8 @@ struct WeightView {
   bool gate_up;
   WeightKind kind;
   GroupNumbers groups;     // uint4 to uint8
-  const float* table;      // table4: the sixteen numbers that codes stand for
+  const float* table;      // table4: the sixteen numbers that codes stand for; row_table4: those of each row
+  Outliers outliers = {};  // row_table4
 };
 
 constexpr int64_t kFactorGroup = 256;
@@ -75,7 +87,7 @@ static inline int64_t group_size(const WeightView& weight) { return weight.group
 static inline int64_t padded_inputs(WeightKind kind, int64_t num_inputs) {
   switch (kind) {
     case WeightKind::float32: return num_inputs;
-    case WeightKind::bfloat16: return divide_up(num_inputs, 2) * 2;
+    case WeightKind::bfloat16: case WeightKind::float16: return divide_up(num_inputs, 2) * 2;
     case WeightKind::int8: return divide_up(num_inputs, 4) * 4;
     case WeightKind::int4: case WeightKind::table4: return divide_up(num_inputs, 8) * 8;
     case WeightKind::float8: return divide_up(num_inputs, 4) * 4;
@@ -89,11 +101,12 @@ struct Run { int64_t inputs, words; };
 static inline Run run_of(WeightKind kind) {
   switch (kind) {
     case WeightKind::float32: return {1, 1};
-    case WeightKind::bfloat16: return {2, 1};
+    case WeightKind::bfloat16: case WeightKind::float16: return {2, 1};
     case WeightKind::int8: case WeightKind::uint8: case WeightKind::float8: return {4, 1};
     case WeightKind::int4: case WeightKind::uint4: case WeightKind::table4: return {8, 1};
     case WeightKind::uint6: return {16, 3};
     case WeightKind::uint5: return {32, 5};
+    case WeightKind::row_table4: return {32, 4};
   }
   return {1, 1};
 }

@@ -93,7 +93,9 @@ class EngineArgs:
         aliases=("--override-pooler-config",),
     )
     dtype: str = option(
-        "auto", "Type of weights and activations; activations on a CPU are always float32.", choices=_DTYPES
+        "auto",
+        "Type of weights and activations; activations on a CPU are always float32. auto: the checkpoint's.",
+        choices=_DTYPES,
     )
     quantization: str | None = option(
         None,

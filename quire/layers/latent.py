@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from quire import ops, parallel
 from quire.layers.context import current_context
 from quire.layers.linear import ColumnLinear, ReplicatedLinear, halves_of_pairs
-from quire.ops.weights import HEAD_FORMATS, PackedWeight, WeightFormat, stacked_rows
+from quire.ops.weights import PackedWeight, WeightFormat, stacked_rows
 from quire.quant import Quantizable, WeightShard, share_of
 
 
@@ -117,7 +117,7 @@ class LatentUpProjection(Quantizable):
         matrix = self.weight
         if not isinstance(matrix, Tensor):
             assert isinstance(matrix, PackedWeight), "a weight that is never rounded is one matrix"
-            format = matrix.format if matrix.format.name in HEAD_FORMATS else WeightFormat("bfloat16")
+            format = WeightFormat("bfloat16") if matrix.format.is_quantized else matrix.format
             matrix = ops.unpack_weight(matrix)
         del self.weight
         keys, values = matrix.unflatten(0, (self.num_heads, -1)).split((self.nope_dim, self.value_dim), 1)

@@ -100,8 +100,8 @@ def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
     """Store rows [n, K], of any float type, as rows first_row to first_row + n of the matrix, in place.
 
     Formats with scales round to nearest: int8 with scale = absmax of the row / 127, float8 with absmax of the row's group / 448,
-    int4 per row and group by the search of `quire.ops.quantize.quantize_int4`, with a zero point of 8. table4 takes no floats:
-    ValueError. `rows` is not changed.
+    int4 per row and group by the search of `quire.ops.quantize.quantize_int4`, with a zero point of 8. table4 and row_table4 take
+    no floats: ValueError; float16 none beyond its range: ValueError. `rows` is not changed.
     """
     select("set_rows", rows.device)(weight, first_row, rows)
 
@@ -110,11 +110,12 @@ def set_quantized_rows(
     weight: PackedWeight,
     first_row: int,
     values: Tensor,
-    scales: Tensor,
+    scales: Tensor | None = None,
     zeros: Tensor | None = None,
     minima: Tensor | None = None,
     scale_factors: Tensor | None = None,
     minimum_factors: Tensor | None = None,
+    tables: Tensor | None = None,
 ) -> None:
     """The same with numbers that are quantized already, as `WeightFormat.numbers` lists them: one row of each per row.
 
@@ -122,9 +123,23 @@ def set_quantized_rows(
     the format has it; what is kept as floats may come in any float type.
     """
     numbers = dict(
-        scales=scales, zeros=zeros, minima=minima, scale_factors=scale_factors, minimum_factors=minimum_factors
+        scales=scales,
+        zeros=zeros,
+        minima=minima,
+        scale_factors=scale_factors,
+        minimum_factors=minimum_factors,
+        tables=tables,
     )
     select("set_quantized_rows", values.device)(weight, first_row, values, numbers)
+
+
+def set_outliers(weight: PackedWeight, rows: Tensor, columns: Tensor, values: Tensor) -> PackedWeight:
+    """The same matrix, in the same memory, with values [n] added to its numbers at these rows and columns (integers [n]).
+
+    For row_table4, which then has no others. They come by row and, within one, by column, each place once: a product adds them to
+    what the table gives in that order. Raises ValueError naming what does not fit.
+    """
+    return select("set_outliers", values.device)(weight, rows, columns, values)
 
 
 def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
@@ -157,9 +172,10 @@ def linear(
 ) -> Tensor:
     """x [..., K] @ weight [N, K] transposed (+ bias [N]) -> [..., N], in x's type, and its `activation` if there is one.
 
-    With bfloat16 and float8 weights each row of x is first rounded to bfloat16, as on a GPU; the products are summed in float32.
-    A float8 or table4 weight's scale multiplies its group's sum. With an integer format each row of x is first quantized as
-    `WeightFormat` says; the products are summed exactly within a group, the groups in float32.
+    With bfloat16 and float8 weights each row of x is first rounded to bfloat16, as on a GPU; with float32, float16 and tables it
+    stays in float32. The products are summed in float32. A float8 or table4 weight's scale multiplies its group's sum. With an
+    integer format each row of x is first quantized as `WeightFormat` says; the products are summed exactly within a group, the
+    groups in float32.
     """
     if isinstance(weight, WeightParts):
         return select("linear_parts", x.device)(x, weight, bias, activation)

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-FormatName = Literal["float32", "bfloat16", "int8", "int4", "uint8", "uint6", "uint5", "uint4", "float8", "table4"]
+FormatName = Literal[
+    "float32", "bfloat16", "float16", "int8", "int4", "uint8", "uint6", "uint5", "uint4", "float8", "table4",
+    "row_table4"
+]
 
-FORMAT_NAMES = ("float32", "bfloat16", "int8", "int4", "uint8", "uint6", "uint5", "uint4", "float8", "table4")
+FORMAT_NAMES = get_args(FormatName)
 GROUP_SIZES = (32, 64, 128)
-HEAD_FORMATS = ("float32", "bfloat16")
-"""Of a weight with a matrix per head."""
+FLOAT_FORMATS: dict[FormatName, torch.dtype] = {
+    "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16
+}
+"""Of plain numbers. A weight with a matrix per head has one of these."""
 
 _STACK_ALIGNMENT = 32
+_FLOAT16_LIMIT = 65520.0
+"""From here on float16 rounds to infinity."""
 FACTOR_GROUP = 256
 """Inputs that share the factors of a format in two levels."""
+ROW_TABLE_INPUTS = 32
+"""What divides the inputs of row_table4."""
 _GROUPED_SIZES = {"uint8": (16, *GROUP_SIZES), "uint6": (16, *GROUP_SIZES), "uint5": GROUP_SIZES, "uint4": (16, *GROUP_SIZES)}
 """Group sizes of the formats that hold what others quantized."""
 
@@ -34,10 +43,14 @@ class WeightFormat:
     for uint8. Filled by `ops.set_quantized_rows` alone.
     All of these multiply activations that are quantized on the fly: per token and group of inputs,
     value = round(x * 127 / absmax).
+    float32 and float16 multiply activations in float32; bfloat16 has them rounded to bfloat16.
     float8: e4m3 (2209.05433, without infinities) and a float32 scale per output, or per output and group of inputs, of which the
     last may be short; weight = value * scale. It multiplies activations rounded to bfloat16, as bfloat16 does.
     table4: codes in [0, 15] and a float32 scale per output and group of inputs, weight = table[code] * scale. It multiplies
     activations in float32. Filled by `ops.set_quantized_rows` alone.
+    row_table4: codes in [0, 15], sixteen float32 numbers for each output, and numbers that are added to some of these
+    (`ops.set_outliers`): weight = the output's table[code] + outlier (SqueezeLLM, 2306.07629). Activations and filling are as for
+    table4.
     """
 
     name: FormatName
@@ -84,14 +97,19 @@ class WeightFormat:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether its values have scales."""
-        return self.name not in ("float32", "bfloat16")
+        """Whether its values are codes that scales or tables make numbers of."""
+        return self.name not in FLOAT_FORMATS
 
     @property
     def value_dtype(self) -> torch.dtype:
         """Of values as `ops.set_quantized_rows` takes them, and as floats are kept."""
-        plain = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8, "float8": torch.float8_e4m3fn}
+        plain = FLOAT_FORMATS | {"int8": torch.int8, "float8": torch.float8_e4m3fn}
         return plain.get(self.name, torch.uint8)
+
+    @property
+    def meets_float32(self) -> bool:
+        """Whether activations stay in float32 to meet these weights."""
+        return self.name in ("float32", "float16", "table4", "row_table4")
 
     @property
     def is_integer(self) -> bool:
@@ -114,6 +132,8 @@ class WeightFormat:
             raise ValueError(
                 f"input_size must be a multiple of group_size {self.group_size} for {self.name}, got {input_size}"
             )
+        if self.name == "row_table4" and input_size % ROW_TABLE_INPUTS:
+            raise ValueError(f"input_size must be a multiple of {ROW_TABLE_INPUTS} for row_table4, got {input_size}")
         if self.two_levels and input_size % FACTOR_GROUP:
             raise ValueError(f"input_size must be a multiple of {FACTOR_GROUP} in two levels, got {input_size}")
 
@@ -121,6 +141,8 @@ class WeightFormat:
         """What is kept of a row beside its values, by name: so many numbers of a type. Scales come first."""
         if not self.is_quantized:
             return {}
+        if self.name == "row_table4":
+            return {"tables": (16, torch.float32)}
         if self.name in ("int8", "float8", "table4"):
             return {"scales": (-(-input_size // self.group_size) if self.group_size else 1, torch.float32)}
         groups = input_size // self.group_size
@@ -156,6 +178,11 @@ class PackedWeight:
     def num_bytes(self) -> int:
         """Memory that it takes."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+    @property
+    def has_outliers(self) -> bool:
+        """Whether `ops.set_outliers` made it."""
+        return "outlier_starts" in self.tensors
 
     @property
     def device_type(self) -> str:
@@ -195,9 +222,9 @@ def stacked_rows(rows: int) -> int:
 
 def check_heads(x_shape: tuple[int, ...], weight: Tensor | PackedWeight, output_size: int) -> None:
     """Raises ValueError where `weight` is no stack of matrices [output_size, K] for x [T, H, K] of `ops.head_linear`."""
-    if isinstance(weight, PackedWeight) and (weight.format.name not in HEAD_FORMATS or weight.gate_up):
+    if isinstance(weight, PackedWeight) and (weight.format.is_quantized or weight.gate_up):
         raise ValueError(
-            f"weight of head_linear must be float32 or bfloat16, without gate_up, got {weight.format.name}"
+            f"weight of head_linear must be one of {', '.join(FLOAT_FORMATS)}, without gate_up, got {weight.format.name}"
         )
     expected = [x_shape[1] * stacked_rows(output_size), x_shape[2]] if len(x_shape) == 3 else []
     if list(_shape(weight)) != expected:
@@ -227,6 +254,8 @@ def num_stacked(
             raise ValueError(
                 f"input_order of {name} must be {[num_experts, _shape(stack)[1]]} for experts, got {list(order.shape)}"
             )
+    if any(isinstance(stack, PackedWeight) and stack.has_outliers for stack in (gate_up, down)):
+        raise ValueError("gate_up and down must have no outliers for experts")
     return num_experts, intermediate_size
 
 
@@ -252,10 +281,14 @@ def check_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
         raise ValueError(f"rows {first_row} to {last} are not within the matrix's {weight.output_size}")
 
 
-def check_can_round(format: WeightFormat) -> None:
-    """Raises ValueError for a format that no floats are rounded to."""
-    if format.is_grouped or format.table:
+def check_can_round(format: WeightFormat, rows: Tensor) -> None:
+    """Raises ValueError for a format that no floats are rounded to, and for numbers that are beyond float16's."""
+    if format.is_grouped or format.name in ("table4", "row_table4"):
         raise ValueError(f"rows of floats cannot be stored as {format.name}, which holds what others quantized")
+    if format.name == "float16" and rows.dtype != torch.float16 and rows.numel():
+        largest = float(torch.nan_to_num(rows.abs(), nan=0.0, posinf=0.0).max())
+        if largest >= _FLOAT16_LIMIT:
+            raise ValueError(f"numbers of up to {largest:g}, but float16 ends at 65504")
 
 
 def check_quantized(values: Tensor, numbers: dict[str, Tensor | None], format: WeightFormat) -> dict[str, Tensor]:
@@ -263,7 +296,7 @@ def check_quantized(values: Tensor, numbers: dict[str, Tensor | None], format: W
     `ops.set_quantized_rows`; numbers that are not kept as floats must have their type already.
     """
     if not format.is_quantized:
-        raise ValueError(f"quantized numbers are for formats with scales, got {format.name}")
+        raise ValueError(f"quantized numbers are for formats of codes, got {format.name}")
     format.check_input_size(values.shape[1])
     if values.dtype != format.value_dtype:
         raise ValueError(f"values must be {format.value_dtype} for {format.name}, got {values.dtype}")
@@ -284,3 +317,25 @@ def check_quantized(values: Tensor, numbers: dict[str, Tensor | None], format: W
             raise ValueError(f"{name} must be {dtype}, got {tensor.dtype}")
         found[name] = tensor.to(dtype)
     return found
+
+
+def check_outliers(weight: PackedWeight, rows: Tensor, columns: Tensor, values: Tensor) -> None:
+    """Raises ValueError naming what does not fit `ops.set_outliers`."""
+    if weight.format.name != "row_table4":
+        raise ValueError(f"outliers are for row_table4, got {weight.format.name}")
+    if not rows.shape == columns.shape == values.shape == (len(rows),):
+        found = ", ".join(str(list(tensor.shape)) for tensor in (rows, columns, values))
+        raise ValueError(f"rows, columns and values must be of one length, got {found}")
+    places = rows.long() * weight.input_size + columns.long()
+    for name, tensor, limit in (("rows", rows, weight.output_size), ("columns", columns, weight.input_size)):
+        if len(tensor) and not 0 <= int(tensor.min()) <= int(tensor.max()) < limit:
+            raise ValueError(f"{name} must be in [0, {limit}), got {int(tensor.min())} to {int(tensor.max())}")
+    if bool((places.diff() <= 0).any()):
+        raise ValueError("outliers must come by row and, within one, by column, each once")
+
+
+def outlier_tensors(weight: PackedWeight, rows: Tensor, columns: Tensor, values: Tensor) -> dict[str, Tensor]:
+    """What a weight keeps of them: in compressed rows, the outliers of row i are those from outlier_starts[i] to [i + 1]."""
+    counts = torch.bincount(rows.long(), minlength=weight.output_size)
+    starts = torch.cat((counts.new_zeros(1), counts.cumsum(0))).int()
+    return {"outlier_starts": starts, "outlier_columns": columns.int(), "outlier_values": values.float()}

@@ -14,7 +14,7 @@ class Codes(NamedTuple):
 
     values: Tensor
     """[n, inputs]"""
-    scales: Tensor
+    scales: Tensor | None = None
     """[n, 1] or [n, groups]"""
     zeros: Tensor | None = None
     """Like `scales`."""
@@ -24,6 +24,8 @@ class Codes(NamedTuple):
     """[n, inputs / 256]"""
     minimum_factors: Tensor | None = None
     """Like `scale_factors`."""
+    tables: Tensor | None = None
+    """[n, 16]"""
 
 
 class EncodedWeight:
@@ -44,6 +46,13 @@ class EncodedWeight:
 
     def codes(self, rows: Tensor) -> Codes:
         """Rows of the matrix at numbers `rows` int64 [n], for `format`."""
+        raise NotImplementedError
+
+    has_outliers = False
+    """Whether numbers are added to what `codes` stand for; `outliers` tells them."""
+
+    def outliers(self, rows: Tensor) -> Tensor:
+        """What is added in these rows [n, inputs]: zero but for a few."""
         raise NotImplementedError
 
     def dequantize(self, rows: Tensor) -> Tensor:

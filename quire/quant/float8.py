@@ -48,9 +48,8 @@ class Float8Weight(EncodedWeight):
         return Codes(self._values[rows], self._scales[rows // self._block[0]])
 
     def dequantize(self, rows: Tensor) -> Tensor:
-        codes = self.codes(rows)
-        scales = codes.scales.repeat_interleave(self._block[1], 1)[:, : self.shape[1]]
-        return codes.values.float() * scales
+        scales = self._scales[rows // self._block[0]].repeat_interleave(self._block[1], 1)[:, : self.shape[1]]
+        return self._values[rows].float() * scales
 
     def tensors(self) -> list[Tensor]:
         return self._sources

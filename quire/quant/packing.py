@@ -71,6 +71,8 @@ class PackingSlot(Slot):
             return self.weight
         if self.is_allocated or self.is_exact or any(part.weight.format is None for part in parts):
             return self._as_floats(parts)
+        if self.num_experts and any(part.weight.has_outliers for part in parts):
+            return self._as_floats(parts)
         if self.num_experts:
             return self._stacked(parts)
         if all(part.is_stored_like(parts[0]) for part in parts):
@@ -100,10 +102,15 @@ class PackingSlot(Slot):
         first = parts[0]
         assert first.weight.format is not None
         weight = ops.new_weight(first.weight.format, outputs, self.shape[1], is_gate_up, self._device)
+        outliers = []
         for part in parts:
             for start, stop in row_pieces((len(part.rows), self.shape[1]), _DECODED_BYTES):
-                codes = part.weight.codes(part.rows[start:stop])
-                ops.set_quantized_rows(weight, part.first_row - first_row + start, *codes)
+                rows, row = part.rows[start:stop], part.first_row - first_row + start
+                ops.set_quantized_rows(weight, row, *part.weight.codes(rows))
+                if part.weight.has_outliers:
+                    outliers.append(_listed(part.weight.outliers(rows), row))
+        if outliers:
+            weight = ops.set_outliers(weight, *map(torch.cat, zip(*outliers, strict=True)))
         return replace(weight, input_order=first.weight.input_order)
 
     def _as_floats(self, parts: list[_Part]) -> PackedWeight:
@@ -115,6 +122,12 @@ class PackingSlot(Slot):
         for first_row, rows, weight in parts:
             super().take_encoded(first_row, rows, weight, self._device)
         return self.weight
+
+
+def _listed(outliers: Tensor, first_row: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows [n, inputs] that begin at `first_row` as `ops.set_outliers` wants them: rows, columns and values of all but zeros."""
+    rows, columns = outliers.nonzero(as_tuple=True)
+    return (rows + first_row).int(), columns.int(), outliers[rows, columns]
 
 
 class PackedMethod(QuantMethod):

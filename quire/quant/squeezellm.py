@@ -14,11 +14,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from quire.config.fields import Fields
+from quire.ops.weights import ROW_TABLE_INPUTS, WeightFormat
 from quire.quant.bits import unpack_bits
 from quire.quant.checkpoint import CheckpointFormat
-from quire.quant.encoded import EncodedWeight
+from quire.quant.encoded import Codes, EncodedWeight
 
 ReadRows = Callable[[Tensor], Tensor]
 """Numbers of rows int64 [n] -> those rows."""
@@ -51,18 +53,32 @@ class SqueezeLlmFormat(CheckpointFormat):
 
 
 class LookupWeight(EncodedWeight):
-    """weight = the output's table[code] + outliers. No packed format holds it: it is kept as floats."""
+    """weight = the output's table[code] + outliers. A table of 8 numbers is one of 16 whose last ones no code names."""
 
     def __init__(
         self, shape: tuple[int, int], bits: int, tensors: dict[str, Tensor], outliers: ReadRows | None
     ) -> None:
         self.shape, self._bits, self._outliers = shape, bits, outliers
         self._qweight, self._table, self._sources = tensors["qweight"], tensors["lookup_table"], list(tensors.values())
+        self.has_outliers = outliers is not None
+        if shape[1] % ROW_TABLE_INPUTS == 0:
+            self.format = WeightFormat("row_table4")
+
+    def codes(self, rows: Tensor) -> Codes:
+        table = self._table[rows].float()
+        return Codes(self._read(rows), tables=functional.pad(table, (0, 16 - table.shape[1])))
+
+    def outliers(self, rows: Tensor) -> Tensor:
+        assert self._outliers is not None
+        return self._outliers(rows)
 
     def dequantize(self, rows: Tensor) -> Tensor:
-        codes = unpack_bits(self._qweight[:, rows].T, self._bits).long()
-        weight = self._table[rows].float().gather(1, codes)
+        weight = self._table[rows].float().gather(1, self._read(rows).long())
         return weight if self._outliers is None else weight + self._outliers(rows)
+
+    def _read(self, rows: Tensor) -> Tensor:
+        """Codes uint8 [n, inputs]."""
+        return unpack_bits(self._qweight[:, rows].T, self._bits)
 
     def tensors(self) -> list[Tensor]:
         return self._sources

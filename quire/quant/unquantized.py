@@ -1,20 +1,15 @@
-"""Weights in the type of the checkpoint: a plain tensor on a GPU; on a CPU packed for the kernels, as float32 or bfloat16."""
+"""Weights in the type of the checkpoint: a plain tensor on a GPU; on a CPU packed for the kernels in the same type."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from quire.ops.weights import WeightFormat
+from quire.ops.weights import FLOAT_FORMATS, WeightFormat
 from quire.quant.base import Quantizable, QuantMethod, Slot, WeightShard
 from quire.quant.packing import PackedMethod
 
-_PACKED_FORMATS = {
-    torch.float32: WeightFormat("float32"),
-    torch.bfloat16: WeightFormat("bfloat16"),
-    torch.float16: WeightFormat("float32"),
-}
-"""By the model's type. There is no kernel for packed float16; float32 holds every float16 exactly."""
+_PACKED_FORMATS = {dtype: WeightFormat(name) for name, dtype in FLOAT_FORMATS.items()}
 
 
 class Unquantized(QuantMethod):

@@ -67,25 +67,27 @@ def test_the_context_length_is_a_limit(folder):
         resolve(folder, max_model_len=513)
 
 
-def test_bfloat16_weights_stay_and_float16_is_widened_on_a_cpu(folder, monkeypatch):
+def test_weights_of_sixteen_bits_stay_as_they_are(folder, monkeypatch):
     monkeypatch.setattr(resolve_module, "_has_kernels", lambda: True)
     assert resolve(folder, device="cpu").model.dtype == "bfloat16"
     assert resolve(folder, device="cpu", dtype="float").model.dtype == "float32"
-    assert resolve(folder, device="cpu", dtype="half").model.dtype == "float32"
+    assert resolve(folder, device="cpu", dtype="half").model.dtype == "float16"
     assert resolve(folder, device="cuda", dtype="half").model.dtype == "float16"
     (folder / "config.json").write_text(json.dumps(LLAMA | {"torch_dtype": "float16"}))
-    assert resolve(folder, device="cpu").model.dtype == "float32"
+    assert resolve(folder, device="cpu").model.dtype == "float16"
     assert resolve(folder, device="cuda").model.dtype == "float16"
 
 
-def test_without_kernels_bfloat16_is_widened_where_memory_allows(folder, monkeypatch):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_without_kernels_sixteen_bits_are_widened_where_memory_allows(folder, monkeypatch, dtype):
     monkeypatch.setattr(resolve_module, "_has_kernels", lambda: False)
+    (folder / "config.json").write_text(json.dumps(LLAMA | {"torch_dtype": dtype}))
     assert resolve(folder, device="cpu").model.dtype == "float32"
-    assert resolve(folder, device="cpu", dtype="bfloat16").model.dtype == "bfloat16"
+    assert resolve(folder, device="cpu", dtype=dtype).model.dtype == dtype
     (folder / "model.safetensors").write_bytes(b"x" * 1000)
     monkeypatch.setattr(platform, "available_memory_bytes", lambda: 3999)
-    assert resolve(folder, device="cpu").model.dtype == "bfloat16"
-    assert resolve(folder, device="cuda").model.dtype == "bfloat16"
+    assert resolve(folder, device="cpu").model.dtype == dtype
+    assert resolve(folder, device="cuda").model.dtype == dtype
 
 
 def test_quantization_and_what_follows_from_it(folder):

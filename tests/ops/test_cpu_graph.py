@@ -86,6 +86,7 @@ def captured(forward: Forward, max_tokens: int = MAX_TOKENS):
     [
         WeightFormat("float32"),
         WeightFormat("bfloat16"),
+        WeightFormat("float16"),
         WeightFormat("int8"),
         WeightFormat("int8", activation_group=32),
         WeightFormat("int4", group_size=32, activation_group=32),
@@ -123,7 +124,7 @@ def make_other_forward(format: WeightFormat) -> Forward:
     return forward
 
 
-@pytest.mark.parametrize("name", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16", "int8"])
 def test_sums_products_positions_and_layer_norms_are_captured(name: str) -> None:
     forward = make_other_forward(WeightFormat(name))
     program = captured(forward)
@@ -137,7 +138,7 @@ def test_sums_products_positions_and_layer_norms_are_captured(name: str) -> None
         extension.set_num_threads(1)
 
 
-@pytest.mark.parametrize("name", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16", "int8"])
 def test_a_layer_norm_and_quantization_become_one_kernel(name: str) -> None:
     weight, bias = draw(HIDDEN, seed=5), draw(HIDDEN, seed=6)
     matrix = ops.pack_weight(draw(VOCAB, HIDDEN, seed=3), WeightFormat(name))
@@ -208,7 +209,7 @@ def test_memory_is_shared_by_rows_that_do_not_live_together() -> None:
     assert sizes[0] == sizes[1]
 
 
-@pytest.mark.parametrize("name", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16", "int8"])
 def test_a_function_of_rows_is_captured_too(name: str) -> None:
     weight = ops.pack_weight(draw(VOCAB, HIDDEN, seed=3), WeightFormat(name))
     head = capture_rows(lambda rows: ops.linear(rows, weight)[:, :150], 8)

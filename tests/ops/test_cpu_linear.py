@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(extension is None, reason=f"no C++ kernels: {_re
 FORMATS = [
     WeightFormat("float32"),
     WeightFormat("bfloat16"),
+    WeightFormat("float16"),
     WeightFormat("int8"),
     WeightFormat("int8", activation_group=32),
     WeightFormat("int8", activation_group=128),
@@ -106,13 +107,14 @@ def test_packing_then_unpacking_gives_the_rounded_matrix(weight_format: WeightFo
     for gate_up in (False, True):
         back = ops.unpack_weight(ops.pack_weight(matrix, weight_format, gate_up))
         error = float((back - matrix).norm() / matrix.norm())
-        assert error <= {"float32": 0.0, "bfloat16": 3e-3, "int8": 1e-2, "int4": 0.13, "float8": 0.03}[weight_format.name]
+        limits = {"float32": 0.0, "bfloat16": 3e-3, "float16": 4e-4, "int8": 1e-2, "int4": 0.13, "float8": 0.03}
+        assert error <= limits[weight_format.name]
 
 
 def test_a_packed_matrix_takes_its_own_size() -> None:
     matrix = draw(256, 1024, seed=1)
-    sizes = {f.name: ops.pack_weight(matrix, f).num_bytes / matrix.numel() for f in FORMATS[:3]}
-    assert sizes == {"float32": 4, "bfloat16": 2, "int8": 1 + 4 / 1024}
+    sizes = {f.name: ops.pack_weight(matrix, f).num_bytes / matrix.numel() for f in FORMATS[:4]}
+    assert sizes == {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1 + 4 / 1024}
     assert ops.pack_weight(matrix, WeightFormat("int4", 32, 32)).num_bytes / matrix.numel() == 0.5 + 2 / 32
     assert ops.pack_weight(matrix, WeightFormat("float8", 128)).num_bytes / matrix.numel() == 1 + 4 / 128
 

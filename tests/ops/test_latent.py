@@ -165,7 +165,7 @@ def stack_of(num_heads: int, output_size: int, input_size: int) -> Tensor:
 
 
 @pytest.mark.parametrize("backend", registry.backends("head_linear", CPU))
-@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize(
     ("tokens", "heads", "inputs", "outputs"), [(1, 3, 37, 70), (30, 2, 16, 32), (130, 3, 1, 9), (0, 2, 8, 8)]
 )
@@ -183,7 +183,7 @@ def test_head_linear_is_linear_for_each_head(backend, name, tokens, heads, input
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_levels_and_teams_of_head_linear_agree(name):
     x, weight = randn(17, 3, 37, seed=1), ops.pack_weight(stack_of(3, 70, 37), WeightFormat(name))
     compute = registry.implementation("head_linear", "cpu")
@@ -196,7 +196,8 @@ def test_levels_and_teams_of_head_linear_agree(name):
 
 def test_wrong_arguments_are_refused_before_memory_is_touched():
     x, stack = randn(2, 3, 16, seed=1), stack_of(3, 8, 16)
-    with pytest.raises(ValueError, match="weight of head_linear must be float32 or bfloat16, without gate_up, got int8"):
+    message = "weight of head_linear must be one of float32, bfloat16, float16, without gate_up, got int8"
+    with pytest.raises(ValueError, match=message):
         ops.head_linear(x, ops.pack_weight(stack, WeightFormat("int8")), 8)
     with pytest.raises(ValueError, match=r"must be a stack \[192, 16\] for x \[2, 3, 16\] and output_size 40, got \[96, 16\]"):
         ops.head_linear(x, ops.pack_weight(stack, WeightFormat("float32")), 40)
@@ -218,7 +219,7 @@ def test_wrong_pools_are_refused_before_memory_is_touched():
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_captured_equals_op_by_op(name):
     heads, latent_dim, rope_dim, inputs = 3, 40, 16, 20
     width = heads * inputs + (heads + 1) * rope_dim + latent_dim

@@ -26,6 +26,7 @@ BACKENDS = [b for b in registry.PRIORITY if all(b in registry.backends(op, CPU) 
 FORMATS = {
     "float32": WeightFormat("float32"),
     "bfloat16": WeightFormat("bfloat16"),
+    "float16": WeightFormat("float16"),
     "int8": WeightFormat("int8"),
     "int8-a32": WeightFormat("int8", 0, 32),
     "int8-a64": WeightFormat("int8", 0, 64),
@@ -108,7 +109,7 @@ def test_a_packed_weight_is_the_reference_s(backend, format, rows, outputs, inpu
         with on(backend):
             assert torch.equal(ops.unpack_weight(ops.pack_weight(weight, format)), expected)
         assert torch.equal(weight, before)
-        if format.name in ("float32", "bfloat16"):
+        if not format.is_quantized:
             assert torch.equal(expected, weight.to(getattr(torch, format.name)).float())
 
 
@@ -320,6 +321,26 @@ def test_quantized_rows_set_piece_by_piece_are_the_matrix(backend, gate_up):
             ops.set_quantized_rows(packed, 149, values[:2], scales[:2], zeros[:2])
         with pytest.raises(ValueError, match=r"zeros must be a tensor for .*int4.*, got None"):
             ops.set_quantized_rows(packed, 0, values, scales)
+
+
+@with_backends
+def test_every_float16_is_kept_as_it_is_and_larger_numbers_are_refused(backend):
+    """Denormals and infinities among them; the product is that of the same numbers in float32."""
+    every = torch.arange(2**16).to(torch.int32).to(torch.int16).view(torch.float16)
+    numbers = every[~every.isnan()][: 2016 * 31].view(-1, 31)
+    finite = torch.where(numbers.isinf(), 0, numbers)
+    x = randn(15, 31, seed=1)
+    with on(backend):
+        for dtype in (torch.float16, torch.float32):
+            assert torch.equal(ops.unpack_weight(ops.pack_weight(numbers.to(dtype), WeightFormat("float16"))), numbers.float())
+        wide = ops.linear(x, ops.pack_weight(finite.float(), WeightFormat("float32")))
+        assert torch.equal(ops.linear(x, ops.pack_weight(finite, WeightFormat("float16"))), wide)
+        for dtype, number, size in ((torch.bfloat16, 65536.0, 65536), (torch.float32, -65520.0, 65520)):
+            wrong = torch.tensor([[1.0, number, float("inf")]], dtype=dtype)
+            with pytest.raises(ValueError, match=f"numbers of up to {size}, but float16 ends at 65504"):
+                ops.pack_weight(wrong, WeightFormat("float16"))
+        largest = ops.pack_weight(torch.tensor([[65519.0]]), WeightFormat("float16"))
+        assert ops.unpack_weight(largest).item() == 65504
 
 
 def test_columns_of_a_matrix_may_be_its_rows():

@@ -16,7 +16,7 @@ from quire import ops
 from quire.ops import cpu, registry
 from quire.ops.capture import StepTensors, capture
 from quire.ops.routing import Routing
-from quire.ops.weights import FACTOR_GROUP, PackedWeight, WeightFormat, stacked_rows
+from quire.ops.weights import FACTOR_GROUP, ROW_TABLE_INPUTS, PackedWeight, WeightFormat, stacked_rows
 
 CPU = torch.device("cpu")
 BACKENDS = registry.backends("experts", CPU)
@@ -26,6 +26,7 @@ needs_kernels = pytest.mark.skipif(EXTENSION is None, reason=f"no C++ kernels: {
 FORMATS = {
     "float32": WeightFormat("float32"),
     "bfloat16": WeightFormat("bfloat16"),
+    "float16": WeightFormat("float16"),
     "int8": WeightFormat("int8"),
     "int8-a64": WeightFormat("int8", 0, 64),
     "int4-g32": WeightFormat("int4", 32),
@@ -35,6 +36,7 @@ FORMATS = {
     "float8": WeightFormat("float8"),
     "float8-g128": WeightFormat("float8", 128),
     "table4-g64": WeightFormat("table4", 64, table=tuple(0.3 * code - 2.1 for code in range(16))),
+    "row_table4": WeightFormat("row_table4"),
     "uint8-g32-half": WeightFormat("uint8", 32, 32, half_activation_scales=True),
     "uint6-g16-two": WeightFormat("uint6", 16, 256, two_levels=True),
     "uint5-g32-minima": WeightFormat("uint5", 32, 32, has_minima=True),
@@ -169,7 +171,7 @@ class Block:
         gate_up = torch.cat([stack(self.gates), stack(self.ups)])
         if format is None:
             return gate_up, stack(self.downs)
-        if format.is_grouped or format.table or format.has_zeros:
+        if format.is_grouped or "table" in format.name or format.has_zeros:
             return encoded(gate_up, format, gate_up=True), encoded(stack(self.downs), format)
         return ops.pack_weight(gate_up, format, gate_up=True), ops.pack_weight(stack(self.downs), format)
 
@@ -237,6 +239,7 @@ def spelled_out(
 def fits(format: WeightFormat, *input_sizes: int) -> bool:
     """Whether rows of these sizes can be cut into the format's groups."""
     group = FACTOR_GROUP if format.two_levels else 1 if format.name == "float8" else max(format.group_size, 1)
+    group = ROW_TABLE_INPUTS if format.name == "row_table4" else group
     return all(size % group == 0 for size in input_sizes)
 
 
@@ -270,7 +273,8 @@ def test_experts_are_their_definition(backend, format, tokens, num_experts, top_
         expected = spelled_out(x, ids, weights, gate_up, down, block)
     assert out.shape == (tokens, hidden) and out.dtype == torch.float32
     # A middle that lies between two integers may be rounded either way.
-    tolerance = {"float32": 1e-5, "table4": 1e-5, "bfloat16": 4e-3, "float8": 4e-3}.get(format.name, 2e-2)
+    exact = ("float32", "float16", "table4", "row_table4")
+    tolerance = 1e-5 if format.name in exact else {"bfloat16": 4e-3, "float8": 4e-3}.get(format.name, 2e-2)
     torch.testing.assert_close(out.double(), expected, rtol=0, atol=tolerance)
 
 

@@ -33,6 +33,7 @@ from tests.quant.encoders import (
     float8_cut_blocks,
     float8_static,
     gptq,
+    squeezellm,
 )
 from tests.quant.experts import ROUTERS, SIZES, make_experts, write_experts
 from tests.quant.test_integer_checkpoints import AWQ, INT8, PACKED, gptq_settings
@@ -43,6 +44,7 @@ BLOCKS = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", 
 STATIC = {"quant_method": "fp8", "activation_scheme": "static"}
 COMPRESSED = {"quant_method": "compressed-tensors", "format": "float-quantized"}
 NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+SQUEEZELLM = {"quant_method": "squeezellm", "wbits": 4}
 LLM_INT8 = {"quant_method": "bitsandbytes", "load_in_8bit": True}
 MIXTRAL, QWEN2, QWEN3, DEEPSEEK2, DEEPSEEK3 = SIZES
 
@@ -62,6 +64,7 @@ CASES = {
     "fp8-channel": (COMPRESSED, partial(float8_compressed, "channel"), "float8"),
     "nf4": (NF4, partial(bitsandbytes_4bit, "nf4", True), "table4"),
     "llm-int8": (LLM_INT8, bitsandbytes_8bit, "int8"),
+    "squeezellm": (SQUEEZELLM, partial(squeezellm, 4, False, False), "row_table4"),
 }
 """(settings, how to encode a layer, the format in which experts are kept)"""
 PAIRS = [
@@ -108,12 +111,21 @@ def test_experts_are_the_tool_s_at_the_file_s_size(shape, name, tmp_path):
     assert sum(stack.num_bytes for stack in stacks) <= 1.1 * in_file
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_experts_with_outliers_become_floats(tmp_path):
+    model = make_experts(MIXTRAL)
+    write_experts(model, tmp_path, SQUEEZELLM, squeezellm(4, True, False))
+    loaded = load(tmp_path)
+    same_experts(loaded, model)
+    assert {mixture.down_proj.weight.format.name for mixture in mixtures(loaded)} == {"float32"}
+
+
 @with_pairs
 def test_logits_are_those_of_the_dequantized_weights(shape, name, tmp_path):
     """Eight bits of an activation change them a little; where they send a token to another expert, they change more."""
     model = written(shape, name, tmp_path)
     found = prompt_logprobs(tmp_path)
-    limit = {"table4": 1e-4, "float8": 0.02}.get(CASES[name][2], 0.1)
+    limit = {"table4": 1e-4, "row_table4": 1e-4, "float8": 0.02}.get(CASES[name][2], 0.1)
     assert (found - logprobs(model.float(), PROMPT)).abs().median() < limit
     original = logprobs(make_experts(shape), PROMPT)
     assert (original - logprobs(model, PROMPT)).abs().median() > limit / 10

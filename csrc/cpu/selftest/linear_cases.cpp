@@ -55,6 +55,8 @@ struct LinearShape {
 struct Packed {
   std::vector<uint8_t> data, scales, zeros, minima, scale_factors, minimum_factors;
   std::vector<float> table;
+  std::vector<int32_t> outlier_starts, outlier_columns;
+  std::vector<float> outlier_values;
   WeightView view;
 };
 
@@ -95,6 +97,20 @@ Packed pack_codes_at(const LinearShape& shape, Level level, Random& random) {
   return packed;
 }
 
+bool is_table(WeightKind kind) { return kind == WeightKind::table4 || kind == WeightKind::row_table4; }
+
+// Every eighth number or so, in two rows of three.
+void add_outliers(Packed& packed, Random& random) {
+  packed.outlier_starts.push_back(0);
+  for (int64_t row = 0; row < packed.view.num_rows; ++row) {
+    for (int64_t column = 0; row % 3 && column < packed.view.num_inputs; ++column)
+      if (random.next() % 8 == 0) packed.outlier_columns.push_back(static_cast<int32_t>(column));
+    packed.outlier_starts.push_back(static_cast<int32_t>(packed.outlier_columns.size()));
+  }
+  packed.outlier_values = random.floats(packed.outlier_starts.back());
+  packed.view.outliers = {packed.outlier_starts.data(), packed.outlier_columns.data(), packed.outlier_values.data()};
+}
+
 Packed pack_at(const LinearShape& shape, Level level, Random& random) {
   if (is_grouped(shape.kind)) return pack_codes_at(shape, level, random);
   const std::vector<float> matrix = random.floats(shape.num_rows * shape.num_inputs);
@@ -109,12 +125,13 @@ Packed pack_at(const LinearShape& shape, Level level, Random& random) {
                  shape.num_inputs, shape.group, shape.gate_up, shape.kind, {}, nullptr};
   std::vector<uint8_t> codes;
   PackArgs args{};
-  if (shape.kind == WeightKind::table4) {  // codes, scales and their numbers are the caller's
+  if (is_table(shape.kind)) {  // codes, scales and their numbers are the caller's
     for (int64_t i = 0; i < shape.num_rows * shape.num_inputs; ++i) codes.push_back(static_cast<uint8_t>(random.next() % 16));
     const std::vector<float> scales = random.floats(panels * kPanelRows * groups);
     std::memcpy(packed.scales.data(), scales.data(), packed.scales.size());
-    packed.table = random.floats(16);
+    packed.table = random.floats(shape.kind == WeightKind::table4 ? 16 : panels * kPanelRows * 16);
     packed.view.table = packed.table.data();
+    if (shape.kind == WeightKind::row_table4) add_outliers(packed, random);
     args.values = codes.data();
   } else {
     args.floats = matrix.data();
@@ -227,7 +244,9 @@ void multiply(Kernel<Args> kernel, Args args, const LinearShape& shape, const We
 }
 
 // Whether rows stay as they are, or are rounded to bfloat16.
-bool meets_float32(WeightKind kind) { return kind == WeightKind::float32 || kind == WeightKind::table4; }
+bool meets_float32(WeightKind kind) {
+  return kind == WeightKind::float32 || kind == WeightKind::float16 || is_table(kind);
+}
 bool meets_bfloat16(WeightKind kind) { return kind == WeightKind::bfloat16 || kind == WeightKind::float8; }
 
 // Rounds rows as the weight wants them, and multiplies.
@@ -244,7 +263,8 @@ Outputs multiply_at(const LinearShape& shape, const Packed& packed, const float*
     LinearArgs args{};
     args.x = x;
     args.x_stride = shape.num_inputs;
-    const auto kernel = shape.kind == WeightKind::table4 ? table_linear_for(level) : linear_for(level);
+    const auto kernel = shape.kind == WeightKind::table4 ? table_linear_for(level)
+                        : shape.kind == WeightKind::row_table4 ? row_table_linear_for(level) : linear_for(level);
     multiply(kernel, args, shape, weight, rows, bias, out);
   } else if (meets_bfloat16(shape.kind)) {
     const std::vector<uint16_t> narrow = narrow_at(shape, x, rows, level);
@@ -427,7 +447,7 @@ LinearShape draw_shape(Random& random) {
 
 std::string name_of(const char* what, const LinearShape& shape) {
   const char* const kind_names[] = {"float32", "bfloat16", "int8",  "int4",  "uint8",
-                                    "uint4",   "uint6",    "uint5", "float8", "table4"};
+                                    "uint4",   "uint6",    "uint5", "float8", "table4", "float16", "row_table4"};
   char name[128];
   std::snprintf(name, sizeof name, "%s %s M=%d N=%d K=%d groups %d/%d%s%s%s%s%s", what, kind_names[static_cast<int>(shape.kind)],
                 static_cast<int>(shape.rows), static_cast<int>(shape.num_rows), static_cast<int>(shape.num_inputs),
@@ -448,7 +468,10 @@ void add_linear_cases(std::vector<Case>& all) {
       {WeightKind::int4, 70, 256, 128, 0, false}, {WeightKind::int4, 64, 256, 64, 128, true},
       {WeightKind::int8, 40, 132, 0, 64, false, 131},  {WeightKind::float8, 70, 37, 0, 0, false},
       {WeightKind::float8, 70, 131, 128, 0, false, 100}, {WeightKind::float8, 64, 258, 32, 0, true, 3},
-      {WeightKind::table4, 70, 192, 64, 0, false, 100},  {WeightKind::table4, 64, 128, 32, 0, true, 3}};
+      {WeightKind::table4, 70, 192, 64, 0, false, 100},  {WeightKind::table4, 64, 128, 32, 0, true, 3},
+      {WeightKind::float16, 70, 37, 0, 0, false, 100},   {WeightKind::float16, 64, 96, 0, 0, true, 3},
+      {WeightKind::row_table4, 70, 288, 0, 0, false, 100}, {WeightKind::row_table4, 64, 224, 0, 0, true, 3},
+      {WeightKind::row_table4, 9, 64, 0, 0, false, 5, false, true}};
   constexpr int num_drawn = 24;
   Random random(5);
   for (int i = 0; i < num_drawn; ++i) shapes.push_back(draw_shape(random));
@@ -456,7 +479,7 @@ void add_linear_cases(std::vector<Case>& all) {
   for (LinearShape& shape : shapes) shape.activation = shape.gate_up ? Activation::silu : Activation::gelu;
   for (const LinearShape& shape : shapes)
     all.push_back({name_of("linear", shape), [=](Level level, Hash& hash) { run_linear(shape, level, hash); }});
-  for (const WeightKind kind : {WeightKind::float32, WeightKind::bfloat16})
+  for (const WeightKind kind : {WeightKind::float32, WeightKind::bfloat16, WeightKind::float16})
     for (const HeadShape& shape : {HeadShape{kind, 3, 70, 37, 14}, HeadShape{kind, 2, 32, 16, 1}, HeadShape{kind, 1, 9, 1, 130}})
       all.push_back({name_of("heads", {kind, shape.num_outputs, shape.num_inputs, 0, 0, false, shape.rows}),
                      [=](Level level, Hash& hash) { run_heads(shape, level, hash); }});

@@ -19,14 +19,17 @@ from quire.ops.weights import (
     WeightFormat,
     check_can_round,
     check_matrix,
+    check_outliers,
     check_quantized,
     check_rows,
+    outlier_tensors,
 )
 
 PANEL_ROWS: int = extension.PANEL_ROWS
 _RUNS = {
     "float32": (1, 1),
     "bfloat16": (2, 1),
+    "float16": (2, 1),
     "int8": (4, 1),
     "int4": (8, 1),
     "uint8": (4, 1),
@@ -35,6 +38,7 @@ _RUNS = {
     "uint4": (8, 1),
     "float8": (4, 1),
     "table4": (8, 1),
+    "row_table4": (32, 4),
 }
 """Inputs of the smallest run that fills whole 32-bit words, and the words; `run_of` in csrc/cpu/weight_format.h."""
 _BYTE_ALIGNMENT = 64
@@ -57,7 +61,7 @@ class CpuWeight(PackedWeight):
     @property
     def encodes_activations(self) -> bool:
         """Whether float32 rows are rounded before they meet the weight."""
-        return self.format.name not in ("float32", "table4")
+        return not self.format.meets_float32
 
     @property
     def step(self) -> int:
@@ -85,6 +89,8 @@ def new_weight(
     tensors = {"data": allocate((panels, words, PANEL_ROWS, 4), torch.uint8, huge_pages=True)}
     for name, (count, dtype) in format.numbers(input_size).items():
         shape = (panels, PANEL_ROWS) if format.name == "int8" else (panels, count, PANEL_ROWS)
+        if name == "tables":
+            shape = panels, PANEL_ROWS, count
         tensors[name] = allocate(shape, dtype, huge_pages=True)
     if format.table:
         tensors["table"] = torch.tensor(format.table, dtype=torch.float32)
@@ -95,7 +101,7 @@ def new_weight(
 def set_rows(weight: CpuWeight, first_row: int, rows: Tensor) -> None:
     """See `ops.set_rows`."""
     check_rows(weight, first_row, rows)
-    check_can_round(weight.format)
+    check_can_round(weight.format, rows)
     if rows.dtype not in DTYPE_CODES:
         rows = rows.float()
     if rows.stride(1) != 1:
@@ -116,7 +122,17 @@ def set_quantized_rows(
     _pack(weight, first_row, None, values.contiguous())
     panel, lane = _places(weight, first_row, values.shape[0])
     for name, tensor in kept.items():
-        weight.tensors[name].view(-1, tensor.shape[1], PANEL_ROWS)[panel, :, lane] = tensor
+        if name == "tables":
+            weight.tensors[name][panel, lane] = tensor
+        else:
+            weight.tensors[name].view(-1, tensor.shape[1], PANEL_ROWS)[panel, :, lane] = tensor
+
+
+@registry.register("set_outliers", "cpu", supports=on_cpu)
+def set_outliers(weight: CpuWeight, rows: Tensor, columns: Tensor, values: Tensor) -> CpuWeight:
+    """See `ops.set_outliers`."""
+    check_outliers(weight, rows, columns, values)
+    return _with_tensors(weight, weight.tensors | outlier_tensors(weight, rows, columns, values))
 
 
 @registry.register("pack_weight", "cpu", supports=on_cpu)
@@ -163,6 +179,9 @@ def _with_tensors(weight: CpuWeight, tensors: dict[str, Tensor]) -> CpuWeight:
 
     if weight.format.is_grouped:
         view = extension.grouped_view(*at("data", "scales", "minima", "scale_factors", "minimum_factors"), *shape)
+    elif weight.format.name == "row_table4":
+        outliers = at("outlier_starts", "outlier_columns", "outlier_values")
+        view = extension.row_table_view(*at("data", "tables"), *outliers, *shape)
     else:
         view = extension.weight_view(*at("data", "scales", "zeros", "table"), *shape)
     return CpuWeight(

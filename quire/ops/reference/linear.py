@@ -58,7 +58,7 @@ def _multiply(x: Tensor, weight: PackedWeight) -> Tensor:
     if weight.format.name in ("float8", "table4"):
         return _multiply_float_groups(x, weight)
     if not weight.format.is_integer:
-        return F.linear(x, weight.tensors["values"].float())
+        return F.linear(x, dequantize(weight, slice(None)))
     activations, scales = quantize_rows(x, weight.format.activation_group, weight.format.half_activation_scales)
     if weight.format.name == "int8":
         return _multiply_int8(activations, scales, weight)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -13,8 +15,10 @@ from quire.ops.weights import (
     WeightFormat,
     check_can_round,
     check_matrix,
+    check_outliers,
     check_quantized,
     check_rows,
+    outlier_tensors,
 )
 
 
@@ -34,7 +38,7 @@ def new_weight(
 def set_rows(weight: PackedWeight, first_row: int, rows: Tensor) -> None:
     """See `quire.ops.set_rows`."""
     check_rows(weight, first_row, rows)
-    check_can_round(weight.format)
+    check_can_round(weight.format, rows)
     numbers: tuple[Tensor, ...]
     if weight.format.name == "int8":
         numbers = quantize_int8(rows)
@@ -64,6 +68,13 @@ def set_quantized_rows(
     _store(weight, first_row, (values, *check_quantized(values, numbers, weight.format).values()))
 
 
+@register("set_outliers", "reference")
+def set_outliers(weight: PackedWeight, rows: Tensor, columns: Tensor, values: Tensor) -> PackedWeight:
+    """See `quire.ops.set_outliers`."""
+    check_outliers(weight, rows, columns, values)
+    return replace(weight, tensors=weight.tensors | outlier_tensors(weight, rows, columns, values))
+
+
 @register("pack_weight", "reference")
 def pack_weight(weight: Tensor, format: WeightFormat, gate_up: bool = False) -> PackedWeight:
     """See `quire.ops.pack_weight`."""
@@ -81,6 +92,8 @@ def unpack_weight(weight: PackedWeight) -> Tensor:
 def dequantize(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
     """Some rows in float32."""
     values = unscaled(weight, rows)
+    if weight.has_outliers:
+        return values + _outliers(weight)[rows]
     if "scales" not in weight.tensors:
         return values
     scales = weight.tensors["scales"][rows].float()
@@ -98,9 +111,19 @@ def dequantize(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
 def unscaled(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
     """What the stored values stand for before they are scaled, float32."""
     values = weight.tensors["values"][rows]
+    if weight.format.name == "row_table4":
+        return weight.tensors["tables"][rows].gather(1, values.long())
     if weight.format.name != "table4":
         return values.float()
     return torch.tensor(weight.format.table, dtype=torch.float32, device=values.device)[values.long()]
+
+
+def _outliers(weight: PackedWeight) -> Tensor:
+    """As a dense matrix."""
+    rows = torch.arange(weight.output_size).repeat_interleave(weight.tensors["outlier_starts"].diff())
+    dense = torch.zeros(weight.output_size, weight.input_size)
+    dense[rows, weight.tensors["outlier_columns"].long()] = weight.tensors["outlier_values"]
+    return dense
 
 
 def _repeat(scales: Tensor, weight: PackedWeight) -> Tensor:

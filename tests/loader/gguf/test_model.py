@@ -273,7 +273,9 @@ def test_half_precision_is_kept(tmp_path, kind):
     path = write_model(model, tmp_path / "model.gguf", all_in(kind))
     config = load_config(path)
     assert config.dtype == {"F16": "float16", "BF16": "bfloat16"}[kind] and config.quantization is None
-    check_matrices(model, load(path, dtype=config.dtype))
+    loaded = load(path, dtype=config.dtype)
+    check_matrices(model, loaded)
+    assert loaded.model.layers[0].mlp.down_proj.weight.format.name == config.dtype
     rounded = load(path, dtype=config.dtype, quantization="int8").model.layers[0].mlp.down_proj.weight
     assert rounded.format.name == "int8"
 
