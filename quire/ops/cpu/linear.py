@@ -35,6 +35,9 @@ _RUNS = {
     "uint4": (8, 1),
     "float8": (4, 1),
     "table4": (8, 1),
+    "uint3": (32, 3),
+    "uint2": (16, 1),
+    "lookup4": (8, 1),
 }
 """Inputs of the smallest run that fills whole 32-bit words, and the words; `run_of` in csrc/cpu/weight_format.h."""
 _BYTE_ALIGNMENT = 64
@@ -162,7 +165,8 @@ def _with_tensors(weight: CpuWeight, tensors: dict[str, Tensor]) -> CpuWeight:
         return [address(tensors.get(name)) for name in names]
 
     if weight.format.is_grouped:
-        view = extension.grouped_view(*at("data", "scales", "minima", "scale_factors", "minimum_factors"), *shape)
+        numbers = at("scales", "zeros", "minima", "scale_factors", "minimum_factors", "table")
+        view = extension.grouped_view(*at("data"), *numbers, *shape)
     else:
         view = extension.weight_view(*at("data", "scales", "zeros", "table"), *shape)
     return CpuWeight(
