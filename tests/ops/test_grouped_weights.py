@@ -137,6 +137,28 @@ def test_gate_and_up(backend, name):
         torch.testing.assert_close(ops.gate_up_linear(x, weight), torch.nn.functional.silu(gate) * up, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the C++ extension was not built")
+@with_formats
+def test_every_level_and_any_number_of_threads_gives_the_same_bits(name):
+    from quire.ops.cpu import linear
+    from quire.ops.cpu.extension import extension
+
+    format, x = FORMATS[name], torch.randn(13, 512, generator=torch.Generator().manual_seed(3))
+    weight = pack(draw_codes(format, 70, 512), format)
+    whole = ops.linear(x, weight)
+    for level in extension.levels():
+        assert torch.equal(linear._multiply(x, weight, None, 70, None, extension.LEVEL_NAMES.index(level)), whole), level
+    before = extension.num_threads()
+    try:
+        for threads in (1, 2):
+            extension.set_num_threads(threads)
+            assert torch.equal(ops.linear(x, weight), whole)
+            for row in (0, 6, 12):
+                assert torch.equal(ops.linear(x[row : row + 1], weight), whole[row : row + 1])
+    finally:
+        extension.set_num_threads(before)
+
+
 @with_backends
 def test_rows_set_piece_by_piece_are_the_matrix(backend):
     format = FORMATS["uint5-g32-minima-two"]
