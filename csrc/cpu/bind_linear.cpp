@@ -18,10 +18,10 @@ WeightView view(uintptr_t data, uintptr_t scales, uintptr_t zeros, uintptr_t tab
           group, gate_up, static_cast<WeightKind>(kind), {}, pointer<const float>(table)};
 }
 
-WeightView grouped_view(uintptr_t data, uintptr_t scales, uintptr_t minima, uintptr_t scale_factors,
-                        uintptr_t minimum_factors, int64_t num_rows, int64_t num_inputs, int64_t group, bool gate_up,
-                        int kind) {
-  WeightView weight = view(data, 0, 0, 0, num_rows, num_inputs, group, gate_up, kind);
+WeightView grouped_view(uintptr_t data, uintptr_t scales, uintptr_t zeros, uintptr_t minima, uintptr_t scale_factors,
+                        uintptr_t minimum_factors, uintptr_t table, int64_t num_rows, int64_t num_inputs, int64_t group,
+                        bool gate_up, int kind) {
+  WeightView weight = view(data, 0, zeros, table, num_rows, num_inputs, group, gate_up, kind);
   weight.groups = {pointer<const void>(scales), pointer<const void>(minima), pointer<const void>(scale_factors),
                    pointer<const void>(minimum_factors)};
   return weight;
@@ -189,15 +189,15 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> allocate(size_t num_bytes, bool hug
 
 void bind_linear(nb::module_& m) {
   m.attr("WEIGHT_KINDS") = nb::make_tuple("float32", "bfloat16", "int8", "int4", "uint8", "uint4", "uint6", "uint5", "float8",
-                                          "table4", "float16", "row_table4");
+                                          "table4", "float16", "row_table4", "uint3", "uint2", "lookup4");
   m.attr("PANEL_ROWS") = kPanelRows;
   nb::class_<WeightView>(m, "WeightView");
   nb::class_<QuantizedRows>(m, "QuantizedRows");
   nb::class_<Product, Instruction>(m, "Product");
   m.def("weight_view", &view, "data"_a, "scales"_a, "zeros"_a, "table"_a, "num_rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a,
         "kind"_a);
-  m.def("grouped_view", &grouped_view, "data"_a, "scales"_a, "minima"_a, "scale_factors"_a, "minimum_factors"_a, "num_rows"_a,
-        "num_inputs"_a, "group"_a, "gate_up"_a, "kind"_a);
+  m.def("grouped_view", &grouped_view, "data"_a, "scales"_a, "zeros"_a, "minima"_a, "scale_factors"_a, "minimum_factors"_a,
+        "table"_a, "num_rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a, "kind"_a);
   m.def("row_table_view", &row_table_view, "data"_a, "tables"_a, "outlier_starts"_a, "outlier_columns"_a, "outlier_values"_a,
         "num_rows"_a, "num_inputs"_a, "group"_a, "gate_up"_a, "kind"_a);
   m.def("quantized_rows", &quantized_rows, "values"_a, "scales"_a, "offsets"_a, "stride"_a, "num_steps"_a, "step"_a);

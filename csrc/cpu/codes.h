@@ -1,4 +1,4 @@
-// Codes of uint4 to uint8 as unsigned bytes: four inputs of sixteen outputs, put together from a panel's words (weight_format.h).
+// Codes of uint2 to uint8 and lookup4 as unsigned bytes: four inputs of sixteen outputs, put together from a panel's words (weight_format.h).
 #pragma once
 
 #include "dot.h"
@@ -7,7 +7,7 @@
 namespace quire {
 namespace QUIRE_LEVEL {
 
-// Sixteen 32-bit words of a panel; operations are on each word or byte alone.
+// Sixteen 32-bit words of a panel; operations are on each word or byte alone. look_up: of bytes below 16.
 #if defined(__AVX512F__)
 
 struct Words { __m512i v; };
@@ -20,6 +20,12 @@ static inline Words move_left(Words a) {
   else return {_mm512_srli_epi32(a.v, -kBits)};
 }
 static inline Bytes to_bytes(Words a) { return as_bytes(a.v); }
+
+struct ByteTable { __m512i v; };
+static inline ByteTable load_table(const uint8_t* p) {
+  return {_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+static inline Words look_up(const ByteTable& table, Words a) { return {_mm512_shuffle_epi8(table.v, a.v)}; }
 
 #elif defined(__AVX2__)
 
@@ -36,6 +42,14 @@ static inline Words move_left(Words a) {
   else return {_mm256_srli_epi32(a.lo, -kBits), _mm256_srli_epi32(a.hi, -kBits)};
 }
 static inline Bytes to_bytes(Words a) { return as_bytes(a.lo, a.hi); }
+
+struct ByteTable { __m256i v; };
+static inline ByteTable load_table(const uint8_t* p) {
+  return {_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+static inline Words look_up(const ByteTable& table, Words a) {
+  return {_mm256_shuffle_epi8(table.v, a.lo), _mm256_shuffle_epi8(table.v, a.hi)};
+}
 
 #elif defined(QUIRE_NEON)
 
@@ -64,6 +78,13 @@ static inline Bytes to_bytes(Words a) {
   Bytes r;
   for (int i = 0; i < 4; ++i) split(r, i, vreinterpretq_u8_u32(a.v[i]));
   return r;
+}
+
+struct ByteTable { uint8x16_t v; };
+static inline ByteTable load_table(const uint8_t* p) { return {vld1q_u8(p)}; }
+static inline Words look_up(const ByteTable& table, Words a) {
+  for (int i = 0; i < 4; ++i) a.v[i] = vreinterpretq_u32_u8(vqtbl1q_u8(table.v, vreinterpretq_u8_u32(a.v[i])));
+  return a;
 }
 
 #else
@@ -96,31 +117,58 @@ static inline Bytes to_bytes(Words a) {
   return r;
 }
 
+struct ByteTable { uint8_t v[16]; };
+static inline ByteTable load_table(const uint8_t* p) {
+  ByteTable table;
+  std::memcpy(table.v, p, sizeof table.v);
+  return table;
+}
+static inline Words look_up(const ByteTable& table, Words a) {
+  uint8_t bytes[4 * kLanes];
+  std::memcpy(bytes, a.v, sizeof bytes);
+  for (uint8_t& byte : bytes) byte = table.v[byte];
+  std::memcpy(a.v, bytes, sizeof bytes);
+  return a;
+}
+
 #endif
 
 constexpr int64_t kPanelWordBytes = kPanelRows * 4;
 
-// Inputs of a run and its 32-bit words; run_of() of the kind with so many bits.
-template <int kBits>
-constexpr int kRunInputs = kBits == 8 ? 4 : kBits == 4 ? 8 : kBits == 6 ? 16 : 32;
-template <int kBits>
-constexpr int kRunWords = kRunInputs<kBits> * kBits / 32;
-
-// Quad kQuad of a run at `run`, of the sixteen outputs that begin at it.
+// Quad kQuad of a run at `run`, of the sixteen outputs that begin at it; see low_bits in weight_format.h.
 template <int kBits, int kQuad>
-static inline Bytes load_codes(const uint8_t* run) {
-  if constexpr (kBits == 8) {
-    return load_bytes(run);
-  } else if constexpr (kBits == 4) {
-    return kQuad == 0 ? load_low_nibbles(run) : load_high_nibbles(run);
-  } else {
-    constexpr int high_bits = kBits - 4, high_mask = (1 << high_bits) - 1;
-    const Words nibbles = load_words(run + kQuad / 2 * kPanelWordBytes);
-    const Words low = mask_bytes(move_left<kQuad % 2 ? -4 : 0>(nibbles), 15);
-    const Words high = load_words(run + (kRunWords<kBits> - 1) * kPanelWordBytes);
-    return to_bytes(low | mask_bytes(move_left<4 - kQuad * high_bits>(high), high_mask << 4));
-  }
+static inline Words load_codes(const uint8_t* run) {
+  constexpr int kLow = low_bits(kBits), kHigh = high_bits(kBits), kQuads = 8 / kLow;   // of a word
+  const Words word = load_words(run + kQuad / kQuads * kPanelWordBytes);
+  if constexpr (kLow == 8) return word;
+  const Words low = mask_bytes(move_left<-(kQuad % kQuads * kLow)>(word), (1 << kLow) - 1);
+  if constexpr (kHigh == 0) return low;
+  const Words high = load_words(run + (run_words(kBits) - 1) * kPanelWordBytes);
+  return low | mask_bytes(move_left<kLow - kQuad * kHigh>(high), ((1 << kHigh) - 1) << kLow);
 }
+
+// uint2 to uint8: codes are the values.
+template <int kNumBits>
+struct PlainCodes {
+  static constexpr int kBits = kNumBits;
+  explicit PlainCodes(const WeightView&) {}
+  template <int kQuad>
+  inline Bytes load(const uint8_t* run) const { return to_bytes(load_codes<kBits, kQuad>(run)); }
+};
+
+// lookup4: codes stand for integers of a table, here raised to be unsigned.
+struct LookedUpCodes {
+  static constexpr int kBits = 4;
+  explicit LookedUpCodes(const WeightView& weight) {
+    uint8_t bytes[16];
+    for (int i = 0; i < 16; ++i) bytes[i] = static_cast<uint8_t>(static_cast<int32_t>(weight.table[i]) + kLookupOffset);
+    table = load_table(bytes);
+  }
+  template <int kQuad>
+  inline Bytes load(const uint8_t* run) const { return to_bytes(look_up(table, load_codes<kBits, kQuad>(run))); }
+
+  ByteTable table;
+};
 
 }  // namespace QUIRE_LEVEL
 }  // namespace quire

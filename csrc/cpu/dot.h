@@ -38,6 +38,12 @@ static inline I32x16 store_bytes(int8_t* p, F32x16 a) {
 static inline F32x16 load_bytes_as_float(const uint8_t* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
 }
+// The four bits of each byte from kFirst on.
+template <int kFirst>
+static inline F32x16 load_nibbles_as_float(const uint8_t* p) {
+  const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(bytes, kFirst), _mm512_set1_epi32(15)))};
+}
 
 #if defined(__AVX512VNNI__)
 
@@ -140,6 +146,13 @@ static inline F32x16 load_bytes_as_float(const uint8_t* p) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)),
           _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+template <int kFirst>
+static inline F32x16 load_nibbles_as_float(const uint8_t* p) {
+  uint8_t nibbles[kLanes];
+  const __m128i bytes = _mm_srli_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), kFirst);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(nibbles), _mm_and_si128(bytes, _mm_set1_epi8(15)));
+  return load_bytes_as_float(nibbles);
 }
 
 struct Bytes { __m256i even_lo, odd_lo, even_hi, odd_hi; };
@@ -246,6 +259,12 @@ static inline F32x16 load_bytes_as_float(const uint8_t* p) {
   const uint16x8_t lo = vmovl_u8(vget_low_u8(bytes)), hi = vmovl_u8(vget_high_u8(bytes));
   return {{vcvtq_f32_u32(vmovl_u16(vget_low_u16(lo))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(lo))),
            vcvtq_f32_u32(vmovl_u16(vget_low_u16(hi))), vcvtq_f32_u32(vmovl_u16(vget_high_u16(hi)))}};
+}
+template <int kFirst>
+static inline F32x16 load_nibbles_as_float(const uint8_t* p) {
+  uint8_t nibbles[kLanes];
+  vst1q_u8(nibbles, vandq_u8(vshlq_u8(vld1q_u8(p), vdupq_n_s8(-kFirst)), vdupq_n_u8(15)));
+  return load_bytes_as_float(nibbles);
 }
 
 struct Bytes { int16x8_t even[4], odd[4]; };    // unsigned bytes 0, 2 and 1, 3 of each lane as 16-bit numbers
@@ -358,6 +377,12 @@ static inline I32x16 store_bytes(int8_t* p, F32x16 a) {
 static inline F32x16 load_bytes_as_float(const uint8_t* p) {
   F32x16 r;
   for (int i = 0; i < kLanes; ++i) r.v[i] = static_cast<float>(p[i]);
+  return r;
+}
+template <int kFirst>
+static inline F32x16 load_nibbles_as_float(const uint8_t* p) {
+  F32x16 r;
+  for (int i = 0; i < kLanes; ++i) r.v[i] = static_cast<float>(p[i] >> kFirst & 15);
   return r;
 }
 

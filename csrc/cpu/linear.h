@@ -73,7 +73,7 @@ struct QuantLinearArgs {
 };
 QUIRE_KERNEL(quant_linear, QuantLinearArgs)
 
-// uint4 to uint8 weights; the rows' multiplier is 1, and their steps divide the weight's groups.
+// uint2 to uint8 and lookup4 weights; the rows' multiplier is 1, and their steps divide the weight's groups.
 QUIRE_KERNEL(grouped_linear, QuantLinearArgs)
 
 // Makes row `count` the first one.

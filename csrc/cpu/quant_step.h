@@ -21,19 +21,19 @@ static inline void multiply(I32x16 (&sums)[kRows][2], Bytes w0, Bytes w1, const 
 // int8; the weight's scale comes after the last step.
 static inline F32x16 add_step(F32x16 total, I32x16 sum, F32x16 row_scale) { return fma(to_float(sum), row_scale, total); }
 
-// int4 and uint4 to uint8, the sum without its zero point.
+// int4 and the grouped formats, the sum without its zero point.
 static inline F32x16 add_step(F32x16 total, I32x16 sum, F32x16 weight_scale, F32x16 row_scale) {
   return fma(to_float(sum) * weight_scale, row_scale, total);
 }
 
-// int4 with zero points. The sums and zero * sum of the row's values are below 2^24, so that the differences are exact in
+// Weights with zero points. The sums and zero * sum of the row's values are below 2^24, so that the differences are exact in
 // float32.
 static inline F32x16 add_step(F32x16 total, I32x16 sum, F32x16 zero, F32x16 minus_row_sum, F32x16 weight_scale,
                               F32x16 row_scale) {
   return fma(fma(zero, minus_row_sum, to_float(sum)) * weight_scale, row_scale, total);
 }
 
-// uint4 to uint8 with minima: each value of the row meets the minimum once.
+// Grouped formats with minima: each value of the row meets the minimum once.
 static inline F32x16 add_step_with_minimum(F32x16 total, I32x16 sum, F32x16 weight_scale, F32x16 minimum, F32x16 row_sum,
                                            F32x16 row_scale) {
   return fma(fma(minimum, row_sum, to_float(sum) * weight_scale), row_scale, total);

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 FormatName = Literal[
-    "float32", "bfloat16", "float16", "int8", "int4", "uint8", "uint6", "uint5", "uint4", "float8", "table4",
-    "row_table4"
+    "float32", "bfloat16", "float16", "int8", "int4", "uint8", "uint6", "uint5", "uint4", "float8", "table4", "row_table4",
+    "uint3", "uint2", "lookup4"
 ]
 
-FORMAT_NAMES = get_args(FormatName)
+FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
 GROUP_SIZES = (32, 64, 128)
 FLOAT_FORMATS: dict[FormatName, torch.dtype] = {
     "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16
@@ -27,8 +27,19 @@ FACTOR_GROUP = 256
 """Inputs that share the factors of a format in two levels."""
 ROW_TABLE_INPUTS = 32
 """What divides the inputs of row_table4."""
-_GROUPED_SIZES = {"uint8": (16, *GROUP_SIZES), "uint6": (16, *GROUP_SIZES), "uint5": GROUP_SIZES, "uint4": (16, *GROUP_SIZES)}
+_GROUPED_SIZES: dict[str, tuple[int, ...]] = {
+    "uint8": (16, *GROUP_SIZES),
+    "uint6": (16, *GROUP_SIZES),
+    "uint5": GROUP_SIZES,
+    "uint4": (16, *GROUP_SIZES),
+    "uint3": (16, *GROUP_SIZES),
+    "uint2": (16, *GROUP_SIZES),
+    "lookup4": GROUP_SIZES,
+}
 """Group sizes of the formats that hold what others quantized."""
+_BYTE_RANGE = range(-128, 128)
+_UINT3_RUN = 32
+"""Inputs whose third bits share a word, in the layouts of backends."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +49,10 @@ class WeightFormat:
     int8: one scale per output, weight = value * scale with values in [-127, 127].
     int4: one scale per output and group of inputs, weight = (value - zero) * scale with values in [0, 15], zero 8
     unless the matrix brings its own.
-    uint8, uint6, uint5, uint4: a scale per output and group of inputs, and with `has_minima` a minimum,
-    weight = value * scale + minimum with values of so many bits; without minima weight = (value - middle) * scale, the middle 128
-    for uint8. Filled by `ops.set_quantized_rows` alone.
+    uint8, uint6, uint5, uint4, uint3, uint2: a scale per output and group of inputs, and with `has_minima` a minimum,
+    weight = value * scale + minimum with values of so many bits; without minima weight = (value - zero) * scale, zero the middle
+    (128 for uint8) unless the matrix brings its own. Filled by `ops.set_quantized_rows` alone.
+    lookup4: codes in [0, 15] that stand for integers of 8 bits, weight = table[code] * scale. Filled likewise.
     All of these multiply activations that are quantized on the fly: per token and group of inputs,
     value = round(x * 127 / absmax).
     float32 and float16 multiply activations in float32; bfloat16 has them rounded to bfloat16.
@@ -55,40 +67,51 @@ class WeightFormat:
 
     name: FormatName
     group_size: int = 0
-    """Inputs that share a weight scale. int4 and table4: 32, 64 or 128; also 16 for uint8, uint6 and uint4; float8: 32, 64, 128,
-    or 0 for all of an output's."""
+    """Inputs that share a weight scale: 32, 64 or 128; also 16 for uint8, uint6, uint4, uint3 and uint2; also 0 for float8, which
+    is all of an output's."""
     activation_group: int = 0
     """Integer formats: inputs that share an activation scale: 32, 64, 128 or 256; 0 is all of a token's."""
     half_activation_scales: bool = False
     """Integer formats: activation scales are rounded to float16, as ggml keeps them."""
     has_zeros: bool = False
-    """int4: every group has a zero point of its own, uint8; else all are 8."""
+    """int4, and uint8 to uint2 in one level without minima: every group has a zero point of its own, uint8; else values are
+    centred."""
     has_minima: bool = False
-    """uint8 to uint4: every group has a minimum; else values are centred."""
+    """uint8 to uint2: every group has a minimum; else values are centred."""
     two_levels: bool = False
-    """uint8 to uint4: scales and minima are int8, times float16 factors per output and 256 inputs; else they are float16."""
+    """uint8 to uint2 and lookup4: scales and minima are int8, times float16 factors per output and 256 inputs; else they are
+    float16. In uint2 with minima a byte has both, see `has_nibbles`."""
 
     table: tuple[float, ...] = ()
-    """table4: the sixteen numbers that codes stand for, rounded to float32."""
+    """table4: the sixteen numbers that codes stand for, rounded to float32; lookup4: integers in [-128, 127]."""
 
     def __post_init__(self) -> None:
         if self.name not in FORMAT_NAMES:
             raise ValueError(f"weight format must be one of {', '.join(FORMAT_NAMES)}, got {self.name!r}")
         if self.name in ("int4", "table4") and self.group_size not in GROUP_SIZES:
             raise ValueError(f"group_size must be 32, 64 or 128 for {self.name}, got {self.group_size}")
-        if len(self.table) != (16 if self.name == "table4" else 0):
-            raise ValueError(f"table must be 16 numbers for table4, else none, got {len(self.table)} for {self.name}")
+        if len(self.table) != (16 if self.name in ("table4", "lookup4") else 0):
+            raise ValueError(
+                f"table must be 16 numbers for table4 and lookup4, else none, got {len(self.table)} for {self.name}"
+            )
+        if self.name == "lookup4" and not all(number in _BYTE_RANGE for number in self.table):
+            raise ValueError(f"table must be integers in [-128, 127] for lookup4, got {self.table}")
         if self.name == "float8" and self.group_size not in (0, *GROUP_SIZES):
             raise ValueError(f"group_size must be 0, 32, 64 or 128 for float8, got {self.group_size}")
         if self.activation_group not in (0, *GROUP_SIZES, FACTOR_GROUP):
             raise ValueError(f"activation_group must be 0, 32, 64, 128 or 256, got {self.activation_group}")
-        if self.has_zeros and self.name != "int4":
-            raise ValueError(f"has_zeros is for int4, got {self.name}")
+        if self.has_zeros and self.name != "int4" and (not self.has_middle or self.has_minima or self.two_levels):
+            raise ValueError(
+                f"has_zeros is for int4, and for uint8 to uint2 without has_minima and two_levels, got {self.name} with "
+                f"has_minima={self.has_minima} and two_levels={self.two_levels}"
+            )
         if self.is_grouped and self.group_size not in _GROUPED_SIZES[self.name]:
             sizes = ", ".join(map(str, _GROUPED_SIZES[self.name]))
             raise ValueError(f"group_size must be one of {sizes} for {self.name}, got {self.group_size}")
         if (self.has_minima or self.two_levels) and not self.is_grouped:
             raise ValueError(f"has_minima and two_levels are for {', '.join(_GROUPED_SIZES)}, got {self.name}")
+        if self.has_minima and not self.has_middle:
+            raise ValueError(f"has_minima is not for {self.name}, whose codes have numbers of any sign")
 
     @property
     def rounds_to_bfloat16(self) -> bool:
@@ -118,13 +141,24 @@ class WeightFormat:
 
     @property
     def is_grouped(self) -> bool:
-        """Whether it is one of uint8 to uint4."""
+        """Whether it is one of uint8 to uint2, or lookup4."""
         return self.name in _GROUPED_SIZES
 
     @property
+    def has_middle(self) -> bool:
+        """Whether it is one of uint8 to uint2, whose values are numbers in order."""
+        return self.is_grouped and not self.table
+
+    @property
+    def has_nibbles(self) -> bool:
+        """uint2 in two levels with minima: `scales` is uint8 and there is no `minima`, for a byte has the scale in its low four
+        bits and the minimum in the high ones. In bytes of their own both would be a third of the matrix."""
+        return self.name == "uint2" and self.two_levels and self.has_minima
+
+    @property
     def zero(self) -> int:
-        """uint8 to uint4 and int4 without zero points: the value that stands for 0, before a minimum is added."""
-        return 0 if self.has_minima else 2 ** (int(self.name[-1]) - 1)
+        """Integer formats without zero points of their own: the value that stands for 0, before a minimum is added."""
+        return 0 if self.has_minima or self.table else 2 ** (int(self.name[-1]) - 1)
 
     def check_input_size(self, input_size: int) -> None:
         """Raises ValueError where a row of `input_size` cannot be cut into groups; int8 has none to cut."""
@@ -134,6 +168,8 @@ class WeightFormat:
             )
         if self.name == "row_table4" and input_size % ROW_TABLE_INPUTS:
             raise ValueError(f"input_size must be a multiple of {ROW_TABLE_INPUTS} for row_table4, got {input_size}")
+        if self.name == "uint3" and input_size % _UINT3_RUN:
+            raise ValueError(f"input_size must be a multiple of {_UINT3_RUN} for uint3, got {input_size}")
         if self.two_levels and input_size % FACTOR_GROUP:
             raise ValueError(f"input_size must be a multiple of {FACTOR_GROUP} in two levels, got {input_size}")
 
@@ -149,8 +185,13 @@ class WeightFormat:
         if self.name == "int4":
             zeros = {"zeros": (groups, torch.uint8)} if self.has_zeros else {}
             return {"scales": (groups, torch.float16)} | zeros
-        dtype = torch.int8 if self.two_levels else torch.float16
-        found = {"scales": (groups, dtype)} | ({"minima": (groups, dtype)} if self.has_minima else {})
+        if self.has_nibbles:
+            found = {"scales": (groups, torch.uint8)}
+        else:
+            dtype = torch.int8 if self.two_levels else torch.float16
+            found = {"scales": (groups, dtype)} | ({"minima": (groups, dtype)} if self.has_minima else {})
+        if self.has_zeros:
+            found["zeros"] = (groups, torch.uint8)
         if self.two_levels:
             factors = (input_size // FACTOR_GROUP, torch.float16)
             found["scale_factors"] = factors

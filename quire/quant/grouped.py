@@ -7,9 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from quire.ops.weights import GROUP_SIZES, WeightFormat
+from quire.ops.weights import GROUP_SIZES, FormatName, WeightFormat
 from quire.quant.encoded import Codes, EncodedWeight
 
+_NAMES: tuple[FormatName, ...] = ("uint2", "uint2", "uint3", "int4", "uint5", "uint6", "uint8", "uint8")
+"""What holds values of one bit, of two, and so on."""
 ReadRows = Callable[[Tensor], Tensor]
 """Numbers of rows int64 [n] -> those rows."""
 
@@ -17,9 +19,9 @@ ReadRows = Callable[[Tensor], Tensor]
 class GroupedWeight(EncodedWeight):
     """weight = (value - zero) * scale, with values of `bits` bits and groups of inputs.
 
-    Kept as int4 where the groups, once sorted, are runs of a multiple of 32 inputs: fewer bits than 4, and larger groups, are
-    special cases of it. 8 bits without zero points are uint8 in the same cases. Kept as int8 where each output has one scale and
-    the differences fit. All of it is exact, but for scales that float16 rounds. Anything else has no format.
+    Kept in the fewest bits that there are where the groups, once sorted, are runs of a multiple of 32 inputs: larger groups are
+    special cases of small ones. Kept as int8 where each output has one scale and the differences fit, but for few bits. All of it
+    is exact, but for scales that float16 rounds. Anything else has no format.
     """
 
     def __init__(
@@ -54,14 +56,11 @@ class GroupedWeight(EncodedWeight):
         size = inputs // num_groups
         if not torch.equal(self._groups[self._order], torch.arange(inputs) // max(size, 1)):
             return None
-        fitting = [group_size for group_size in sorted(GROUP_SIZES, reverse=True) if size % group_size == 0]
-        if fitting and self._bits <= 4:
-            return WeightFormat("int4", fitting[0], activation_group, has_zeros=self._zeros is not None)
-        if fitting and self._bits == 8 and num_groups > 1 and self._zeros is None:
-            return WeightFormat("uint8", fitting[0], activation_group)
-        if num_groups == 1 and (self._bits <= 4 or self._zeros is None):
-            return WeightFormat("int8", 0, activation_group)
-        return None
+        fits_int8 = num_groups == 1 and (self._bits <= 4 or self._zeros is None)
+        group_size = next((own for own in sorted(GROUP_SIZES, reverse=True) if size % own == 0), 0)
+        if group_size and (self._bits <= 4 or not fits_int8):
+            return WeightFormat(_NAMES[self._bits - 1], group_size, activation_group, has_zeros=self._zeros is not None)
+        return WeightFormat("int8", 0, activation_group) if fits_int8 else None
 
     def codes(self, rows: Tensor) -> Codes:
         assert self.format is not None

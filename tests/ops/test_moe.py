@@ -41,6 +41,9 @@ FORMATS = {
     "uint6-g16-two": WeightFormat("uint6", 16, 256, two_levels=True),
     "uint5-g32-minima": WeightFormat("uint5", 32, 32, has_minima=True),
     "uint4-g32-minima-two": WeightFormat("uint4", 32, 256, has_minima=True, two_levels=True),
+    "uint3-g16-two": WeightFormat("uint3", 16, 256, two_levels=True),
+    "uint2-g16-minima-two": WeightFormat("uint2", 16, 256, has_minima=True, two_levels=True),
+    "lookup4-g32": WeightFormat("lookup4", 32, 32, table=tuple(range(-8, 8))),
 }
 ROUTINGS = {
     "mixtral": Routing(8, 2, renormalized=True),

@@ -82,7 +82,7 @@ def test_a_row_is_the_same_alone_in_any_slice_on_two_threads_and_at_every_level(
 def test_what_it_does_not_take_is_named(backend):
     with registry.override(None, backend), pytest.raises(ValueError, match="rows of floats cannot be stored as table4"):
         ops.pack_weight(draw(4, 64), WeightFormat("table4", 64, table=tuple(TABLE.tolist())))
-    with pytest.raises(ValueError, match="table must be 16 numbers for table4, else none, got 0 for table4"):
+    with pytest.raises(ValueError, match="table must be 16 numbers for table4 and lookup4, else none, got 0 for table4"):
         WeightFormat("table4", 64)
     with pytest.raises(ValueError, match="group_size must be 32, 64 or 128 for table4, got 0"):
         WeightFormat("table4", 0, table=tuple(TABLE.tolist()))

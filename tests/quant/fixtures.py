@@ -117,6 +117,7 @@ FIXTURES = [
     Fixture("GPTQ 4-bit, groups of 128, zero points, act-order", "AutoGPTQ", _gptq(4, 128, False, "same")),
     Fixture("GPTQ 3-bit, groups of 64, zero points", "AutoGPTQ", _gptq(3, 64, False)),
     Fixture("GPTQ 2-bit, groups of 64", "AutoGPTQ", _gptq(2, 64)),
+    Fixture("GPTQ 8-bit, groups of 128, zero points", "AutoGPTQ", _gptq(8, 128, False)),
     Fixture("GPTQ 8-bit, per channel", "AutoGPTQ", _gptq(8, -1)),
     Fixture("GPTQ 8-bit, groups of 128", "AutoGPTQ", _gptq(8, 128)),
     Fixture("AWQ 4-bit, groups of 128, zero points", "AutoAWQ", _AWQ),

@@ -18,7 +18,7 @@ from quire.engine.resolve import resolve_config
 from quire.errors import ConfigError, ModelLoadError, NotSupportedError, UnsupportedModelError
 from quire.loader import load_model
 from quire.loader.load import weight_bytes
-from quire.ops.weights import WeightFormat, WeightParts
+from quire.ops.weights import FormatName, WeightFormat, WeightParts
 from tests.loader.test_quantized import load
 from tests.models.checkpoints import make_model, weights_of
 from tests.quant.encoders import awq, compressed_tensors, gptq
@@ -37,32 +37,38 @@ def gptq_settings(bits: int, symmetric: bool = True, desc_act: bool = False) -> 
     return {"quant_method": "gptq", "bits": bits, "sym": symmetric, "desc_act": desc_act, "group_size": 32}
 
 
-def int4(group_size: int, has_zeros: bool = False) -> WeightFormat:
-    return WeightFormat("int4", group_size, 64, has_zeros=has_zeros)
+def kept_in(group_size: int, has_zeros: bool = False, name: FormatName = "int4") -> WeightFormat:
+    return WeightFormat(name, group_size, 64, has_zeros=has_zeros)
 
 
 CASES = {
-    "gptq": (gptq_settings(4), gptq(4, 32), int4(32)),
-    "gptq-zeros": (gptq_settings(4, False), gptq(4, 64, False), int4(64, True)),
-    "gptq-whole-rows": (gptq_settings(4, False), gptq(4, -1, False), int4(64, True)),
-    "gptq-3": (gptq_settings(3, False), gptq(3, 32, False), int4(32, True)),
-    "gptq-2": (gptq_settings(2), gptq(2, 64), int4(64)),
+    "gptq": (gptq_settings(4), gptq(4, 32), kept_in(32)),
+    "gptq-zeros": (gptq_settings(4, False), gptq(4, 64, False), kept_in(64, True)),
+    "gptq-whole-rows": (gptq_settings(4, False), gptq(4, -1, False), kept_in(64, True)),
+    "gptq-3": (gptq_settings(3, False), gptq(3, 32, False), kept_in(32, True, "uint3")),
+    "gptq-2": (gptq_settings(2), gptq(2, 64), kept_in(64, False, "uint2")),
     "gptq-8-whole-rows": (gptq_settings(8), gptq(8, -1), WeightFormat("int8", 0, 64)),
-    "gptq-8-groups": (gptq_settings(8), gptq(8, 64), WeightFormat("uint8", 64, 64)),
-    "gptq-8-groups-act-order": (gptq_settings(8, True, True), gptq(8, 32, True, "same"), WeightFormat("uint8", 32, 64)),
-    "gptq-8": (gptq_settings(8, False), gptq(8, 32, False), WeightFormat("float32")),
+    "gptq-2-zeros": (gptq_settings(2, False), gptq(2, 32, False), kept_in(32, True, "uint2")),
+    "gptq-3-whole-rows": (gptq_settings(3), gptq(3, -1), kept_in(64, False, "uint3")),
+    "gptq-8": (gptq_settings(8), gptq(8, 64), kept_in(64, False, "uint8")),
+    "gptq-8-act-order": (gptq_settings(8, True, True), gptq(8, 32, True, "same"), kept_in(32, False, "uint8")),
+    "gptq-8-zeros": (gptq_settings(8, False), gptq(8, 32, False), kept_in(32, True, "uint8")),
     "gptq-groups-of-16": (gptq_settings(4), gptq(4, 16), WeightFormat("float32")),
-    "gptq-act-order": (gptq_settings(4, False, True), gptq(4, 32, False, "same"), int4(32, True)),
-    "gptq-3-act-order": (gptq_settings(3, True, True), gptq(3, 64, True, "same"), int4(64)),
-    "awq": (AWQ, awq(32), int4(32, True)),
-    "awq-whole-rows": (AWQ, awq(-1), int4(64, True)),
-    "packed": (PACKED, ("pack-quantized", 4, 32), int4(32)),
-    "packed-zeros": (PACKED, ("pack-quantized", 4, 64, False), int4(64, True)),
-    "packed-whole-rows": (PACKED, ("pack-quantized", 4), int4(64)),
-    "packed-3": (PACKED, ("pack-quantized", 3, 32, False), int4(32, True)),
+    "gptq-act-order": (gptq_settings(4, False, True), gptq(4, 32, False, "same"), kept_in(32, True)),
+    "gptq-3-act-order": (gptq_settings(3, True, True), gptq(3, 64, True, "same"), kept_in(64, False, "uint3")),
+    "awq": (AWQ, awq(32), kept_in(32, True)),
+    "awq-whole-rows": (AWQ, awq(-1), kept_in(64, True)),
+    "packed": (PACKED, ("pack-quantized", 4, 32), kept_in(32)),
+    "packed-zeros": (PACKED, ("pack-quantized", 4, 64, False), kept_in(64, True)),
+    "packed-whole-rows": (PACKED, ("pack-quantized", 4), kept_in(64)),
+    "packed-3": (PACKED, ("pack-quantized", 3, 32, False), kept_in(32, True, "uint3")),
+    "packed-2": (PACKED, ("pack-quantized", 2, 64), kept_in(64, False, "uint2")),
+    "packed-5-zeros": (PACKED, ("pack-quantized", 5, 32, False), kept_in(32, True, "uint5")),
+    "packed-6": (PACKED, ("pack-quantized", 6, 64), kept_in(64, False, "uint6")),
+    "packed-8": (PACKED, ("pack-quantized", 8, 64), kept_in(64, False, "uint8")),
     "packed-8-whole-rows": (PACKED, ("pack-quantized", 8), WeightFormat("int8", 0, 64)),
     "int8": (INT8, ("int-quantized", 8), WeightFormat("int8", 0, 64)),
-    "int8-zeros": (INT8, ("int-quantized", 8, None, False), WeightFormat("float32")),
+    "int8-zeros": (INT8, ("int-quantized", 8, None, False), kept_in(64, True, "uint8")),
 }
 
 
@@ -244,7 +250,7 @@ def test_settings_in_a_file_of_their_own(tmp_path):
     del settings["quant_method"]
     (tmp_path / "quantize_config.json").write_text(json.dumps(settings))
     assert load_hf_config(tmp_path).quantization.method == "gptq"
-    assert load(tmp_path).model.layers[0].mlp.down_proj.weight.format == int4(32)
+    assert load(tmp_path).model.layers[0].mlp.down_proj.weight.format == kept_in(32)
 
 
 def test_the_option_names_the_checkpoint_s_own_form(tmp_path):

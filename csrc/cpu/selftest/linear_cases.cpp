@@ -8,6 +8,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <iterator>
+
 namespace quire {
 namespace {
 
@@ -44,11 +46,11 @@ struct LinearShape {
   int64_t activation_group;       // 0: all of a row
   bool gate_up;
   int64_t rows = 14;              // M; more than one tile of every height
-  bool zeros = false;             // int4: with zero points
+  bool zeros = false;             // int4, and grouped kinds but lookup4: with zero points
   bool argmax = false;            // each row's largest output in place of the outputs
   Activation activation = Activation::none;
-  bool minima = false;            // uint4 to uint8: with minima
-  bool two_levels = false;        // uint4 to uint8: with factors
+  bool minima = false;            // grouped kinds but lookup4: with minima
+  bool two_levels = false;        // grouped kinds: with factors
 };
 
 // A matrix packed at one level, and what that wrote.
@@ -68,13 +70,17 @@ std::vector<uint8_t> numbers_at(int64_t count, bool is_half, Random& random) {
   return bytes;
 }
 
-// uint4 to uint8: arbitrary codes and numbers.
+// Grouped kinds: arbitrary codes and numbers.
 Packed pack_codes_at(const LinearShape& shape, Level level, Random& random) {
   const int64_t lanes = num_panels(shape.num_rows) * kPanelRows, groups = shape.num_inputs / shape.group;
   Packed packed;
   packed.data.resize(static_cast<size_t>(lanes * words_per_row(shape.kind, shape.num_inputs) * 4));
   packed.scales = numbers_at(lanes * groups, !shape.two_levels, random);
-  if (shape.minima) packed.minima = numbers_at(lanes * groups, !shape.two_levels, random);
+  const bool nibbles = shape.minima && shape.two_levels && shape.kind == WeightKind::uint2;   // in the bytes of the scales
+  if (shape.minima && !nibbles) packed.minima = numbers_at(lanes * groups, !shape.two_levels, random);
+  if (shape.zeros) packed.zeros = numbers_at(lanes * groups, false, random);
+  if (shape.kind == WeightKind::lookup4)
+    for (int i = 0; i < 16; ++i) packed.table.push_back(static_cast<float>(static_cast<int8_t>(random.next())));
   if (shape.two_levels) {
     const int64_t factors = lanes * (shape.num_inputs / kFactorGroup);
     packed.scale_factors = numbers_at(factors, true, random);
@@ -83,8 +89,9 @@ Packed pack_codes_at(const LinearShape& shape, Level level, Random& random) {
   std::vector<uint8_t> values(static_cast<size_t>(shape.num_rows * shape.num_inputs));
   for (uint8_t& value : values) value = static_cast<uint8_t>(random.next() & ((1u << bits_of(shape.kind)) - 1));
   const auto at = [](const std::vector<uint8_t>& bytes) { return bytes.empty() ? nullptr : bytes.data(); };
-  packed.view = {packed.data.data(), nullptr, nullptr, shape.num_rows, shape.num_inputs, shape.group, shape.gate_up, shape.kind,
-                 {at(packed.scales), at(packed.minima), at(packed.scale_factors), at(packed.minimum_factors)}, nullptr};
+  packed.view = {packed.data.data(), nullptr, at(packed.zeros), shape.num_rows, shape.num_inputs, shape.group, shape.gate_up, shape.kind,
+                 {at(packed.scales), at(packed.minima), at(packed.scale_factors), at(packed.minimum_factors)},
+                 packed.table.empty() ? nullptr : packed.table.data()};
   PackArgs args{};
   args.values = values.data();
   args.num_given = args.rows = shape.num_rows;
@@ -406,14 +413,17 @@ void run_heads(const HeadShape& shape, Level level, Hash& hash) {
 
 LinearShape draw_grouped(Random& random) {
   const auto below = [&](uint64_t bound) { return static_cast<int64_t>(random.next() % bound); };
-  constexpr WeightKind kinds[] = {WeightKind::uint8, WeightKind::uint6, WeightKind::uint5, WeightKind::uint4};
+  constexpr WeightKind kinds[] = {WeightKind::uint8, WeightKind::uint6, WeightKind::uint5,  WeightKind::uint4,
+                                  WeightKind::uint3, WeightKind::uint2, WeightKind::lookup4};
   constexpr int64_t groups[] = {16, 32, 64, 128};
   LinearShape shape{};
-  shape.kind = kinds[below(4)];
-  shape.group = groups[shape.kind == WeightKind::uint5 ? 1 + below(3) : below(4)];
+  shape.kind = kinds[below(std::size(kinds))];
+  const bool whole_runs = shape.kind == WeightKind::uint5 || shape.kind == WeightKind::lookup4;
+  shape.group = groups[whole_runs ? 1 + below(3) : below(4)];
   shape.activation_group = below(3) ? 32 << below(3) : 0;
-  shape.two_levels = below(2);
-  shape.minima = below(2);
+  shape.two_levels = below(2) || (shape.kind == WeightKind::uint3 && shape.group == 16);
+  shape.minima = shape.kind != WeightKind::lookup4 && below(2);
+  shape.zeros = shape.kind != WeightKind::lookup4 && !shape.minima && !shape.two_levels && below(2);
   shape.num_inputs = shape.two_levels ? 256 * (1 + below(2)) : shape.group * (1 + below(3));
   shape.rows = 1 + below(20);
   shape.num_rows = 1 + below(70);
@@ -447,7 +457,8 @@ LinearShape draw_shape(Random& random) {
 
 std::string name_of(const char* what, const LinearShape& shape) {
   const char* const kind_names[] = {"float32", "bfloat16", "int8",  "int4",  "uint8",
-                                    "uint4",   "uint6",    "uint5", "float8", "table4", "float16", "row_table4"};
+                                     "uint4",   "uint6",    "uint5", "float8", "table4", "float16", "row_table4",
+                                     "uint3",   "uint2",    "lookup4"};
   char name[128];
   std::snprintf(name, sizeof name, "%s %s M=%d N=%d K=%d groups %d/%d%s%s%s%s%s", what, kind_names[static_cast<int>(shape.kind)],
                 static_cast<int>(shape.rows), static_cast<int>(shape.num_rows), static_cast<int>(shape.num_inputs),
@@ -472,10 +483,10 @@ void add_linear_cases(std::vector<Case>& all) {
       {WeightKind::float16, 70, 37, 0, 0, false, 100},   {WeightKind::float16, 64, 96, 0, 0, true, 3},
       {WeightKind::row_table4, 70, 288, 0, 0, false, 100}, {WeightKind::row_table4, 64, 224, 0, 0, true, 3},
       {WeightKind::row_table4, 9, 64, 0, 0, false, 5, false, true}};
-  constexpr int num_drawn = 24;
+  constexpr int num_drawn = 24, num_grouped = 56;
   Random random(5);
   for (int i = 0; i < num_drawn; ++i) shapes.push_back(draw_shape(random));
-  for (int i = 0; i < num_drawn; ++i) shapes.push_back(draw_grouped(random));
+  for (int i = 0; i < num_grouped; ++i) shapes.push_back(draw_grouped(random));
   for (LinearShape& shape : shapes) shape.activation = shape.gate_up ? Activation::silu : Activation::gelu;
   for (const LinearShape& shape : shapes)
     all.push_back({name_of("linear", shape), [=](Level level, Hash& hash) { run_linear(shape, level, hash); }});

@@ -20,9 +20,7 @@ _ACTIVATIONS = {False: (32, True), True: (256, False)}
 """By whether a type has two levels of scales: inputs that share an activation scale, and whether it is float16. As ggml rounds
 activations when it multiplies such types, so that products are the same but for the order of sums."""
 
-_IQ4_VALUES = torch.tensor(
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=torch.int16
-)
+_IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """What the sixteen codes of IQ4_NL and IQ4_XS stand for."""
 
 
@@ -98,10 +96,10 @@ def _two_levels(values: Tensor, scales: Tensor, d: Tensor, minima: Tensor | None
 
 
 def _q2_k(blocks: Tensor) -> Codes:
-    """16 bytes of a scale and a minimum of 4 bits each, 64 bytes of values of 2 bits, d, dmin."""
-    scales, values = blocks[..., :16], blocks[..., 16:80]
-    values = _fields(values.unflatten(-1, (2, 32)), 2)
-    return _two_levels(values, scales & 15, _half(blocks, 80), scales >> 4, _half(blocks, 82))
+    """16 bytes of a scale and a minimum of 4 bits each, which stay together, 64 bytes of values of 2 bits, d, dmin."""
+    values = _fields(blocks[..., 16:80].unflatten(-1, (2, 32)), 2)
+    scales, d, dmin = _rows(blocks[..., :16]), _half(blocks, 80), _half(blocks, 82)
+    return Codes(_rows(values), scales, scale_factors=d, minimum_factors=-dmin)
 
 
 def _q3_k(blocks: Tensor) -> Codes:
@@ -110,7 +108,7 @@ def _q3_k(blocks: Tensor) -> Codes:
     high = _fields(blocks[..., :32], 1).unflatten(-2, (2, 4))
     scales = blocks[..., 96:108]
     scales = _nibbles(scales[..., :8]) | (_fields(scales[..., 8:], 2).flatten(-2) << 4)
-    return _two_levels(low + (high << 2) + 4, scales.to(torch.int8) - 32, _half(blocks, 108))
+    return _two_levels(low | (high << 2), scales.to(torch.int8) - 32, _half(blocks, 108))
 
 
 def _scales_and_minima(packed: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,14 +140,9 @@ def _q6_k(blocks: Tensor) -> Codes:
     return _two_levels(low | (high << 4), blocks[..., 192:208].contiguous().view(torch.int8), _half(blocks, 208))
 
 
-def _iq4(packed: Tensor) -> Tensor:
-    """Nibbles -> the values that they stand for, plus 128."""
-    return (_IQ4_VALUES[_nibbles(packed).long()] + 128).to(torch.uint8)
-
-
 def _iq4_nl(blocks: Tensor) -> Codes:
     """d, 16 bytes of nibbles."""
-    return Codes(_rows(_iq4(blocks[..., 2:])), _half(blocks, 0))
+    return Codes(_rows(_nibbles(blocks[..., 2:])), _half(blocks, 0))
 
 
 def _iq4_xs(blocks: Tensor) -> Codes:
@@ -157,12 +150,13 @@ def _iq4_xs(blocks: Tensor) -> Codes:
     high = _fields(blocks[..., 2:4], 2).transpose(-1, -2).flatten(-2)
     low = _fields(blocks[..., 4:8], 4).transpose(-1, -2).flatten(-2)
     scales = (low | (high << 4)).to(torch.int8) - 32
-    return _two_levels(_iq4(blocks[..., 8:].unflatten(-1, (8, 16))), scales, _half(blocks, 0))
+    return _two_levels(_nibbles(blocks[..., 8:].unflatten(-1, (8, 16))), scales, _half(blocks, 0))
 
 
 def _format(name: FormatName, group_size: int, has_minima: bool = False, two_levels: bool = False) -> WeightFormat:
     group, is_half = _ACTIVATIONS[two_levels]
-    return WeightFormat(name, group_size, group, is_half, has_minima=has_minima, two_levels=two_levels)
+    table = _IQ4_VALUES if name == "lookup4" else ()
+    return WeightFormat(name, group_size, group, is_half, has_minima=has_minima, two_levels=two_levels, table=table)
 
 
 BLOCK_TYPES = {
@@ -171,23 +165,26 @@ BLOCK_TYPES = {
     "Q4_1": BlockType(_format("uint4", 32, has_minima=True), _q4_1),
     "Q5_0": BlockType(_format("uint5", 32), _q5_0),
     "Q5_1": BlockType(_format("uint5", 32, has_minima=True), _q5_1),
-    "Q2_K": BlockType(_format("uint4", 16, has_minima=True, two_levels=True), _q2_k),
-    "Q3_K": BlockType(_format("uint4", 16, two_levels=True), _q3_k),
+    "Q2_K": BlockType(_format("uint2", 16, has_minima=True, two_levels=True), _q2_k),
+    "Q3_K": BlockType(_format("uint3", 16, two_levels=True), _q3_k),
     "Q4_K": BlockType(_format("uint4", 32, has_minima=True, two_levels=True), _q4_k),
     "Q5_K": BlockType(_format("uint5", 32, has_minima=True, two_levels=True), _q5_k),
     "Q6_K": BlockType(_format("uint6", 16, two_levels=True), _q6_k),
-    "IQ4_NL": BlockType(_format("uint8", 32), _iq4_nl),
-    "IQ4_XS": BlockType(_format("uint8", 32, two_levels=True), _iq4_xs),
+    "IQ4_NL": BlockType(_format("lookup4", 32), _iq4_nl),
+    "IQ4_XS": BlockType(_format("lookup4", 32, two_levels=True), _iq4_xs),
 }
-"""By ggml's names. Q2_K, Q3_K and the IQ4 types are held in more bits than the file has."""
+"""By ggml's names."""
 
 
 def floats_of(codes: Codes, format: WeightFormat) -> Tensor:
     """The numbers [n, inputs] that codes stand for, in float32."""
-    values = codes.values.float().unflatten(1, (-1, format.group_size)) - format.zero
-    weight = values * _factored(codes.scales, codes.scale_factors, format)
-    if codes.minima is not None:
-        weight = weight + _factored(codes.minima, codes.minimum_factors, format)
+    numbers = torch.tensor(format.table)[codes.values.long()] if format.table else codes.values - float(format.zero)
+    scales, minima = codes.scales, codes.minima
+    if format.has_nibbles:
+        scales, minima = scales & 15, scales >> 4
+    weight = numbers.float().unflatten(1, (-1, format.group_size)) * _factored(scales, codes.scale_factors, format)
+    if minima is not None:
+        weight = weight + _factored(minima, codes.minimum_factors, format)
     return weight.flatten(1)
 
 

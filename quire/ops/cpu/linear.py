@@ -39,6 +39,9 @@ _RUNS = {
     "float8": (4, 1),
     "table4": (8, 1),
     "row_table4": (32, 4),
+    "uint3": (32, 3),
+    "uint2": (16, 1),
+    "lookup4": (8, 1),
 }
 """Inputs of the smallest run that fills whole 32-bit words, and the words; `run_of` in csrc/cpu/weight_format.h."""
 _BYTE_ALIGNMENT = 64
@@ -178,7 +181,8 @@ def _with_tensors(weight: CpuWeight, tensors: dict[str, Tensor]) -> CpuWeight:
         return [address(tensors.get(name)) for name in names]
 
     if weight.format.is_grouped:
-        view = extension.grouped_view(*at("data", "scales", "minima", "scale_factors", "minimum_factors"), *shape)
+        numbers = at("scales", "zeros", "minima", "scale_factors", "minimum_factors", "table")
+        view = extension.grouped_view(*at("data"), *numbers, *shape)
     elif weight.format.name == "row_table4":
         outliers = at("outlier_starts", "outlier_columns", "outlier_values")
         view = extension.row_table_view(*at("data", "tables"), *outliers, *shape)

@@ -103,7 +103,7 @@ def _multiply_int4(activations: Tensor, scales: Tensor, weight: PackedWeight) ->
 def _multiply_grouped(activations: Tensor, scales: Tensor, weight: PackedWeight) -> Tensor:
     """As int4, and each group's minimum times the exact sum of the activations that meet it."""
     format = weight.format
-    values = weight.tensors["values"].float() - format.zero
+    values = unscaled(weight, slice(None)) - zero_points(weight, slice(None))
     weight_scales, minima = (group_numbers(weight, what, slice(None)) for what in ("scale", "minimum"))
     unit = min(format.group_size, format.activation_group or format.group_size)
     total = activations.new_zeros(activations.shape[0], weight.output_size)

@@ -102,7 +102,7 @@ def dequantize(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
     if weight.format.name in ("float8", "table4"):
         return values * _repeat(scales, weight)
     if weight.format.is_grouped:
-        groups = (values - weight.format.zero).unflatten(1, (-1, weight.format.group_size))
+        groups = (values - zero_points(weight, rows)).unflatten(1, (-1, weight.format.group_size))
         groups = groups * group_numbers(weight, "scale", rows)[..., None]
         return (groups + group_numbers(weight, "minimum", rows)[..., None]).flatten(1)
     return ((values - zero_points(weight, rows)).unflatten(1, (scales.shape[1], -1)) * scales[..., None]).flatten(1)
@@ -113,7 +113,7 @@ def unscaled(weight: PackedWeight, rows: slice | Tensor) -> Tensor:
     values = weight.tensors["values"][rows]
     if weight.format.name == "row_table4":
         return weight.tensors["tables"][rows].gather(1, values.long())
-    if weight.format.name != "table4":
+    if not weight.format.table:
         return values.float()
     return torch.tensor(weight.format.table, dtype=torch.float32, device=values.device)[values.long()]
 
@@ -132,18 +132,21 @@ def _repeat(scales: Tensor, weight: PackedWeight) -> Tensor:
 
 
 def zero_points(weight: PackedWeight, rows: slice | Tensor) -> Tensor | float:
-    """int4's zero point of every element, or of all."""
+    """The zero point of every element, or of all."""
     if not weight.format.has_zeros:
-        return float(INT4_ZERO)
+        return float(weight.format.zero)
     return weight.tensors["zeros"][rows].float().repeat_interleave(weight.format.group_size, 1)
 
 
 def group_numbers(weight: PackedWeight, what: str, rows: slice | Tensor) -> Tensor:
-    """The scales or minima [n, groups] of uint8 to uint4 in float32, of one level or two; zeros where there are no minima."""
-    name = "scales" if what == "scale" else "minima"
-    if name not in weight.tensors:
-        return torch.zeros_like(weight.tensors["scales"][rows], dtype=torch.float32)
-    numbers = weight.tensors[name][rows].float()
+    """The scales or minima [n, groups] of a grouped format in float32, of one level or two; zeros where there are no minima."""
+    scales = weight.tensors["scales"][rows]
+    if what == "minimum" and not weight.format.has_minima:
+        return torch.zeros_like(scales, dtype=torch.float32)
+    if weight.format.has_nibbles:
+        numbers = (scales & 15 if what == "scale" else scales >> 4).float()
+    else:
+        numbers = (scales if what == "scale" else weight.tensors["minima"][rows]).float()
     if not weight.format.two_levels:
         return numbers
     factors = weight.tensors[f"{what}_factors"][rows].float()
