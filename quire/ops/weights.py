@@ -10,7 +10,7 @@ from torch import Tensor
 
 FormatName = Literal[
     "float32", "bfloat16", "float16", "int8", "int4", "uint8", "uint6", "uint5", "uint4", "float8", "table4", "row_table4",
-    "uint3", "uint2", "lookup4"
+    "uint3", "uint2", "lookup4",
 ]
 
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
@@ -166,10 +166,10 @@ class WeightFormat:
             raise ValueError(
                 f"input_size must be a multiple of group_size {self.group_size} for {self.name}, got {input_size}"
             )
-        if self.name == "row_table4" and input_size % ROW_TABLE_INPUTS:
-            raise ValueError(f"input_size must be a multiple of {ROW_TABLE_INPUTS} for row_table4, got {input_size}")
         if self.name == "uint3" and input_size % _UINT3_RUN:
             raise ValueError(f"input_size must be a multiple of {_UINT3_RUN} for uint3, got {input_size}")
+        if self.name == "row_table4" and input_size % ROW_TABLE_INPUTS:
+            raise ValueError(f"input_size must be a multiple of {ROW_TABLE_INPUTS} for row_table4, got {input_size}")
         if self.two_levels and input_size % FACTOR_GROUP:
             raise ValueError(f"input_size must be a multiple of {FACTOR_GROUP} in two levels, got {input_size}")
 

@@ -457,8 +457,8 @@ LinearShape draw_shape(Random& random) {
 
 std::string name_of(const char* what, const LinearShape& shape) {
   const char* const kind_names[] = {"float32", "bfloat16", "int8",  "int4",  "uint8",
-                                     "uint4",   "uint6",    "uint5", "float8", "table4", "float16", "row_table4",
-                                     "uint3",   "uint2",    "lookup4"};
+                                    "uint4",   "uint6",    "uint5", "float8", "table4", "float16", "row_table4",
+                                    "uint3",   "uint2",    "lookup4"};
   char name[128];
   std::snprintf(name, sizeof name, "%s %s M=%d N=%d K=%d groups %d/%d%s%s%s%s%s", what, kind_names[static_cast<int>(shape.kind)],
                 static_cast<int>(shape.rows), static_cast<int>(shape.num_rows), static_cast<int>(shape.num_inputs),

@@ -180,6 +180,7 @@ def floats_of(codes: Codes, format: WeightFormat) -> Tensor:
     """The numbers [n, inputs] that codes stand for, in float32."""
     numbers = torch.tensor(format.table)[codes.values.long()] if format.table else codes.values - float(format.zero)
     scales, minima = codes.scales, codes.minima
+    assert scales is not None   # every type here has them
     if format.has_nibbles:
         scales, minima = scales & 15, scales >> 4
     weight = numbers.float().unflatten(1, (-1, format.group_size)) * _factored(scales, codes.scale_factors, format)
