@@ -183,6 +183,8 @@ class SchedulerConfig:
     long_prefill_token_threshold: int = 0
     """0: no cap on one request's share of a step."""
     policy: SchedulingPolicy = "fcfs"
+    least_shared_step: int = 128
+    """Policy `fair`: a step beside other tenants may have so many tokens, however short their prompts are."""
     preemption_mode: PreemptionMode = "recompute"
     """`swap` needs a host pool; a request whose blocks do not fit there is recomputed."""
     max_num_queued_requests: int | None = None

@@ -25,14 +25,12 @@ from quire.batch import ScheduledRequest
 from quire.core.policy import Policy, RequestQueue
 from quire.core.request import Request
 
-MAX_WAIT = 0.7
-"""A newcomer waits for the end of a step that has at most this part of the tokens of its own prompt. Less than 1, since its first
-token also takes the time of its prompt and of the others' outputs beside it, and all that shall be less than twice the prompt's;
-not much less, since a step costs something however short it is (tests/core/test_fair_share.py has what a flood loses)."""
-MAX_SHRINK = 16
-"""However little other tenants ask for, a step has this part of `max_num_batched_tokens`."""
+MAX_WAIT = 0.5
+"""A newcomer waits for the end of a step that has at most this part of the tokens of its own prompt, or `least_shared_step`. Its
+first token also takes the time of its prompt, of the others' outputs beside it, and of the server between other work, and all
+that shall be less than twice what it takes alone."""
 MIN_PART = 16
-"""And this many of them are prompt tokens."""
+"""Prompt tokens of a step, however many outputs are computed in it."""
 NUM_STEPS_KEPT = 4096
 """A tenant without requests is remembered, and taken into account, for so many steps."""
 
@@ -56,7 +54,7 @@ class Tenant:
         self.wants = 0
         """Prompt tokens that it would have computed in this step, at most a whole step's."""
         self.asked = 0
-        """What it wanted when it last came with prompts after a time without."""
+        """What it wanted when it last came with prompts after a time without, or the longest prompt since."""
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -81,8 +79,9 @@ class FairShare(Policy):
 
     running: RunningQueue
 
-    def __init__(self) -> None:
+    def __init__(self, least_shared_step: int) -> None:
         super().__init__("fair")
+        self._least_step = least_shared_step
         self.tenants: dict[str, Tenant] = {}
         self.waiting, self.running = WaitingQueue(self), RunningQueue(self)
         self._floor = 0.0
@@ -108,6 +107,8 @@ class FairShare(Policy):
         super().arrive(request)
         tenant = self.tenants.setdefault(request.tenant, Tenant())
         tenant.last_step = self._step
+        if tenant.wants:
+            tenant.asked = max(tenant.asked, request.num_tokens)
         if not tenant.waiting:
             tenant.served = max(tenant.served, self._least_served(tenant) - 1)  # less: it goes before those it joins
 
@@ -192,9 +193,10 @@ class FairShare(Policy):
     def _divide(self, num_tokens: int, has_seats: bool) -> None:
         """How many prompt tokens of a step of `num_tokens` go to whom.
 
-        One tenant with prompts goes first. The step becomes shorter, by `MAX_WAIT`, than the prompts with which the others come,
-        one of whom may come in the midst of it. The prompts of the others fill up what the first leaves of the least that a step
-        may have.
+        One tenant with prompts goes first. The step becomes shorter, by `MAX_WAIT`, than the prompts with which those come who
+        have none now, since they may come in the midst of it. Those who have some wait for their turn, not for the step's end;
+        and those whose own outputs fill such a step have no use for it. The prompts of the others fill up what the first leaves
+        of the least that a step may have.
         """
         for tenant in self.tenants.values():
             tenant.look(num_tokens)
@@ -210,8 +212,9 @@ class FairShare(Policy):
         if not wanting:
             return
         self._leader = self._first(wanting)
-        least = num_tokens // MAX_SHRINK
-        asked = min(tenant.asked for tenant in self.tenants.values() if tenant is not self._leader)
+        least = min(num_tokens, self._least_step)
+        absent = [each for each in self.tenants.values() if not each.wants and len(each.running) < MAX_WAIT * each.asked]
+        asked = min((tenant.asked for tenant in absent), default=num_tokens)
         self._leader_part = max(MIN_PART, min(num_tokens, max(least, int(MAX_WAIT * asked))) - len(self.running))
         self._rest = max(0, least - min(self._leader_part, self._leader.wants))
 

@@ -63,7 +63,7 @@ class Scheduler:
     def __init__(self, config: SchedulerConfig, cache: CacheConfig, kv: KVCacheSpec) -> None:
         self.config = config
         self.blocks = BlockManager(cache, kv)
-        self._policy = FairShare() if config.policy == "fair" else Policy(config.policy)
+        self._policy = FairShare(config.least_shared_step) if config.policy == "fair" else Policy(config.policy)
         self.waiting = self._policy.waiting
         self.running = self._policy.running
         self.forks = WaitingForks()

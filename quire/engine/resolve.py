@@ -50,6 +50,8 @@ _GROUP_SIZES = (32, 64, 128)
 
 _NUM_BATCHED_TOKENS = {"server": 2048, "offline": 4096}
 _NUM_SEQS = {"server": 128, "offline": 256}
+_LEAST_SHARED_STEP = {"cpu": 128, "gpu": 768}
+"""A step costs something however short it is: on a GPU about as much as a thousand tokens."""
 _MIN_STEP_TIMEOUT_S = 2.0
 _DOMAIN = re.compile(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*|\[?[0-9a-fA-F:.]+\]?")
 
@@ -307,6 +309,7 @@ def _scheduler(args: EngineArgs, max_model_len: int, usage: str) -> SchedulerCon
         enable_chunked_prefill=args.enable_chunked_prefill,
         long_prefill_token_threshold=args.long_prefill_token_threshold,
         policy=cast(SchedulingPolicy, args.scheduling_policy or "fcfs"),
+        least_shared_step=_LEAST_SHARED_STEP["gpu" if may_use_gpu(args.device) else "cpu"],
         preemption_mode=cast(PreemptionMode, args.preemption_mode or "recompute"),
         max_num_queued_requests=args.max_num_queued_reqs,
         max_num_queued_requests_per_tenant=args.max_num_queued_reqs_per_tenant,
