@@ -8,14 +8,16 @@ from collections.abc import Iterator
 import pytest
 
 from quire import envs
-from quire.log import configure, get_logger
+from quire.log import configure, get_logger, warn_once
 
 _VARIABLES = (envs.LOG_LEVEL.name, envs.LOG_FORMAT.name)
 
 
 @pytest.fixture(autouse=True)
 def _log_as_it_was() -> Iterator[None]:
-    """A command that runs in the tests' process sets level and format, by variables too, for all that come after it."""
+    """A command that runs in the tests' process sets level and format, by variables too, for all that come after it; and what is
+    said once is said once a test."""
+    warn_once.cache_clear()
     logger = get_logger("quire")
     level, values = logger.level, {name: os.environ.get(name) for name in _VARIABLES}
     yield
