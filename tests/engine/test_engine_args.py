@@ -12,7 +12,6 @@ import pytest
 from quire.config.engine_args import EngineArgs
 from quire.config.options import option_of, parse_int
 from quire.errors import ConfigError, NotSupportedError
-from quire.log import warn_once
 
 
 def parse(line: str) -> EngineArgs:
@@ -22,8 +21,7 @@ def parse(line: str) -> EngineArgs:
 
 @pytest.fixture
 def warnings(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """The log, with warnings that were given before allowed again."""
-    warn_once.cache_clear()
+    """The log of Quire, which pytest sees."""
     monkeypatch.setattr(logging.getLogger("quire"), "propagate", True)
     return caplog
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire import log, ops
+from quire import ops
 from quire.errors import ConfigError
 from quire.ops import cpu, registry
 from quire.ops.reference import norm as reference
@@ -262,7 +262,6 @@ def test_an_absent_extension_is_said_once(monkeypatch):
     messages = []
     monkeypatch.setattr(cpu, "load", lambda: (None, "no compiler"))
     monkeypatch.setattr(logging.Logger, "warning", lambda self, message, *args: messages.append(message))
-    log.warn_once.cache_clear()
     cpu._register()
     cpu._register()
     assert messages == ["C++ kernels are not built; running on the reference ops (slower): no compiler"]
