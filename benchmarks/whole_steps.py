@@ -3,9 +3,10 @@
     python -m benchmarks.whole_steps [--shape S] [--precisions bfloat16 int8 int4] [--rounds 3]
 
 Random weights, greedy, prompts of 128 tokens for decode. The roofline is measured before and after each round, in the same
-process; of a round the better of the two counts. A step of decode moves all weights (an embedding only where it is the output
-head too) and the keys and values of its context; the operations of a prompt are those of the linear layers and of causal
-attention, and of the output head for one token. A figure is the median of its rounds.
+process; of a round the better of the two counts. The read bandwidth is that of the weights' own pages; that of a buffer beside
+them is shown too, for on a virtual machine the two may be far apart. A step of decode moves all weights (an embedding only where
+it is the output head too) and the keys and values of its context; the operations of a prompt are those of the linear layers and
+of causal attention, and of the output head for one token. A figure is the median of its rounds.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from benchmarks.shapes import SHAPES, make_checkpoint
 from quire.config.engine_args import EngineArgs
 from quire.engine.engine import LLMEngine
 from quire.layers.embedding import VocabEmbedding
-from quire.ops.cpu.roofline import Probe, Roofline
+from quire.ops.cpu.roofline import Probe, Roofline, read_rate
 from quire.ops.weights import PackedWeight
 from quire.sampling_params import SamplingParams
 
@@ -61,17 +62,22 @@ class Costs:
         )
 
 
+def streamed_weights(engine: LLMEngine) -> list[PackedWeight]:
+    """Those that a step of decode reads whole."""
+    model = engine.core.executor._running().model
+    packed = [layer for layer in model.modules() if isinstance(getattr(layer, "weight", None), PackedWeight)]
+    is_tied = engine.config.model.hf.tie_word_embeddings
+    return [layer.weight for layer in packed if is_tied or not isinstance(layer, VocabEmbedding)]
+
+
 def costs_of(engine: LLMEngine) -> Costs:
     """Counted on the loaded model."""
-    worker, config = engine.core.executor._running(), engine.config.model.hf
-    model, kv = worker.model, worker.kv
-    packed = [layer for layer in model.modules() if isinstance(getattr(layer, "weight", None), PackedWeight)]
-    is_tied = config.tie_word_embeddings
-    streamed = [layer.weight for layer in packed if is_tied or not isinstance(layer, VocabEmbedding)]
+    kv, config = engine.core.executor._running().kv, engine.config.model.hf
+    weights = streamed_weights(engine)
     head = config.vocab_size * config.hidden_size
-    sizes = sum(weight.output_size * weight.input_size for weight in streamed)
+    sizes = sum(weight.output_size * weight.input_size for weight in weights)
     return Costs(
-        weight_bytes=sum(weight.num_bytes for weight in streamed),
+        weight_bytes=sum(weight.num_bytes for weight in weights),
         kv_bytes_per_token=kv.bytes_per_block // kv.block_size,
         operations_per_token=2.0 * (sizes - head),
         head_operations=2.0 * head,
@@ -124,12 +130,14 @@ def measure(precision: str, args: argparse.Namespace, probe: Probe) -> dict[str,
     )
     try:
         costs = costs_of(engine)
+        tensors = [tensor for weight in streamed_weights(engine) for tensor in weight.tensors.values()]
         run(engine, 1, 16, 4)
         rounds = []
         for _ in range(args.rounds):
-            before = probe.measure(args.threads)
+            before = probe.measure(args.threads), read_rate(tensors, args.threads)
             seconds = measure_round(engine, args)
-            rounds.append(_fractions(seconds, costs, [before, probe.measure(args.threads)], precision, args))
+            after = probe.measure(args.threads), read_rate(tensors, args.threads)
+            rounds.append(_fractions(seconds, costs, (before, after), precision, args))
     finally:
         engine.shutdown()
     return {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
@@ -138,11 +146,13 @@ def measure(precision: str, args: argparse.Namespace, probe: Probe) -> dict[str,
 def _fractions(
     seconds: dict[str, float],
     costs: Costs,
-    rooflines: list[Roofline],
+    peaks: tuple[tuple[Roofline, float], tuple[Roofline, float]],
     precision: str,
     args: argparse.Namespace,
 ) -> dict[str, float]:
-    read = max(roofline.read for roofline in rooflines)
+    """Of one round; `peaks` are those of the machine, and of reading the weights, before and after it."""
+    rooflines = [roofline for roofline, _ in peaks]
+    read = max(rate for _, rate in peaks)
     kind = "int8" if precision.startswith("int") else precision
     peak = max(getattr(roofline, kind) or roofline.float32 for roofline in rooflines)
     moved = costs.weight_bytes + costs.kv_bytes_per_token * (DECODE_PROMPT + DECODE_STEPS / 2)
@@ -161,7 +171,11 @@ def _fractions(
     prompt = seconds["prompt"]
     found[f"prompt of {args.prompt_len}, tok/s"] = args.prompt_len / prompt
     found[f"of the {kind} peak"] = costs.prompt_operations(args.prompt_len) / prompt / peak
-    return found | {"read, GB/s": read / 1e9, "peak, GOP/s": peak / 1e9}
+    return found | {
+        "weights read, GB/s": read / 1e9,
+        "a buffer read, GB/s": max(roofline.read for roofline in rooflines) / 1e9,
+        "peak, GOP/s": peak / 1e9,
+    }
 
 
 def main() -> None:

@@ -1,10 +1,12 @@
 // Python's side of the roofline probe: runs its loops on the pool, by the clock.
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <new>
+#include <utility>
 #include <vector>
 
 #if defined(__linux__)
@@ -52,6 +54,26 @@ std::vector<double> rates(ProbeArgs args, int num_runs, Level level) {
   return found;
 }
 
+std::vector<double> read_rates(const std::vector<ProbeSpan>& spans, int64_t streams, int threads, int num_runs,
+                               int level) {
+  if (streams < 1 || streams > 16) throw nb::value_error("streams must be from 1 to 16");
+  ProbeArgs args{};
+  args.kind = ProbeKind::read;
+  args.threads = threads;
+  args.spans = spans.data();
+  args.num_spans = static_cast<int64_t>(spans.size());
+  args.streams = streams;
+  return rates(args, num_runs, checked_level(level));
+}
+
+// Memory of others: spans of (address, bytes) that they keep alive.
+std::vector<double> read_spans(const std::vector<std::pair<uintptr_t, int64_t>>& spans, int64_t streams, int threads,
+                               int num_runs, int level) {
+  std::vector<ProbeSpan> found;
+  for (const auto& [address, num_bytes] : spans) found.push_back({reinterpret_cast<const float*>(address), num_bytes});
+  return read_rates(found, streams, threads, num_runs, level);
+}
+
 // Memory to read from: in huge pages where the system has them, each part touched first by the thread that will read it.
 class ProbeMemory {
  public:
@@ -72,14 +94,7 @@ class ProbeMemory {
 
   std::vector<double> read(int64_t num_bytes, int64_t streams, int threads, int num_runs, int level) const {
     if (num_bytes < 4096 * threads || num_bytes > num_bytes_) throw nb::value_error("num_bytes must fit the memory");
-    if (streams < 1 || streams > 16) throw nb::value_error("streams must be from 1 to 16");
-    ProbeArgs args{};
-    args.kind = ProbeKind::read;
-    args.threads = threads;
-    args.memory = memory_;
-    args.num_bytes = num_bytes / 4096 * 4096;
-    args.streams = streams;
-    return rates(args, num_runs, checked_level(level));
+    return read_rates({{memory_, num_bytes}}, streams, threads, num_runs, level);
   }
 
  private:
@@ -96,7 +111,7 @@ std::vector<double> arithmetic(int kind, int threads, int num_runs, int level) {
   ProbeArgs args{};
   args.kind = static_cast<ProbeKind>(kind);
   args.threads = threads;
-  args.memory = operands;
+  args.operands = operands;
   return rates(args, num_runs, checked_level(level));
 }
 
@@ -110,6 +125,8 @@ void bind_probe(nb::module_& m) {
       .def(nb::init<int64_t>(), "num_bytes"_a, nb::call_guard<nb::gil_scoped_release>())
       .def("read", &ProbeMemory::read, "num_bytes"_a, "streams"_a, "threads"_a, "num_runs"_a, "level"_a,
            nb::call_guard<nb::gil_scoped_release>());
+  m.def("probe_read", &read_spans, "spans"_a, "streams"_a, "threads"_a, "num_runs"_a, "level"_a,
+        nb::call_guard<nb::gil_scoped_release>());
   m.def("probe_arithmetic", &arithmetic, "kind"_a, "threads"_a, "num_runs"_a, "level"_a,
         nb::call_guard<nb::gil_scoped_release>());
 }

@@ -18,12 +18,20 @@ struct alignas(64) ProbeCount {
   double result;             // of the loop, so that no compiler can leave it out
 };
 
+// A run of memory to read, of which each thread reads a share.
+struct ProbeSpan {
+  const float* start;
+  int64_t num_bytes;         // what does not divide by kProbeBlockBytes x streams x threads is left out
+};
+constexpr int64_t kProbeBlockBytes = 256;
+
 struct ProbeArgs {
   ProbeKind kind;
   int threads;               // of the team; the others return at once
-  int64_t repeats;           // passes over the memory, or turns of an arithmetic loop
-  const float* memory;       // read: cut into one share per thread; arithmetic: the operands
-  int64_t num_bytes;         // read: a multiple of 4 KiB
+  int64_t repeats;           // passes over all spans, or turns of an arithmetic loop
+  const float* operands;     // arithmetic
+  const ProbeSpan* spans;    // read, one after the other
+  int64_t num_spans;
   int64_t streams;           // read: places in its share that a thread reads from in turn
   ProbeCount* counts;        // [threads]; no work where a level lacks the arithmetic
 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from quire.ops import cpu
 
@@ -23,6 +24,13 @@ def test_every_level_measures_what_it_has(level):
     assert has_bfloat16 == (level in ("avx512_bf16", "avx512_amx"))
 
 
+def test_the_memory_of_tensors_is_read():
+    from quire.ops.cpu.roofline import read_rate
+
+    tensors = [torch.zeros(300, 1024), torch.zeros(1 << 20, dtype=torch.int8)]
+    assert read_rate(tensors, threads=1, num_runs=2) > 0
+
+
 def test_the_pool_is_as_it_was_afterwards():
     from quire.ops.cpu.roofline import Probe
 
@@ -40,5 +48,7 @@ def test_wrong_arguments_are_refused():
         memory.read(1 << 20, 0, 1, 1, 0)
     with pytest.raises(ValueError, match="threads must be"):
         memory.read(1 << 20, 1, extension.num_threads() + 1, 1, 0)
+    with pytest.raises(ValueError, match="streams must be from 1 to 16"):
+        extension.probe_read([], 17, 1, 1, 0)
     with pytest.raises(ValueError, match="kind must be"):
         extension.probe_arithmetic(9, 1, 1, 0)

@@ -142,9 +142,10 @@ void run_silu_and_mul(DType dtype, int64_t dim, Level level, Hash& hash) {
 // Its figures mean nothing here; that its instructions are legal does.
 void run_probe(Level level, Hash& hash) {
   std::vector<float> memory(1 << 16, 1.0f);
+  const ProbeSpan span{memory.data(), static_cast<int64_t>(memory.size()) * 4};
   ProbeCount counts[1];
   for (ProbeKind kind : {ProbeKind::read, ProbeKind::float32, ProbeKind::int8, ProbeKind::bfloat16})
-    run(probe_for(level), ProbeArgs{kind, 1, 10, memory.data(), static_cast<int64_t>(memory.size()) * 4, 4, counts});
+    run(probe_for(level), ProbeArgs{kind, 1, 10, memory.data(), &span, 1, 4, counts});
   hash.add_bytes("probe", 5);
 }
 

@@ -6,12 +6,14 @@ Needs the C++ extension. Figures are of the instruction-set level in use: QUIRE_
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from quire import platform
-from quire.ops.cpu.extension import LEVEL, extension
+from quire.ops.cpu.extension import LEVEL, address, extension
 
 _MIB = 1 << 20
 _STREAMS = (1, 4)  # some machines prefetch better over one run of addresses, some over several
@@ -32,6 +34,19 @@ class Roofline:
     """Operations a second; where a level has no dot product of bytes, of pairs of 16-bit numbers. Of tiles on AMX."""
     bfloat16: float | None
     """Operations a second of the bfloat16 dot product, where the level has one. Of tiles on AMX."""
+
+
+def read_rate(tensors: Iterable[Tensor], threads: int, num_runs: int = 5) -> float:
+    """Bytes a second at which `threads` threads read these tensors in turn, again and again: of the kernels' pool, which must be
+    as large. The median of `num_runs` runs.
+
+    On a virtual machine pages of one process may be read at rates far apart, so what a kernel could reach at most is known of its
+    own memory alone. Tensors should be large, and together several times the last-level cache.
+    """
+    spans = [(address(tensor), tensor.numel() * tensor.element_size()) for tensor in tensors]
+    return max(
+        statistics.median(extension.probe_read(spans, streams, threads, num_runs, LEVEL)) for streams in _STREAMS
+    )
 
 
 class Probe:
