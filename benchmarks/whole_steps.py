@@ -2,11 +2,12 @@
 
     python -m benchmarks.whole_steps [--shape S] [--precisions bfloat16 int8 int4] [--rounds 3]
 
-Random weights, greedy, prompts of 128 tokens for decode. The roofline is measured before and after each round, in the same
-process; of a round the better of the two counts. The read bandwidth is that of the weights' own pages; that of a buffer beside
-them is shown too, for on a virtual machine the two may be far apart. A step of decode moves all weights (an embedding only where
-it is the output head too) and the keys and values of its context; the operations of a prompt are those of the linear layers and
-of causal attention, and of the output head for one token. A figure is the median of its rounds.
+Random weights, greedy, prompts of 128 tokens for decode. The peak of arithmetic is measured before and after each round, in the
+same process; of a round the better of the two counts. The read bandwidth is that of the weights' own pages, and is measured
+every few steps of decode, for on a virtual machine it differs from page to page and from second to second; of the rates before
+and after such a run of steps the better counts. A step of decode moves all weights (an embedding only where it is the output
+head too) and the keys and values of its context; the operations of a prompt are those of the linear layers and of causal
+attention, and of the output head for one token. A figure is the median of its rounds.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "int4-128": {"quantization": "int4", "quantization_group_size": 128},
 }
 DECODE_PROMPT, DECODE_STEPS, MAX_MODEL_LEN = 128, 33, 2048
+NUM_RUNS, RUN_STEPS = 6, 8  # of decode between measurements of the bandwidth
 _MAX_BATCH = 32
 
 
@@ -51,6 +53,10 @@ class Costs:
     head_operations: float
     attention_operations_per_pair: float
     """Per query and key, over all layers and heads."""
+
+    def decode_bytes(self, context: float) -> float:
+        """Of one request's step after so many tokens."""
+        return self.weight_bytes + self.kv_bytes_per_token * context
 
     def prompt_operations(self, num_tokens: int) -> float:
         """Of one prompt, whose last token alone passes the output head."""
@@ -88,19 +94,50 @@ def costs_of(engine: LLMEngine) -> Costs:
     )
 
 
-def run(engine: LLMEngine, num_requests: int, prompt_len: int, num_tokens: int) -> list[float]:
-    """Seconds of every step of so many equal requests."""
+def add_requests(engine: LLMEngine, num_requests: int, prompt_len: int, num_tokens: int) -> None:
+    """So many equal ones."""
     params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True, detokenize=False)
     draw = random.Random(0)
     for index in range(num_requests):
         prompt = [draw.randrange(300, 1000) for _ in range(prompt_len)]
         engine.add_request(f"{time.monotonic_ns()}-{index}", {"prompt_token_ids": prompt}, params)
+
+
+def timed_step(engine: LLMEngine) -> float:
+    """Its seconds."""
+    start = time.perf_counter()
+    engine.step()
+    return time.perf_counter() - start
+
+
+def run(engine: LLMEngine, num_requests: int, prompt_len: int, num_tokens: int) -> list[float]:
+    """Seconds of every step of so many equal requests."""
+    add_requests(engine, num_requests, prompt_len, num_tokens)
     seconds = []
     while engine.has_unfinished_requests():
-        start = time.perf_counter()
-        engine.step()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(timed_step(engine))
     return seconds
+
+
+def measure_reading(engine: LLMEngine, costs: Costs, threads: int) -> dict[str, float]:
+    """What one request's decode reads a second, and that as a share of the bandwidth: medians over runs of steps."""
+    tensors = [tensor for weight in streamed_weights(engine) for tensor in weight.tensors.values()]
+    add_requests(engine, 1, DECODE_PROMPT, 1 + NUM_RUNS * RUN_STEPS)
+    engine.step()
+    rates, reached, shares = [read_rate(tensors, threads, num_runs=3)], [], []
+    for index in range(NUM_RUNS):
+        step = statistics.median(timed_step(engine) for _ in range(RUN_STEPS))
+        moved = costs.decode_bytes(DECODE_PROMPT + (index + 0.5) * RUN_STEPS)
+        rates.append(read_rate(tensors, threads, num_runs=3))
+        reached.append(moved / step)
+        shares.append(moved / step / max(rates[-2:]))
+    while engine.has_unfinished_requests():
+        engine.step()
+    return {
+        "GB/s": statistics.median(reached) / 1e9,
+        "of read bandwidth": statistics.median(shares),
+        "weights read, GB/s": statistics.median(rates) / 1e9,
+    }
 
 
 def measure_round(engine: LLMEngine, args: argparse.Namespace) -> dict[str, float]:
@@ -130,52 +167,36 @@ def measure(precision: str, args: argparse.Namespace, probe: Probe) -> dict[str,
     )
     try:
         costs = costs_of(engine)
-        tensors = [tensor for weight in streamed_weights(engine) for tensor in weight.tensors.values()]
         run(engine, 1, 16, 4)
         rounds = []
         for _ in range(args.rounds):
-            before = probe.measure(args.threads), read_rate(tensors, args.threads)
+            before = probe.measure(args.threads)
             seconds = measure_round(engine, args)
-            after = probe.measure(args.threads), read_rate(tensors, args.threads)
-            rounds.append(_fractions(seconds, costs, (before, after), precision, args))
+            found = _fractions(seconds, costs, [before, probe.measure(args.threads)], precision, args)
+            rounds.append(found | measure_reading(engine, costs, args.threads))
     finally:
         engine.shutdown()
     return {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
 
 
 def _fractions(
-    seconds: dict[str, float],
-    costs: Costs,
-    peaks: tuple[tuple[Roofline, float], tuple[Roofline, float]],
-    precision: str,
-    args: argparse.Namespace,
+    seconds: dict[str, float], costs: Costs, rooflines: list[Roofline], precision: str, args: argparse.Namespace
 ) -> dict[str, float]:
-    """Of one round; `peaks` are those of the machine, and of reading the weights, before and after it."""
-    rooflines = [roofline for roofline, _ in peaks]
-    read = max(rate for _, rate in peaks)
     kind = "int8" if precision.startswith("int") else precision
     peak = max(getattr(roofline, kind) or roofline.float32 for roofline in rooflines)
-    moved = costs.weight_bytes + costs.kv_bytes_per_token * (DECODE_PROMPT + DECODE_STEPS / 2)
     found = {}
     for batch_size in args.batch_sizes:
         step = seconds[f"decode {batch_size}"]
         found[f"batch {batch_size}, tok/s"] = batch_size / step
         if batch_size == 1:
-            found |= {
-                "step, ms": 1e3 * step,
-                "GB/s": moved / step / 1e9,
-                "of read bandwidth": moved / step / read,
-            }
+            found["step, ms"] = 1e3 * step
         elif 1 in args.batch_sizes:
             found[f"batch {batch_size} / batch 1"] = batch_size * seconds["decode 1"] / step
     prompt = seconds["prompt"]
     found[f"prompt of {args.prompt_len}, tok/s"] = args.prompt_len / prompt
     found[f"of the {kind} peak"] = costs.prompt_operations(args.prompt_len) / prompt / peak
-    return found | {
-        "weights read, GB/s": read / 1e9,
-        "a buffer read, GB/s": max(roofline.read for roofline in rooflines) / 1e9,
-        "peak, GOP/s": peak / 1e9,
-    }
+    buffer = max(roofline.read for roofline in rooflines)
+    return found | {"peak, GOP/s": peak / 1e9, "a buffer read, GB/s": buffer / 1e9}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks.peers.adapters import ADAPTERS
+from benchmarks.peers.adapters import ADAPTERS, DEFAULT_ADAPTERS
 from benchmarks.peers.workloads import BATCH_SIZES, WORKLOADS
 from benchmarks.shapes import SHAPES
 from quire.platform import cpu_count
@@ -19,7 +19,7 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
         prog="python -m benchmarks.peers",
         description="Measure Quire beside whichever peers are installed, in one interleaved run.",
     )
-    _add_choice(parser, "--peers", list(ADAPTERS), list(ADAPTERS), "engines, in this order")
+    _add_choice(parser, "--peers", list(ADAPTERS), DEFAULT_ADAPTERS, "engines, in this order")
     _add_choice(parser, "--shapes", list(SHAPES), ["S", "M"], "shapes of the model")
     _add_choice(parser, "--precisions", list(PRECISIONS), list(PRECISIONS), "bits of the weights")
     _add_choice(parser, "--workloads", list(WORKLOADS), list(WORKLOADS), "what is asked for")

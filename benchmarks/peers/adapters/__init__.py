@@ -19,8 +19,12 @@ ADAPTERS = {
     "vllm": "benchmarks.peers.adapters.vllm:VLLM",
     "ctranslate2": "benchmarks.peers.adapters.ctranslate2:CTranslate2",
     "transformers": "benchmarks.peers.adapters.transformers:Transformers",
+    "transformers-one": "benchmarks.peers.adapters.transformers:TransformersOneByOne",
 }
 """Name on the command line -> where its class is; Quire first."""
+
+DEFAULT_ADAPTERS = [name for name in ADAPTERS if name != "transformers-one"]
+"""Requests one by one take many times as long as all peers together."""
 
 KV_CACHE_BYTES = 1 << 30
 """Memory for keys and values where an engine asks: room for every workload."""

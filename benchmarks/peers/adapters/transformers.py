@@ -1,13 +1,16 @@
-"""Hugging Face transformers: `generate` over one left-padded static batch, as long as its longest member."""
+"""Hugging Face transformers: `generate` over one left-padded static batch, as long as its longest member; or one request
+after the other, as most scripts do it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.adapters import pinned_openmp
 from benchmarks.peers.figures import Figures, StepClock
-from benchmarks.peers.workloads import Workload
+from benchmarks.peers.workloads import Request, Workload
 
 _PAD = 2
 
@@ -39,13 +42,17 @@ class Transformers:
         self._model = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, precision)).eval()
 
     def run(self, workload: Workload) -> Figures:
+        steps = _StepCounter(workload)
+        self._generate(workload.requests, steps)
+        return steps.figures()
+
+    def _generate(self, requests: Sequence[Request], steps: _StepCounter) -> None:
+        """All of them as one batch."""
         import torch
 
-        targets = [num_tokens for _, num_tokens in workload.requests]
-        width, num_steps = max(len(prompt) for prompt, _ in workload.requests), max(targets)
-        ids = torch.tensor([[_PAD] * (width - len(prompt)) + prompt for prompt, _ in workload.requests])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p, _ in workload.requests])
-        steps = _StepCounter(workload, targets)
+        width, num_steps = max(len(prompt) for prompt, _ in requests), max(count for _, count in requests)
+        ids = torch.tensor([[_PAD] * (width - len(prompt)) + prompt for prompt, _ in requests])
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p, _ in requests])
         with torch.inference_mode():
             self._model.generate(
                 input_ids=ids,
@@ -56,19 +63,38 @@ class Transformers:
                 pad_token_id=_PAD,
                 logits_processor=[steps.observe],
             )
+
+
+class TransformersOneByOne(Transformers):
+    """A batch of one for each request."""
+
+    title = "transformers, one by one"
+
+    def run(self, workload: Workload) -> Figures:
+        steps = _StepCounter(workload)
+        for index, request in enumerate(workload.requests):
+            steps.begin_at(index)
+            self._generate([request], steps)
         return steps.figures()
 
 
 class _StepCounter:
     """A logits processor that notes the time of each step; streamers take no batches."""
 
-    def __init__(self, workload: Workload, targets: list[int]) -> None:
-        self._targets, self._num_steps = targets, 0
+    def __init__(self, workload: Workload) -> None:
+        self._counts = [0] * len(workload.requests)
+        self._targets = [num_tokens for _, num_tokens in workload.requests]
         self._clock = StepClock(workload)
+        self._first = 0
+
+    def begin_at(self, first: int) -> None:
+        """The rows of the next batch are the requests from `first` on."""
+        self._first = first
 
     def observe(self, input_ids: Any, scores: Any) -> Any:
-        self._num_steps += 1
-        self._clock.tick([min(self._num_steps, target) for target in self._targets])
+        for index in range(self._first, self._first + len(scores)):
+            self._counts[index] = min(self._counts[index] + 1, self._targets[index])
+        self._clock.tick(self._counts)
         return scores
 
     def figures(self) -> Figures:
