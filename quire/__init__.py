@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from quire import platform  # noqa: F401  notes this process's CPUs, before torch binds it to one of them
+
 if TYPE_CHECKING:
     from quire.config.engine_args import EngineArgs
     from quire.config.engine_args import EngineArgs as AsyncEngineArgs

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 _ROOT = Path("/")
 _UNLIMITED_V1 = 1 << 60  # version 1 writes "no limit" as 2^63 rounded down to a page
+_BINDING_VARIABLES = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+_CPUS_AT_IMPORT = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+_TORCH_WAS_FIRST = "torch" in sys.modules
 
 
 # ---------------------------------------------------------------- CPU
@@ -32,8 +36,35 @@ def cpu_count(root: Path = _ROOT) -> int:
 def affinity_count() -> int:
     """CPUs the scheduler may place this process on."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
+        return len(allowed_cpus())
     return os.cpu_count() or 1
+
+
+def allowed_cpus() -> set[int]:
+    """Numbers of the CPUs that this process may run on, where the system tells (`os.sched_getaffinity`).
+
+    OpenMP that is told to bind its threads leaves its caller on one CPU as torch is imported; the caller's CPUs before that
+    count then.
+    """
+    now = os.sched_getaffinity(0)
+    return now | _CPUS_AT_IMPORT if binding_variable() else now
+
+
+def binding_variable() -> str | None:
+    """The environment variable that tells OpenMP to bind threads to CPUs, if there is one."""
+    return next((name for name in _BINDING_VARIABLES if os.environ.get(name, "false").lower() != "false"), None)
+
+
+def undo_binding() -> str | None:
+    """Let the calling thread, and those that it starts, run on all allowed CPUs, whatever OpenMP was told.
+
+    Returns the variable that told it where that cannot be undone, since torch was imported before this package; else None.
+    """
+    name = binding_variable()
+    if name is None or not hasattr(os, "sched_setaffinity"):
+        return None
+    os.sched_setaffinity(0, allowed_cpus())
+    return name if _TORCH_WAS_FIRST else None
 
 
 def core_count(root: Path = _ROOT) -> int:
@@ -41,7 +72,7 @@ def core_count(root: Path = _ROOT) -> int:
     if not hasattr(os, "sched_getaffinity"):
         return affinity_count()
     cores = set()
-    for cpu in os.sched_getaffinity(0):
+    for cpu in allowed_cpus():
         folder = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
         try:
             cores.add(((folder / "physical_package_id").read_text(), (folder / "core_id").read_text()))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from quire import platform
@@ -55,6 +59,37 @@ def test_hardware_threads_of_one_core_count_once(machine, monkeypatch):
     assert platform.cpu_count(root) == 3
     (root / "sys/devices/system/cpu/cpu5/topology/core_id").unlink()
     assert platform.core_count(root) == 4
+
+
+needs_affinity = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or os.cpu_count() < 2, reason="needs two CPUs, and a system that binds"
+)
+
+
+def bound_by_openmp(imports: str, **variables: str) -> list[str]:
+    """What a process with these variables finds after its imports: CPUs it counts, what undo_binding says, CPUs it then has."""
+    script = (
+        f"import os; {imports}; from quire import platform; "
+        "print(platform.affinity_count(), platform.undo_binding(), len(os.sched_getaffinity(0)))"
+    )
+    environ = {name: text for name, text in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    command = [sys.executable, "-c", script]
+    return subprocess.run(
+        command, env=environ | variables, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
+@needs_affinity
+def test_openmp_that_binds_threads_takes_no_cpus_away():
+    cpus = str(platform.affinity_count())
+    assert bound_by_openmp("import quire, torch", OMP_PROC_BIND="true") == [cpus, "None", cpus]
+    assert bound_by_openmp("import quire, torch", OMP_PLACES="{0},{1}") == [cpus, "None", cpus]
+    assert bound_by_openmp("import torch, quire") == [cpus, "None", cpus]
+
+
+@needs_affinity
+def test_torch_that_was_imported_first_has_bound_the_process():
+    assert bound_by_openmp("import torch, quire", OMP_PROC_BIND="true") == ["1", "OMP_PROC_BIND", "1"]
 
 
 def test_version_2_quota_and_limit(machine):

@@ -11,7 +11,7 @@ from quire.config.types import EngineConfig, KVCacheSpec
 from quire.errors import ConfigError, NotSupportedError
 from quire.loader import load_model
 from quire.loader.load import weight_bytes
-from quire.log import get_logger
+from quire.log import get_logger, warn_once
 from quire.ops import registry
 from quire.runner.kv_cache import KVCache, cache_dtype, plan_kv_cache
 from quire.runner.model_runner import ModelRunner
@@ -70,6 +70,12 @@ def resolve_device(name: str, rank: int = 0) -> torch.device:
 def _set_threads(config: EngineConfig, device: torch.device) -> None:
     """All CPUs of this process for a CPU rank; CUDA ranks need few."""
     if device.type == "cpu":
+        if variable := platform.undo_binding():
+            warn_once(
+                _logger,
+                f"{variable} is set and torch was imported before quire, so OpenMP has bound this process to "
+                f"{platform.affinity_count()} of the CPUs: unset it, or import quire first",
+            )
         count = config.parallel.num_threads or envs.NUM_THREADS.read() or platform.cpu_count()
         ops.set_num_threads(count)
 
