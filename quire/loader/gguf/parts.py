@@ -14,6 +14,9 @@ from quire.errors import ModelLoadError, describe
 from quire.loader.configuration import files_of
 from quire.loader.gguf.header import Header, TensorInfo, read_header
 
+_MOST_NAMES = 5
+"""In a message."""
+
 
 def read_parts(path: str | Path) -> Header:
     """The header of a GGUF file with the tensors of all its parts. Raises ModelLoadError, naming a part that is wrong."""
@@ -31,7 +34,8 @@ def read_parts(path: str | Path) -> Header:
         raise ModelLoadError(f"{first.path} is one of {count} parts: give the first, {files[0].name}")
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise ModelLoadError(f"{first.path} has {count} parts, of which {', '.join(missing)} are missing in its folder")
+        names = ", ".join(missing[:_MOST_NAMES]) + (", ..." if len(missing) > _MOST_NAMES else "")
+        raise ModelLoadError(f"{first.path} has {count} parts, of which {len(missing)} are missing in its folder: {names}")
     parts = [first, *(read_header(file) for file in files[1:])]
     for number, part in enumerate(parts):
         _check_part(part, number, count)
