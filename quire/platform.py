@@ -58,13 +58,14 @@ def binding_variable() -> str | None:
 def undo_binding() -> str | None:
     """Let the calling thread, and those that it starts, run on all allowed CPUs, whatever OpenMP was told.
 
-    Returns the variable that told it where that cannot be undone, since torch was imported before this package; else None.
+    Returns the variable that told it where torch was imported before this package and one CPU is left: which others there were
+    is not known then. Else None.
     """
     name = binding_variable()
     if name is None or not hasattr(os, "sched_setaffinity"):
         return None
     os.sched_setaffinity(0, allowed_cpus())
-    return name if _TORCH_WAS_FIRST else None
+    return name if _TORCH_WAS_FIRST and affinity_count() == 1 else None
 
 
 def core_count(root: Path = _ROOT) -> int:

@@ -73,8 +73,8 @@ def _set_threads(config: EngineConfig, device: torch.device) -> None:
         if variable := platform.undo_binding():
             warn_once(
                 _logger,
-                f"{variable} is set and torch was imported before quire, so OpenMP has bound this process to "
-                f"{platform.affinity_count()} of the CPUs: unset it, or import quire first",
+                f"{variable} is set and torch was imported before quire: OpenMP has bound this process to one CPU. "
+                "Unset it, or import quire first",
             )
         count = config.parallel.num_threads or envs.NUM_THREADS.read() or platform.cpu_count()
         ops.set_num_threads(count)
