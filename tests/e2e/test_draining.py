@@ -173,7 +173,9 @@ def models_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("kind", ["one model", "two front ends", pytest.param("models folder", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["one model", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("two front ends", "models folder"))]
+)
 async def test_all_that_was_accepted_finishes(kind: str, models_folder: Path) -> None:
     options = {
         "one model": ("--grpc-port", "0"),
