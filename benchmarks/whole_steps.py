@@ -5,9 +5,10 @@
 Random weights, greedy, prompts of 128 tokens for decode. The peak of arithmetic is measured before and after each round, in the
 same process; of a round the better of the two counts. The read bandwidth is that of the weights' own pages, and is measured
 every few steps of decode, for on a virtual machine it differs from page to page and from second to second; of the rates before
-and after such a run of steps the better counts. A step of decode moves all weights (an embedding only where it is the output
-head too) and the keys and values of its context; the operations of a prompt are those of the linear layers and of causal
-attention, and of the output head for one token. A figure is the median of its rounds.
+and after such a run of steps the better counts; that of a buffer beside them is shown for comparison. A step of decode moves all
+weights (an embedding only where it is the output head too) and the keys and values of its context; the operations of a prompt
+are those of the linear layers and of causal attention, and of the output head for one token. A figure is the median of its
+rounds.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import psutil
 
-from quire.platform import cpu_flags, cpu_model
+from quire.platform import affinity_count, cpu_flags, cpu_model
 
 _TELLING_FLAGS = (
     "avx2",
@@ -30,7 +30,7 @@ def describe_machine() -> dict[str, str]:
     return {
         "processor": cpu_model(),
         "extensions": ", ".join(flag for flag in _TELLING_FLAGS if flag in flags),
-        "cpus": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cpus": str(affinity_count()),
         "memory": f"{psutil.virtual_memory().total / (1 << 30):.0f} GiB",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
     }
